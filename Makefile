@@ -1,0 +1,34 @@
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test install lint clean
+
+# A population trained on real data, measured and drawn, and the minima maps of three functions.
+demo: install
+	$(RUN)/cnognp train wine --method cnognp --out runs/wine --resume
+	$(RUN)/cnognp analyze runs/wine
+	$(RUN)/cnognp plot runs/wine
+	$(RUN)/cnognp demo himmelblau three-hump-camel six-hump-camel --out runs/demo
+	@echo "Pictures: runs/wine/figures and runs/demo/figures"
+
+test: install lint
+	$(RUN)/python -m pytest -q
+
+lint: install
+	$(RUN)/ruff format --check .
+	$(RUN)/ruff check .
+	$(RUN)/mypy
+	$(RUN)/lint-imports
+
+install: $(STAMP)
+
+$(STAMP): setup.cfg pyproject.toml
+	test -x $(RUN)/python || $(PYTHON) -m venv $(VENV)
+	$(RUN)/python -m pip install --quiet --upgrade pip
+	$(RUN)/python -m pip install --quiet --editable '.[test]'
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) runs

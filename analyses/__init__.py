@@ -1,0 +1,1 @@
+"""Studies: each module answers one question, ``Config -> study -> Result``."""

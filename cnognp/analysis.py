@@ -1,0 +1,169 @@
+"""The measurements of a run's members, or of given weights, as results in a folder."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as parse
+from torch import Tensor
+
+from cnognp import checkpoint
+from cnognp.checkpoint import Checkpoint
+from cnognp.config import RunFolder
+from cnognp.measures import MEASURES, Settings
+from cnognp.problem import Problem
+from cnognp.training import problem_of
+from landscape import results
+from landscape.curvature import gradients
+from landscape.files import DamagedFile
+from landscape.objective import check_deterministic
+from landscape.results import Result
+
+KINDS = ("gradient", *MEASURES)
+Done = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Points of one problem by name, and what is known of where they come from.
+
+    ``own_statistics``: BatchNorm normalises with what comes with the model, and not with what is
+    re-estimated at every point.
+    """
+
+    problem: Problem
+    points: dict[str, Tensor]
+    population: Tensor
+    origin: dict[str, Any]
+    suffix: str = ""
+    own_statistics: bool = False
+
+    def objective(self, z: Tensor | None) -> Any:
+        """What the point ``z``, or the whole population, is measured on."""
+        if self.own_statistics:
+            return self.problem.as_given
+        return self.problem.evaluation if z is None else self.problem.at(z)
+
+
+def of_run(folder: RunFolder, member: str, step: str, device: str, evaluate: bool) -> Subject:
+    """The best member, one member, or all members of a run at a checkpoint.
+
+    Args:
+        folder: the run.
+        member: ``best``, ``all`` or an index.
+        step: ``last`` or the round of a checkpoint.
+        device: where to measure; empty for the device of the run.
+        evaluate: measure the model in evaluation mode.
+
+    Raises:
+        ValueError: if there is no such member or checkpoint.
+        DamagedFile: if the checkpoint is damaged or belongs to another model.
+    """
+    config = folder.config()
+    found = _found(folder, step)
+    problem = problem_of(replace(config, device=device or config.device))
+    if evaluate:
+        problem.task.model.eval()
+        problem = Problem(problem.task, problem.device)
+    model = problem.training.layout.digest
+    if found.meta.get("model") != model or found.meta.get("data") != problem.data_digest:
+        raise DamagedFile(folder.checkpoints, "it belongs to another model or to other data")
+    population = torch.as_tensor(found.arrays["state/position"], device=problem.device)
+    members = {f"member{i:03d}": z for i, z in enumerate(population)}
+    if member == "best":
+        best = found.arrays.get("best/position")
+        if best is None:
+            raise ValueError(f"{folder.path} has no best member yet: no finite point was seen")
+        points = {"": torch.as_tensor(best, device=problem.device)}
+    elif member == "all":
+        points = members
+    else:
+        name = f"member{int(member):03d}" if member.isdigit() else member
+        if name not in members:
+            raise ValueError(f"member must be best, all or 0 to {len(members) - 1}, got {member}")
+        points = {name: members[name]}
+    origin = {"run": config.to_yaml(), "round": found.iteration, "data": problem.data_digest}
+    suffix = "" if step == "last" else f"step{step}"
+    return Subject(problem, points, population, origin, suffix)
+
+
+def of_weights(problem: Problem, weights: Path | None) -> Subject:
+    """The point that a file of weights holds, or the model as it is given.
+
+    Raises:
+        DamagedFile: if the file is no safetensors file, or holds another model's weights.
+        FileNotFoundError: if there is none.
+    """
+    if weights is not None:
+        try:
+            tensors = parse(weights.read_bytes())
+        except SafetensorError as error:
+            raise DamagedFile(weights, f"it is no safetensors file ({error})") from None
+        try:
+            problem.task.model.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise DamagedFile(weights, f"it holds another model's weights: {error}") from None
+        problem = Problem(problem.task, problem.device)
+    z = problem.as_given.point()
+    origin = {"weights": str(weights), "data": problem.data_digest}
+    return Subject(problem, {"": z}, z.unsqueeze(0), origin, own_statistics=True)
+
+
+def analyze(
+    subject: Subject,
+    folder: Path,
+    kinds: Sequence[str],
+    settings: Settings,
+    done: Done = lambda name: None,
+) -> dict[str, Result]:
+    """The results by file name; each is saved into ``folder`` as soon as it is there.
+
+    Args:
+        subject: the points.
+        folder: made where it is missing.
+        kinds: names from `KINDS`.
+        settings: how fine.
+        done: called with the name of every file written.
+
+    Raises:
+        ValueError: if a kind does not exist.
+        RuntimeError: if the model is random.
+        OSError: if the disk refuses.
+    """
+    unknown = [kind for kind in kinds if kind not in KINDS]
+    if unknown:
+        raise ValueError(f"unknown measurement {unknown[0]!r}; there are {', '.join(KINDS)}")
+    check_deterministic(subject.problem.as_given, subject.population[0])
+    folder.mkdir(parents=True, exist_ok=True)
+    found: dict[str, Result] = {}
+    for kind in kinds:
+        points = {"": None} if kind == "gradient" else subject.points
+        for name, z in points.items():
+            began = time.perf_counter()
+            if z is None:
+                result: Result = gradients(subject.objective(None), subject.population)
+            else:
+                result = MEASURES[kind](subject.objective(z), z, settings)
+            took = {"wall_seconds": time.perf_counter() - began, "settings": asdict(settings)}
+            result = replace(result, provenance={**result.provenance, **subject.origin, **took})
+            file = "-".join(filter(None, (kind, name, subject.suffix)))
+            results.save(result, folder / f"{file}.h5")
+            found[file] = result
+            done(file)
+    return found
+
+
+def _found(folder: RunFolder, step: str) -> Checkpoint:
+    if step != "last":
+        steps = checkpoint.steps(folder.checkpoints) if folder.checkpoints.is_dir() else []
+        if not step.isdigit() or int(step) not in steps:
+            raise ValueError(f"checkpoint must be last or one of {steps}, got {step}")
+        return checkpoint.load(folder.checkpoints, int(step))
+    found, _ = checkpoint.newest(folder.checkpoints)
+    if found is None:
+        raise ValueError(f"{folder.path} has no checkpoint yet: train it first")
+    return found

@@ -1,0 +1,1 @@
+"""The ``cnognp`` command. Nothing imports this package."""

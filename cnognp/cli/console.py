@@ -1,0 +1,78 @@
+"""What a command says: objects and tables on standard output, bars and notes on standard error."""
+
+# rich is imported where it draws, so that help comes at once.
+import json
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+
+def emit(document: Mapping[str, Any]) -> None:
+    """Writes one machine-readable object to standard output; not finite numbers become null."""
+    json.dump(plain(document), sys.stdout, allow_nan=False, indent=2)
+    sys.stdout.write("\n")
+
+
+def plain(item: Any) -> Any:
+    """The item with what JSON knows alone."""
+    if isinstance(item, Mapping):
+        return {str(key): plain(value) for key, value in item.items()}
+    if isinstance(item, (list, tuple)):
+        return [plain(value) for value in item]
+    if isinstance(item, float):
+        return item if math.isfinite(item) else None
+    if hasattr(item, "tolist"):
+        return plain(item.tolist())
+    return item
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Prints a table to standard output."""
+    from rich.console import Console
+    from rich.table import Table
+
+    drawn = Table(title=title or None, title_justify="left", title_style="bold")
+    for column in columns:
+        drawn.add_column(column, overflow="fold")
+    for row in rows:
+        drawn.add_row(*(_cell(item) for item in row))
+    Console().print(drawn)
+
+
+def note(message: str) -> None:
+    """Prints a line to standard error."""
+    from rich.console import Console
+
+    Console(stderr=True, highlight=False, soft_wrap=True).print(message, markup=False)
+
+
+def bar() -> "Progress":
+    """A progress bar on standard error, shown where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    )
+
+
+def _cell(item: Any) -> str:
+    return f"{item:.6g}" if isinstance(item, float) else str(item)

@@ -1,0 +1,100 @@
+"""Entry point: finds the verb, builds its parser, runs it, and turns errors into one line."""
+
+import difflib
+import importlib
+import os
+import signal
+import sys
+import traceback
+from argparse import ArgumentError
+from collections.abc import Sequence
+from types import MappingProxyType
+
+from jsonargparse import ArgumentParser
+
+from cnognp import __version__
+
+VERBS = MappingProxyType({
+    "train": "train a population on a task",
+    "analyze": "measure a run, or the weights of any model",
+    "plot": "draw the results of a run",
+    "show": "say how a run stands",
+    "demo": "where methods end on two-dimensional test functions",
+    "tasks": "the tasks that there are",
+    "methods": "the methods that there are, or the keys of one",
+})
+
+GOOD, FAILED, USAGE, DAMAGED = 0, 1, 2, 3
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code: 0 good, 1 failed, 2 usage or configuration, 3 bad file, 128 + a signal."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    verb = next((word for word in argv if not word.startswith("-")), "")
+    try:
+        options = parser_of(verb, argv)
+        if options is None:
+            return GOOD
+        return importlib.import_module(f"cnognp.cli.{verb}").command(options) or GOOD
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else USAGE
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # The reader of our output has left; Python would complain once more when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except Exception as error:
+        if os.environ.get("CNOGNP_TRACEBACK"):
+            traceback.print_exc()
+        message = " ".join(str(error).split()) or type(error).__name__
+        sys.stderr.write(f"cnognp{' ' + verb if verb in VERBS else ''}: {message}\n")
+        return code_of(error)
+
+
+def code_of(error: Exception) -> int:
+    """The exit code that belongs to an error."""
+    from landscape.files import DamagedFile
+
+    if isinstance(error, DamagedFile):
+        return DAMAGED
+    usage = (ArgumentError, ValueError, TypeError, FileExistsError, FileNotFoundError)
+    return USAGE if isinstance(error, usage) else FAILED
+
+
+def parser_of(verb: str, argv: list[str]):
+    """The verb's options, or None where there is nothing more to do.
+
+    Raises:
+        ValueError: if there is no such verb.
+    """
+    parser = ArgumentParser(
+        prog="cnognp",
+        version=__version__,
+        exit_on_error=False,
+        description="Trains populations, measures how flat their minima are, and draws it.",
+    )
+    if verb not in VERBS:
+        if verb:
+            raise ValueError(_no_such("verb", verb, VERBS))
+        if not argv:
+            argv.append("--help")
+    verbs = parser.add_subcommands(required=True, dest="verb", title="verbs")
+    for name, line in VERBS.items():
+        own = ArgumentParser(exit_on_error=False, description=line)
+        if name == verb:
+            module = importlib.import_module(f"cnognp.cli.{name}")
+            place = argv.index(verb) + 1
+            argv[place:] = module.prepare(own, argv[place:])
+        verbs.add_subcommand(name, own, help=line)
+    return parser.parse_args(argv)[verb]
+
+
+def _no_such(noun: str, name: str, known) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    return f"unknown {noun} {name!r}{hint} There are: {', '.join(known)}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""``cnognp show``: how a run stands."""
+
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from cnognp import checkpoint
+from cnognp.cli import console
+from cnognp.config import RunFolder
+
+
+def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
+    """Adds the arguments."""
+    parser.add_argument("run", type=str, help="folder of a run")
+    parser.add_argument("--json", action="store_true", help="one object on standard output")
+    return argv
+
+
+def command(options: Namespace) -> None:
+    """Prints status, best member and metrics of the newest checkpoint."""
+    folder = RunFolder(Path(options.run))
+    config = folder.config()
+    found, damaged = checkpoint.newest(folder.checkpoints)
+    for path in damaged:
+        console.note(f"{path} is damaged; showing the checkpoint before it")
+    meta = {"status": "not begun", "iterations": 0, "method": config.method, "task": config.task}
+    document = summary(folder, meta if found is None else found.meta)
+    if options.json:
+        console.emit(document)
+    else:
+        print_summary(document)
+
+
+def summary(folder: RunFolder, meta: dict[str, Any]) -> dict[str, Any]:
+    """What there is to say of a run, from the description in its checkpoint."""
+    empty: dict[str, Any] = {
+        "member": None, "loss": None, "gradient_norm": None, "fitness": None,
+        "metrics": {"train": {}, "validation": {}, "test": {}},
+    }  # fmt: skip
+    return {
+        "run": str(folder.path),
+        "task": meta["task"],
+        "method": meta["method"],
+        "status": meta["status"],
+        "iterations": meta["iterations"],
+        "best": {**empty, **meta.get("best", {})},
+    }
+
+
+def print_summary(document: dict[str, Any]) -> None:
+    """Prints the summary as tables."""
+    best = document["best"]
+    console.table(
+        document["run"],
+        (
+            "task",
+            "method",
+            "status",
+            "iterations",
+            "best member",
+            "loss",
+            "gradient norm",
+            "fitness",
+        ),
+        [
+            [document["task"], document["method"], document["status"], document["iterations"]]
+            + ["-" if best[k] is None else best[k] for k in ("member", "loss", "gradient_norm")]
+            + ["-" if best["fitness"] is None else best["fitness"]]
+        ],
+    )
+    splits = {name: measured for name, measured in best["metrics"].items() if measured}
+    if splits:
+        names = list(next(iter(splits.values())))
+        rows = [[split, *(measured[name] for name in names)] for split, measured in splits.items()]
+        console.table("best member", ("split", *names), rows)

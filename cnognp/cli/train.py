@@ -1,0 +1,144 @@
+"""``cnognp train``: a population on a task, into a folder."""
+
+import inspect
+import signal
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from cnognp.cli import arguments, console
+from cnognp.config import Config, RunFolder
+from cnognp.methods import METHODS
+from cnognp.tasks.registry import TASKS
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
+    """Adds the arguments that ``argv`` calls for, and returns it spelled out.
+
+    Raises:
+        ValueError: if a task or a method does not exist.
+    """
+    argv = arguments.spelled_out(argv, "task")
+    file, argv = arguments.read_config(argv)
+    task = arguments.name_in(argv, "task", file, "")
+    method = arguments.name_in(argv, "method", file, "cnognp")
+    parser.usage = (
+        "cnognp train TASK [--method NAME] [--method.KEY VALUE]... [--task.KEY VALUE]... [options]"
+    )
+    parser.add_argument("--config", action="config", help="YAML file, for instance a run.yaml")
+    parser.add_argument("--members", type=int, default=20, help="size of the population")
+    parser.add_argument("--iterations", type=int, default=100, help="rounds")
+    parser.add_argument("--seed", type=int, default=0, help="of every random draw")
+    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    parser.add_argument("--threads", type=int, default=0, help="of torch on the CPU; 0: its choice")
+    parser.add_argument(
+        "--checkpoint_every", type=int, default=0, help="rounds; 0: ten checkpoints in a run"
+    )
+    parser.add_argument("--data", type=str, default=None, help="folder of the task's data")
+    parser.add_argument("--out", type=str, default=None, help="the run's folder; runs/TASK if none")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
+    parser.add_argument("--json", action="store_true", help="one object on standard output")
+    hint = f"one of {', '.join(METHODS)}; the keys shown are those of {method}"
+    arguments.add_group(parser, "method", method, METHODS, hint)
+    add_task(parser, task)
+    return argv
+
+
+def add_task(parser: ArgumentParser, task: str) -> None:
+    """Adds the keys of a task: of a built-in one, of a function in a file, or none.
+
+    Raises:
+        ValueError: if there is no such task.
+    """
+    names = f"{', '.join(TASKS)}, or my_task.py:make_task"
+    if ":" in task:
+        from cnognp.tasks.registry import builder
+
+        known: Any = {task: builder(task)}
+    else:
+        known = TASKS
+    if task:
+        arguments.add_group(parser, "task", task, known, f"one of {names}")
+    else:
+        parser.add_argument("--task.name", type=str, default="", help=f"TASK: one of {names}")
+
+
+def config_of(options: Namespace) -> Config:
+    """The configuration in the parsed options.
+
+    Raises:
+        ValueError: if no task is named, or a number is out of range.
+    """
+    task, method = options.task.as_dict(), options.method.as_dict()
+    name = task.pop("name", "")
+    if not name:
+        raise ValueError(f"which task? One of {', '.join(TASKS)}, or my_task.py:make_task")
+    if options.data is not None:
+        if ":" not in name and "data" not in inspect.signature(TASKS[name]).parameters:
+            raise ValueError(f"task {name} brings its own data: leave out --data")
+        task["data"] = options.data
+    return Config(
+        task=name,
+        method=method.pop("name"),
+        members=options.members,
+        iterations=options.iterations,
+        seed=options.seed,
+        device=options.device,
+        threads=options.threads,
+        checkpoint_every=options.checkpoint_every,
+        task_options=task,
+        method_options=method,
+    )
+
+
+def command(options: Namespace) -> int:
+    """Trains, and prints where it ended."""
+    config = config_of(options)
+    folder = RunFolder(Path(options.out or f"runs/{_stem(config.task)}"))
+    if folder.path.exists() and not options.resume:
+        raise FileExistsError(
+            f"{folder.path} exists; go on with --resume, or choose another folder with --out"
+        )
+    import torch
+
+    from cnognp.training import Training, train
+
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    received: list[int] = []
+    before = {s: signal.signal(s, lambda number, _: received.append(number)) for s in _SIGNALS}
+    try:
+        with console.bar() as bar:
+            line = bar.add_task(
+                f"{config.method} on {config.task}", total=config.iterations, note=""
+            )
+
+            def progress(training: Training, _: Any) -> None:
+                note = f"best fitness {training.record.best_fitness:.6g}"
+                bar.update(line, completed=training.iteration, note=note)
+
+            last = train(
+                config, folder, resume=options.resume, progress=progress,
+                leave=lambda: bool(received), warn=console.note,
+            )  # fmt: skip
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    from cnognp.cli.show import print_summary, summary
+
+    document = summary(folder, last.meta)
+    if options.json:
+        console.emit(document)
+    else:
+        print_summary(document)
+    if received:
+        console.note(f"left after a signal; go on with: cnognp train --resume --out {folder.path}")
+        return 128 + received[0]
+    return 0
+
+
+def _stem(task: str) -> str:
+    return Path(task.split(":")[0]).stem if ":" in task else task

@@ -1,0 +1,148 @@
+"""The whole configuration of a training run, and the folder that the run lives in."""
+
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from landscape.files import replacing
+
+
+@dataclass(frozen=True)
+class Config:
+    """What a run is made of; equal configurations give equal runs on the same machine.
+
+    Args:
+        task: name of a built-in task, or ``path/to/file.py:function``.
+        method: a name of ``cnognp.METHODS``.
+        members: size of the population, at least 1.
+        iterations: rounds, at least 1.
+        seed: of the splits, the starts, the mini-batches and every other draw.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ...
+        threads: of torch on the CPU; sums depend on it in the last bits. 0 keeps torch's choice.
+        checkpoint_every: rounds between checkpoints; 0 for ten in a run.
+        task_options: keywords of the task.
+        method_options: keywords of the method.
+
+    Raises:
+        ValueError: if a number is out of range.
+    """
+
+    task: str
+    method: str = "cnognp"
+    members: int = 20
+    iterations: int = 100
+    seed: int = 0
+    device: str = "auto"
+    threads: int = 0
+    checkpoint_every: int = 0
+    task_options: dict[str, Any] = field(default_factory=dict)
+    method_options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        for name, least in (("members", 1), ("iterations", 1), ("threads", 0), ("seed", 0)):
+            value = getattr(self, name)
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+        if self.checkpoint_every < 0:
+            raise ValueError(f"checkpoint_every must be at least 0, got {self.checkpoint_every}")
+
+    @property
+    def interval(self) -> int:
+        """Rounds between checkpoints."""
+        return self.checkpoint_every or max(1, -(-self.iterations // 10))
+
+    def to_yaml(self) -> str:
+        """The text of ``run.yaml``: task and method each with their keywords."""
+        tree = asdict(self)
+        tree["task"] = {"name": self.task, **tree.pop("task_options")}
+        tree["method"] = {"name": self.method, **tree.pop("method_options")}
+        return yaml.safe_dump(_plain(tree), sort_keys=False, allow_unicode=True)
+
+    @classmethod
+    def from_yaml(cls, text: str) -> "Config":
+        """The configuration in the text of a ``run.yaml``.
+
+        Raises:
+            ValueError: if it is no such text.
+        """
+        try:
+            tree = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ValueError(f"not YAML: {' '.join(str(error).split())}") from None
+        if not isinstance(tree, dict) or not {"task", "method"} <= set(tree):
+            raise ValueError("a run's configuration has the keys task and method")
+        options: dict[str, Any] = {}
+        for noun in ("task", "method"):
+            part = tree[noun] if isinstance(tree[noun], dict) else {"name": tree[noun]}
+            if not isinstance(part.get("name"), str):
+                raise ValueError(f"{noun} needs a name")
+            tree[noun], options[f"{noun}_options"] = part.pop("name"), part
+        unknown = set(tree) - {f.name for f in fields(cls)}
+        if unknown:
+            raise ValueError(f"unknown key {sorted(unknown)[0]!r}")
+        return cls(**{**tree, **options})
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A folder with the configuration, the checkpoints and the results of one run."""
+
+    path: Path
+
+    @property
+    def config_path(self) -> Path:
+        """``run.yaml``."""
+        return self.path / "run.yaml"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of immutable checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def analysis(self) -> Path:
+        """Folder of results."""
+        return self.path / "analysis"
+
+    @property
+    def figures(self) -> Path:
+        """Folder of pictures."""
+        return self.path / "figures"
+
+    @property
+    def best(self) -> Path:
+        """The best member as a state dict."""
+        return self.path / "best.safetensors"
+
+    def create(self, config: Config) -> None:
+        """Makes the folder and writes its configuration.
+
+        Raises:
+            OSError: if the disk refuses.
+        """
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        with replacing(self.config_path) as temporary:
+            temporary.write_text(config.to_yaml(), encoding="utf-8")
+
+    def config(self) -> Config:
+        """The configuration that the folder was made with.
+
+        Raises:
+            FileNotFoundError: if there is none.
+            ValueError: if it cannot be read.
+        """
+        if not self.config_path.is_file():
+            raise FileNotFoundError(f"{self.path} is no run: it has no run.yaml")
+        try:
+            return Config.from_yaml(self.config_path.read_text(encoding="utf-8"))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{self.config_path} cannot be used: {error}") from None
+
+
+def _plain(item: Any) -> Any:
+    """Tuples as lists, so that the text is plain YAML."""
+    if isinstance(item, dict):
+        return {key: _plain(value) for key, value in item.items()}
+    return [_plain(value) for value in item] if isinstance(item, (list, tuple)) else item

@@ -1,0 +1,67 @@
+"""What a swarm ranks its members by: functions of a point, its loss and its gradient.
+
+At a stationary point the gradient vanishes, so a penalty on it changes nothing there: the global
+minimisers of the penalised fitness are exactly those of the loss, and full-batch fitness cannot
+rank exact minima by their flatness. What changes is which points off the minima win.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from cnognp.method import norms, require
+from landscape.objective import Objective
+
+
+@runtime_checkable
+class Fitness(Protocol):
+    """A number to minimise for each member, from what one evaluation gave.
+
+    ``needs_gradient`` says whether ``grad`` must be there; it is None else.
+    """
+
+    needs_gradient: bool
+
+    def __call__(
+        self, objective: Objective, z: Tensor, loss: Tensor, grad: Tensor | None
+    ) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The loss itself."""
+
+    needs_gradient = False
+
+    def __call__(
+        self, objective: Objective, z: Tensor, loss: Tensor, grad: Tensor | None
+    ) -> Tensor:
+        return loss
+
+
+@dataclass(frozen=True)
+class GradientNormPenalty:
+    r"""Loss plus gradient norm, :math:`\varphi(z) = f(z) + \lambda \|\nabla f(z)\|_2^2`.
+
+    Args:
+        penalty: :math:`\lambda`, not negative.
+        power: ``"squared"`` as published, or ``"norm"`` as in the published code.
+
+    Raises:
+        ValueError: if one is out of range.
+    """
+
+    penalty: float
+    power: Literal["squared", "norm"] = "squared"
+    needs_gradient = True
+
+    def __post_init__(self):
+        require(self.penalty >= 0, "penalty", "at least 0", self.penalty)
+        require(self.power in ("squared", "norm"), "power", "'squared' or 'norm'", self.power)
+
+    def __call__(
+        self, objective: Objective, z: Tensor, loss: Tensor, grad: Tensor | None
+    ) -> Tensor:
+        norm = norms(grad)
+        return loss + self.penalty * (norm**2 if self.power == "squared" else norm)

@@ -1,0 +1,148 @@
+"""A task on a device: what is trained on, what is judged by, and what is reported."""
+
+import copy
+import hashlib
+from collections.abc import Iterator
+from functools import cached_property
+from itertools import count
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cnognp.descent import Epoch
+from cnognp.method import Method
+from cnognp.tasks.task import Task
+from landscape.batches import tensors_of
+from landscape.objective import Objective, value
+from landscape.randomness import derived_seed
+from landscape.risk import EmpiricalRisk, Reestimated, Stochastic
+from landscape.skeleton import is_batchnorm
+
+SPLITS = ("train", "validation", "test")
+_BATCH = 4096
+
+
+class Problem:
+    """A task's objectives on a device.
+
+    Training sees batch statistics in BatchNorm and dropout as the model has it. Judging sees the
+    model in evaluation mode, with BatchNorm statistics that belong to the point: re-estimated on
+    the training data at every point.
+
+    Args:
+        task: the model, its loss and its data; not written to.
+        device: where everything is evaluated.
+    """
+
+    def __init__(self, task: Task, device: torch.device):
+        self.task = task
+        self.device = device
+        self._model = copy.deepcopy(task.model).to(device)
+        self.normalised = any(is_batchnorm(module) for module in self._model.modules())
+        self._judged = copy.deepcopy(self._model).eval()
+        self._data = {name: _batches(getattr(task, name)) for name in SPLITS}
+
+    @cached_property
+    def training(self) -> EmpiricalRisk:
+        """The loss on the training data, as training sees it."""
+        return EmpiricalRisk(self._model, self._data["train"], self.task.loss, statistics="batch")
+
+    @cached_property
+    def evaluation(self) -> EmpiricalRisk | Reestimated:
+        """The loss on the training data, as it is judged."""
+        risk = EmpiricalRisk(self._judged, self._data["train"], self.task.loss)
+        return Reestimated(risk) if self.normalised else risk
+
+    @property
+    def as_given(self) -> EmpiricalRisk:
+        """The loss on the training data of the model in the mode in which it came."""
+        return EmpiricalRisk(self._model, self._data["train"], self.task.loss)
+
+    def at(self, z: Tensor) -> EmpiricalRisk:
+        """The risk that the point ``z`` is measured on, its BatchNorm statistics frozen there."""
+        evaluation = self.evaluation
+        return evaluation.at(z) if isinstance(evaluation, Reestimated) else evaluation
+
+    def stream(self, method: Method, seed: int, start: int = 0) -> Iterator[Objective]:
+        """One objective per step, endless, from step ``start``.
+
+        A method of mini-batches draws them from the training risk and is judged by the evaluation;
+        any other takes steps on the whole training risk, its dropout drawn anew in every step.
+        """
+        random = bool(self.training.stochastic_modules())
+        plain = not (random or self.normalised)
+        fixed: Objective = self.training
+        if takes_minibatches(method) and not plain:
+            fixed, random = Stochastic(self.evaluation, self.training), False
+        for k in count(start):
+            yield self.training.seeded(derived_seed(seed, "dropout", k)) if random else fixed
+
+    def metrics(self, z: Tensor) -> dict[str, dict[str, float]]:
+        """Loss and metrics of the point ``z`` on every split that the task has."""
+        measures = {"loss": self.task.loss, **self.task.metrics}
+        found: dict[str, dict[str, float]] = {}
+        for split in SPLITS:
+            data = self._data[split]
+            if data is None:
+                found[split] = {}
+                continue
+            found[split] = {
+                name: float(value(self._risk(data, measure, z), z))
+                for name, measure in measures.items()
+            }
+        return found
+
+    def state_dict(self, z: Tensor) -> dict[str, Tensor]:
+        """What the plain module loads to become the network at ``z``, on the CPU."""
+        return {name: tensor.cpu() for name, tensor in self.at(z).state_dict(z).items()}
+
+    @cached_property
+    def data_digest(self) -> str:
+        """SHA-256 of the training data's first batches, to recognise another task's data."""
+        digest = hashlib.sha256()
+        for batch in self.training.batches:
+            for tensor in tensors_of(batch):
+                array = tensor.detach().cpu().contiguous()
+                digest.update(str((tuple(array.shape), array.dtype)).encode())
+                digest.update(array.view(torch.uint8).numpy().tobytes() if array.ndim else b"")
+            if not isinstance(self.training.batches, list):
+                break
+        return digest.hexdigest()
+
+    def _risk(self, data: Any, measure: Any, z: Tensor) -> EmpiricalRisk:
+        risk = EmpiricalRisk(self._judged, data, measure)
+        return risk.reestimated(z, self._data["train"]) if self.normalised else risk
+
+
+def takes_minibatches(method: Method) -> bool:
+    """Whether a step of the method is made of mini-batches."""
+    return isinstance(method, Epoch) or isinstance(getattr(method, "local", None), Epoch)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called ``name``; ``"auto"`` is the first accelerator there is, else the CPU.
+
+    Raises:
+        ValueError: if the device does not exist here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"device {name!r} cannot be used here: {reason}; try auto or cpu"
+        ) from None
+    return device
+
+
+def _batches(split: Any) -> Any:
+    """A large pair of tensors in batches; anything else as it is."""
+    if isinstance(split, tuple) and all(isinstance(part, Tensor) for part in split):
+        inputs, target = split
+        if len(inputs) > _BATCH:
+            return list(zip(inputs.split(_BATCH), target.split(_BATCH), strict=True))
+    return split

@@ -1,0 +1,170 @@
+"""The built-in tasks by name, and tasks from a file of the user's own.
+
+Importing this module loads neither torch nor scikit-learn.
+"""
+
+import difflib
+import hashlib
+import importlib.util
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType, ModuleType
+from typing import TYPE_CHECKING, Any
+
+from cnognp.tasks.census import adult
+from cnognp.tasks.images import digits
+from cnognp.tasks.tabular import breast_cancer, wine
+
+if TYPE_CHECKING:
+    from cnognp.tasks.task import Task
+
+TASKS: Mapping[str, Callable[..., "Task"]] = MappingProxyType({
+    "adult": adult,
+    "breast-cancer": breast_cancer,
+    "digits": digits,
+    "wine": wine,
+})
+
+
+class TaskError(ValueError):
+    """A user's task file that fails; the message names the file and the line."""
+
+
+def load(spec: str, /, **keywords: Any) -> "Task":
+    """The task that ``spec`` names.
+
+    Args:
+        spec: a name in `TASKS`, or ``path/to/file.py:function``. The file is run afresh; modules
+            beside it can be imported while it loads. Its function must return a `Task`.
+        keywords: go to the function. ``seed`` is left out where the function does not take it.
+
+    Raises:
+        ValueError: if there is no such task, file, function or keyword.
+        TaskError: if the user's file or function fails, or returns something else than a `Task`.
+    """
+    if spec in TASKS:
+        return TASKS[spec](**_accepted(TASKS[spec], keywords, spec))
+    path, colon, name = spec.rpartition(":")
+    if colon and path.endswith(".py"):
+        return _from_file(Path(path).expanduser(), name, keywords)
+    if spec.endswith(".py"):
+        raise ValueError(
+            f"{spec} names a file but no function in it; write {spec}:FUNCTION, for instance "
+            f"{spec}:make_task"
+        )
+    near = difflib.get_close_matches(spec.lower().replace("_", "-"), TASKS, n=1)
+    advice = f"Did you mean {near[0]!r}? " if near else ""
+    raise ValueError(
+        f"no task is called {spec!r}. {advice}Built in: {', '.join(TASKS)}. A task of your own is "
+        "path/to/file.py:function"
+    )
+
+
+def describe() -> dict[str, str]:
+    """One line on each built-in task, by name.
+
+    >>> describe()["wine"]
+    'Wine: 3 cultivars from 13 measurements, 178 rows, a perceptron.'
+    """
+    return {name: inspect.getdoc(build).splitlines()[0] for name, build in TASKS.items()}  # type: ignore[union-attr]
+
+
+def _from_file(path: Path, name: str, keywords: Mapping[str, Any]) -> "Task":
+    from cnognp.tasks.task import Task
+
+    if not path.is_file():
+        raise ValueError(f"no file {path}, so no task {path}:{name}")
+    with _importable(path.parent):
+        module = _run(path)
+        build = getattr(module, name, None)
+        if not callable(build):
+            own = [
+                key
+                for key, value in vars(module).items()
+                if inspect.isfunction(value) and value.__module__ == module.__name__
+            ]
+            raise ValueError(
+                f"{path} has no function {name!r}; its functions: {', '.join(own) or 'none'}"
+            )
+        keywords = _accepted(build, keywords, f"{path}:{name}")
+        with _blamed(path):
+            task = build(**keywords)
+    if not isinstance(task, Task):
+        raise TaskError(
+            f"{path}:{name} returned {type(task).__name__}, but a cnognp.tasks.Task was expected"
+        )
+    return task
+
+
+def _run(path: Path) -> ModuleType:
+    # The name follows from the path, so that another process finds the same classes.
+    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
+    name = f"cnognp_task_{path.stem}_{digest}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+    sys.modules[name] = module
+    try:
+        with _blamed(path):
+            # Compiled here: the cache of the import system can miss an edit of the same second.
+            exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """Modules in ``folder`` can be imported, after all installed ones."""
+    place = str(folder.resolve())
+    sys.path.append(place)
+    try:
+        yield
+    finally:
+        # The user's file may have removed it, or put the same folder elsewhere.
+        for index in range(len(sys.path) - 1, -1, -1):
+            if sys.path[index] == place:
+                del sys.path[index]
+                break
+
+
+@contextmanager
+def _blamed(path: Path) -> Iterator[None]:
+    # The deepest line in the user's own file tells more than where it was called from.
+    try:
+        yield
+    except Exception as error:
+        lines = [
+            frame.lineno
+            for frame in traceback.extract_tb(error.__traceback__)
+            if frame.filename == str(path)
+        ]
+        if isinstance(error, SyntaxError) and error.filename == str(path):
+            lines.append(error.lineno)
+        place = f"{path}, line {lines[-1]}" if lines else str(path)
+        raise TaskError(f"{place}: {type(error).__name__}: {error}") from error
+
+
+def _accepted(build: Callable[..., Any], keywords: Mapping[str, Any], spec: str) -> dict[str, Any]:
+    parameters = inspect.signature(build).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return dict(keywords)
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    kept = {key: value for key, value in keywords.items() if key in names}
+    unknown = [key for key in keywords if key not in names and key != "seed"]
+    if unknown:
+        raise ValueError(
+            f"{spec} takes no {', '.join(unknown)}; it takes: {', '.join(names) or 'nothing'}"
+        )
+    lacking = [
+        p.name for p in parameters
+        if p.default is p.empty and p.name not in kept
+        and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    ]  # fmt: skip
+    if lacking:
+        raise ValueError(f"{spec} needs a value for {', '.join(lacking)}")
+    return kept

@@ -1,0 +1,171 @@
+"""Small tables from scikit-learn, and what every built-in task shares: splits, tensors, starts.
+
+Splits are stratified and follow from the seed. Scales are fitted on the training rows alone.
+Tensors are float32 on the CPU. Importing this module loads neither torch nor scikit-learn, so that
+a command line can show the signatures at once.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from cnognp.tasks.task import Task
+
+
+def wine(seed: int = 0, hidden: tuple[int, ...] = (10,)) -> "Task":
+    """Wine: 3 cultivars from 13 measurements, 178 rows, a perceptron.
+
+    106 / 36 / 36 rows for training, validation and test; inputs are standardised; the loss is the
+    cross-entropy of 3 outputs. One hidden layer of 10 units makes 173 parameters.
+
+    Args:
+        seed: of the splits and of the starting weights.
+        hidden: units of each hidden layer.
+    """
+    from sklearn.datasets import load_wine
+    from torch.nn import functional as F
+
+    from cnognp.tasks.task import accuracy
+
+    inputs, target = load_wine(return_X_y=True)
+    splits = _standardised(inputs, target, seed)
+    return perceptron("wine", splits, 3, hidden, seed, loss=F.cross_entropy, accuracy=accuracy)
+
+
+def breast_cancer(seed: int = 0, hidden: tuple[int, ...] = (10,)) -> "Task":
+    """Breast Cancer Wisconsin: benign (1) or not (0) from 30 measurements, 569 rows, a perceptron.
+
+    341 / 114 / 114 rows for training, validation and test; inputs are standardised; the loss is the
+    cross-entropy of one logit. One hidden layer of 10 units makes 321 parameters.
+
+    Args:
+        seed: of the splits and of the starting weights.
+        hidden: units of each hidden layer.
+    """
+    from sklearn.datasets import load_breast_cancer
+
+    from cnognp.tasks.task import binary_accuracy, binary_cross_entropy
+
+    inputs, target = load_breast_cancer(return_X_y=True)
+    splits = _standardised(inputs, target.astype(float), seed)
+    return perceptron(
+        "breast-cancer", splits, 1, hidden, seed,
+        loss=binary_cross_entropy, accuracy=binary_accuracy,
+    )  # fmt: skip
+
+
+class Splits(NamedTuple):
+    """Three of a kind: row numbers, or pairs of inputs and target."""
+
+    train: Any
+    validation: Any
+    test: Any
+
+
+def split(target: "np.ndarray", seed: int) -> Splits:
+    """Sorted row numbers of the training, validation and test split: 60, 20 and 20 percent.
+
+    Stratified: each class has its share of every split, up to rounding.
+
+    Args:
+        target: (n,) classes.
+        seed: any integer.
+    """
+    import numpy as np
+
+    size = round(0.2 * len(target))
+    rest, test = held_out(np.arange(len(target)), target, size, seed, "test")
+    train, validation = held_out(rest, target[rest], size, seed, "validation")
+    return Splits(train, validation, test)
+
+
+def held_out(
+    rows: "np.ndarray", target: "np.ndarray", size: int, seed: int, purpose: str
+) -> tuple["np.ndarray", "np.ndarray"]:
+    """The rows that stay and the ``size`` rows that are held out, both sorted, stratified.
+
+    Args:
+        rows: (n,) row numbers.
+        target: (n,) their classes.
+        size: number of rows to hold out.
+        seed: any integer.
+        purpose: draws with different purposes are independent.
+    """
+    import numpy as np
+    from sklearn.model_selection import train_test_split
+
+    from landscape.randomness import derived_seed
+
+    state = np.random.RandomState(derived_seed(seed, "split", purpose) % 2**32)
+    kept, drawn = train_test_split(rows, test_size=size, stratify=target, random_state=state)
+    return np.sort(kept), np.sort(drawn)
+
+
+def tensors(splits: Splits) -> Splits:
+    """Pairs of arrays as pairs of CPU tensors: floating point as float32, classes as int64."""
+    import torch
+
+    def tensor(array: "np.ndarray") -> torch.Tensor:
+        dtype = torch.float32 if array.dtype.kind == "f" else torch.int64
+        return torch.as_tensor(array, dtype=dtype, device="cpu")
+
+    return Splits(*((tensor(inputs), tensor(target)) for inputs, target in splits))
+
+
+def starts(build: Callable[..., Any], seed: int) -> dict[str, Any]:
+    """The ``model`` of a task, drawn from ``seed``, and the ``initial`` that draws its siblings.
+
+    Args:
+        build: ``build(generator=...)`` gives a module with weights from that generator.
+        seed: any integer.
+    """
+    import torch
+
+    from landscape.randomness import derived_seed
+
+    generator = torch.Generator(device="cpu").manual_seed(derived_seed(seed, "model"))
+    return {"model": build(generator=generator), "initial": partial(_sibling, build)}
+
+
+def perceptron(
+    name: str, splits: Splits, outputs: int, hidden: Sequence[int], seed: int, *,
+    loss: Callable[..., Any], accuracy: Callable[..., Any],
+) -> "Task":  # fmt: skip
+    """A task of a perceptron on rows of numbers, with the accuracy as its metric.
+
+    Args:
+        name: of the task.
+        splits: pairs of arrays, inputs (n, d) and target (n,).
+        outputs: number of outputs.
+        hidden: units of each hidden layer.
+        seed: of the starting weights.
+        loss: ``loss(output, target)``.
+        accuracy: ``accuracy(output, target)``.
+    """
+    from cnognp.tasks.networks import mlp
+    from cnognp.tasks.task import Task
+
+    build = partial(mlp, splits.train[0].shape[1], hidden, outputs)
+    return Task(
+        **starts(build, seed),
+        **tensors(splits)._asdict(),
+        loss=loss,
+        metrics={"accuracy": accuracy},
+        name=name,
+    )
+
+
+def _sibling(build: Callable[..., Any], layout: Any, generator: Any) -> Any:
+    fresh = build(generator=generator)
+    return layout.flatten({name: p.detach() for name, p in fresh.named_parameters()})
+
+
+def _standardised(inputs: "np.ndarray", target: "np.ndarray", seed: int) -> Splits:
+    from sklearn.preprocessing import StandardScaler
+
+    rows = split(target, seed)
+    scaler = StandardScaler().fit(inputs[rows.train])
+    return Splits(*((scaler.transform(inputs[r]), target[r]) for r in rows))

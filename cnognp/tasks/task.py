@@ -1,0 +1,268 @@
+"""A network, its loss, its data, and where a population of it starts."""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+from landscape.layout import Layout
+from landscape.randomness import derived_seed
+
+Initial = Callable[[Layout, torch.Generator], Tensor]
+
+_DATASET_BATCH = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What is trained and measured: a model, a loss and up to three splits of data.
+
+    A split is one batch ``(inputs, target)`` of tensors, a list of batches, a ``Dataset`` or a
+    ``DataLoader``; inputs go into the model as a tensor, ``*tuple`` or ``**dict``. A ``Dataset`` is
+    kept as a ``DataLoader`` that reads it in order, 256 samples at a time.
+
+    Args:
+        model: any module. Member 0 of a population starts at its parameters.
+        loss: ``loss(output, target)`` gives the mean over the batch, or ``(sum, weight)``.
+        train: the split that is trained on.
+        validation: the split that choices are made on.
+        test: the split that nothing is chosen on.
+        metrics: ``metric(output, target)`` by name, each a mean over the batch.
+        initial: ``initial(layout, generator)`` gives the (p,) start of each member but the first;
+            None resets the model's modules, see `initial_population`.
+        name: what results and pictures call it.
+
+    Raises:
+        TypeError: if the model is no module, the loss, a metric or ``initial`` cannot be called,
+            or a split is of another kind.
+        ValueError: if a split holds no sample, tensors of different lengths, or a number that is
+            not finite. What a ``Dataset`` or a ``DataLoader`` gives is not read, so not checked.
+    """
+
+    model: nn.Module
+    loss: Callable[..., Any]
+    train: Any
+    validation: Any = None
+    test: Any = None
+    metrics: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    initial: Initial | None = None
+    name: str = ""
+
+    def __post_init__(self):
+        if not isinstance(self.model, nn.Module):
+            raise TypeError(f"model must be a torch.nn.Module, got {_kind(self.model)}")
+        if not callable(self.loss):
+            raise TypeError(f"loss must be a function (output, target), got {_kind(self.loss)}")
+        if self.initial is not None and not callable(self.initial):
+            raise TypeError(
+                f"initial must be a function (layout, generator), got {_kind(self.initial)}"
+            )
+        if not isinstance(self.metrics, Mapping):
+            raise TypeError(
+                f"metrics must map names to functions (output, target), got {_kind(self.metrics)}"
+            )
+        for name, metric in self.metrics.items():
+            if not callable(metric):
+                raise TypeError(
+                    f"metric {name!r} must be a function (output, target), got {_kind(metric)}"
+                )
+        object.__setattr__(self, "metrics", dict(self.metrics))
+        if self.train is None:
+            raise ValueError("train is None: a task needs data to train on")
+        for split in ("train", "validation", "test"):
+            object.__setattr__(self, split, _checked(split, getattr(self, split)))
+
+
+def initial_population(
+    task: Task,
+    layout: Layout,
+    members: int,
+    seed: int,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Float[Tensor, "members p"]:
+    """The points at which the members of a population start.
+
+    Member 0 starts at the task's model as it is. Every other member starts at ``task.initial``
+    where it is given; otherwise at a copy of the model on which ``reset_parameters`` of every
+    module that has it was called, children before parents. Parameters that no such module owns
+    keep the model's values. Member m depends on (seed, m) alone, not on ``members`` or on
+    ``device``: all draws are made on the CPU. Neither the model nor torch's random state changes.
+
+    Args:
+        task: gives the model and ``initial``.
+        layout: of the model's trainable parameters.
+        members: population size N.
+        seed: any integer.
+        device: where the points are put.
+        dtype: of the points.
+
+    Raises:
+        ValueError: if ``members`` is below 1, if resetting the modules changes no parameter, or if
+            ``task.initial`` gives a vector of another length or with a number that is not finite.
+        TypeError: if ``task.initial`` gives no floating-point tensor.
+    """
+    if members < 1:
+        raise ValueError(f"members must be at least 1, got {members}")
+    given = _vector(layout, task.model)
+    points = [given]
+    for member in range(1, members):
+        generator = torch.Generator(device="cpu").manual_seed(derived_seed(seed, "start", member))
+        with torch.random.fork_rng(devices=[]):
+            # reset_parameters can draw from nothing but the default generator.
+            torch.default_generator.manual_seed(generator.initial_seed())
+            if task.initial is None:
+                points.append(_reset(task.model, layout, given))
+            else:
+                points.append(_started(task.initial(layout, generator), layout))
+    return torch.stack([p.to(device=device, dtype=dtype) for p in points])
+
+
+def accuracy(output: Float[Tensor, "*batch classes"], target: Tensor) -> Float[Tensor, ""]:
+    """The share of samples whose largest output is that of their class.
+
+    >>> output = torch.tensor([[2.0, 1.0], [0.0, 3.0]], device="cpu")
+    >>> accuracy(output, torch.tensor([0, 0], device="cpu"))
+    tensor(0.5000)
+    """
+    return (output.argmax(-1) == target).to(output.dtype).mean()
+
+
+def binary_accuracy(output: Float[Tensor, "*batch 1"], target: Tensor) -> Float[Tensor, ""]:
+    """The share of samples whose logit has the sign of their class: positive for 1, else 0."""
+    return ((output.squeeze(-1) > 0) == (target > 0.5)).to(output.dtype).mean()
+
+
+def binary_cross_entropy(output: Float[Tensor, "*batch 1"], target: Tensor) -> Float[Tensor, ""]:
+    """The mean cross-entropy of logits (n, 1) against classes 0 and 1 in a vector (n,).
+
+    >>> output = torch.zeros(3, 1, device="cpu")
+    >>> binary_cross_entropy(output, torch.tensor([0, 1, 1], device="cpu"))
+    tensor(0.6931)
+    """
+    return F.binary_cross_entropy_with_logits(output.squeeze(-1), target.to(output.dtype))
+
+
+def _vector(layout: Layout, model: nn.Module) -> Tensor:
+    tensors = {name: p.detach().cpu() for name, p in model.named_parameters()}
+    return layout.flatten(tensors)
+
+
+def _reset(model: nn.Module, layout: Layout, given: Tensor) -> Tensor:
+    twin = copy.deepcopy(model).cpu()
+    # A parent that initialises its children has the last word, as it has at construction.
+    for module in reversed(list(twin.modules())):
+        # MultiheadAttention and Transformer spell it with an underscore.
+        reset = getattr(module, "reset_parameters", getattr(module, "_reset_parameters", None))
+        if callable(reset):
+            reset()
+    point = _vector(layout, twin)
+    if torch.equal(point, given):
+        raise ValueError(
+            f"resetting the modules of {type(model).__name__} changes no parameter, so all members "
+            "would start at one point. Give the Task initial=function(layout, generator), which "
+            "returns a start as a vector, or give the modules a reset_parameters method"
+        )
+    return point
+
+
+def _started(point: Any, layout: Layout) -> Tensor:
+    if not isinstance(point, Tensor) or not point.is_floating_point():
+        kind = f"a tensor of {point.dtype}" if isinstance(point, Tensor) else _kind(point)
+        raise TypeError(f"Task.initial must return a floating-point vector, got {kind}")
+    if point.shape != (layout.dim,):
+        raise ValueError(
+            f"Task.initial must return a vector of shape ({layout.dim},), got {tuple(point.shape)}"
+        )
+    if not point.isfinite().all():
+        raise ValueError("Task.initial returned a vector with a number that is not finite")
+    return point.detach()
+
+
+def _checked(split: str, data: Any) -> Any:
+    if data is None or isinstance(data, DataLoader):
+        return data
+    if isinstance(data, Dataset) or _is_dataset(data):
+        if hasattr(data, "__len__") and len(data) == 0:
+            raise ValueError(f"{split} holds no sample")
+        return DataLoader(data, batch_size=_DATASET_BATCH)
+    if data == []:
+        raise ValueError(f"{split} holds no batch")
+    if isinstance(data, list) and not all(isinstance(item, Tensor) for item in data):
+        for number, batch in enumerate(data):
+            _check_batch(f"{split} batch {number}", batch)
+    else:
+        _check_batch(split, data)
+    return data
+
+
+def _is_dataset(data: Any) -> bool:
+    plain = (Sequence, Mapping, Tensor, np.ndarray)
+    return hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, plain)
+
+
+def _check_batch(where: str, batch: Any) -> None:
+    if isinstance(batch, Mapping):
+        parts = dict(batch)
+    elif not isinstance(batch, (tuple, list)):
+        raise TypeError(
+            f"{where} must be a pair of tensors (inputs, target), a Dataset or a DataLoader, got "
+            f"{_kind(batch)}"
+        )
+    elif len(batch) != 2:
+        raise ValueError(f"{where} must be a pair (inputs, target), got {len(batch)} items")
+    else:
+        parts = {"inputs": batch[0], "target": batch[1]}
+    lengths = {}
+    for label, tensor in _tensors(where, parts):
+        if tensor.ndim == 0:
+            raise ValueError(f"{where}: {label} has no axis of samples, its shape is ()")
+        lengths[label] = len(tensor)
+        _check_finite(where, label, tensor)
+    if len(set(lengths.values())) > 1:
+        sizes = ", ".join(f"{label} {length}" for label, length in lengths.items())
+        raise ValueError(f"{where}: the tensors must have one number of rows, got {sizes}")
+    if 0 in lengths.values():
+        raise ValueError(f"{where} holds no sample")
+
+
+def _tensors(where: str, parts: Any, label: str = "") -> Iterator[tuple[str, Tensor]]:
+    if isinstance(parts, Tensor):
+        yield label, parts
+    elif isinstance(parts, Mapping):
+        for key, part in parts.items():
+            yield from _tensors(where, part, f"{label}[{key!r}]" if label else str(key))
+    elif isinstance(parts, (tuple, list)):
+        for number, part in enumerate(parts):
+            yield from _tensors(where, part, f"{label}[{number}]")
+    else:
+        advice = "; torch.from_numpy makes one" if isinstance(parts, np.ndarray) else ""
+        raise TypeError(f"{where}: {label} must be a tensor, got {_kind(parts)}{advice}")
+
+
+def _check_finite(where: str, label: str, tensor: Tensor) -> None:
+    if not (tensor.is_floating_point() or tensor.is_complex()):
+        return
+    finite = tensor.isfinite()
+    if finite.all():
+        return
+    row, *columns = (int(i) for i in (~finite).nonzero()[0])
+    place = f"row {row}"
+    if columns:
+        place += f", column {columns[0] if len(columns) == 1 else tuple(columns)}"
+    found = tensor[(row, *columns)].item()
+    raise ValueError(
+        f"{where}: {label} hold {found} at {place} ({int((~finite).sum())} such values in all); "
+        "every value must be finite, so fill the gap or drop the row"
+    )
+
+
+def _kind(thing: Any) -> str:
+    return type(thing).__name__

@@ -1,0 +1,273 @@
+"""A training run from its configuration to its folder: resumable, and equal however it was cut."""
+
+import importlib.metadata
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from cnognp import checkpoint
+from cnognp.checkpoint import Checkpoint
+from cnognp.config import Config, RunFolder
+from cnognp.method import Info, Method
+from cnognp.methods import METHODS
+from cnognp.problem import Problem, choose_device
+from cnognp.record import Record
+from cnognp.run import run
+from cnognp.state import from_arrays, to_arrays
+from cnognp.tasks.registry import load
+from cnognp.tasks.task import initial_population
+from landscape import results
+from landscape.files import DamagedFile, replacing
+from landscape.objective import value_and_grad
+from landscape.randomness import derived_seed
+
+FINISHED, DIVERGED, INTERRUPTED, RUNNING = "finished", "diverged", "interrupted", "running"
+
+
+@dataclass
+class Training:
+    """One run in memory: its problem, its method, and where it stands after ``iteration`` rounds."""
+
+    config: Config
+    problem: Problem
+    method: Method
+    start: Tensor
+    state: Any
+    record: Record
+    iteration: int = 0
+    status: str = RUNNING
+
+    @classmethod
+    def of(cls, config: Config) -> "Training":
+        """A run that has not begun.
+
+        Raises:
+            ValueError: if the task, the method, a keyword or the device does not exist or fit.
+        """
+        problem = problem_of(config)
+        method = METHODS[config.method](**config.method_options)
+        layout = problem.training.layout
+        start = initial_population(
+            problem.task, layout, config.members, config.seed, problem.device,
+            problem.training.point_dtype,
+        )  # fmt: skip
+        return cls(config, problem, method, start, None, Record())
+
+    def restore(self, found: Checkpoint) -> None:
+        """Goes to where the checkpoint stands.
+
+        Raises:
+            ValueError: if it belongs to another model, data, method or population.
+        """
+        meta = found.meta
+        for name, own in self._identity().items():
+            if meta.get(name) != own:
+                raise ValueError(f"the checkpoint belongs to another {name}")
+        template = self.method.init(next(self.problem.stream(self.method, self._seed)), self.start)
+        self.state = from_arrays(template, found.arrays)
+        self.record = Record.from_arrays(found.arrays, meta)
+        self.iteration, self.status = found.iteration, meta["status"]
+
+    def advance(self, after: Callable[["Training", Info], bool]) -> None:
+        """Rounds until the last, a divergence, or until ``after`` says to leave.
+
+        Where all members diverge in a round, the state before that round is kept.
+        """
+        stream = self.problem.stream(self.method, self._seed, self.iteration)
+        generator = torch.Generator(device="cpu").manual_seed(self._seed)
+        rounds = run(
+            self.method, stream, self.start, generator, state=self.state, start=self.iteration
+        )
+        self.status = RUNNING
+        while self.iteration < self.config.iterations:
+            state, info = next(rounds)
+            if self.record.exploded(state, info):
+                self.status = DIVERGED
+                break
+            self.state = state
+            self.iteration += 1
+            self.record.update(state, info)
+            if self.iteration == self.config.iterations:
+                self._judge_last(info)
+                self.status = DIVERGED if self.record.ended_worse() else FINISHED
+            if after(self, info):
+                break
+        if self.state is None:
+            self.state = self.method.init(
+                next(self.problem.stream(self.method, self._seed)), self.start
+            )
+        if self.status == RUNNING:
+            self.status = INTERRUPTED
+
+    def checkpoint(self) -> Checkpoint:
+        """Everything that a resumed run needs, and what ``show`` prints."""
+        meta = {
+            "status": self.status,
+            "method": self.config.method,
+            "task": self.config.task,
+            "iterations": self.iteration,
+            "best": {"member": self.record.best_member, "fitness": self.record.best_fitness},
+            "seed": self.config.seed,
+            "config": self.config.to_yaml(),
+            "versions": _versions(),
+            **self._identity(),
+        }
+        if self.status in (FINISHED, DIVERGED):
+            meta["best"] |= self._best_measured()
+        arrays = {**to_arrays(self.state), **self.record.to_arrays()}
+        return Checkpoint(self.iteration, arrays, meta)
+
+    def best(self) -> Tensor:
+        """The best point so far, (p,); the first member where none was finite."""
+        if self.record.best is None:
+            return self.state.position[0]
+        return torch.as_tensor(self.record.best, device=self.problem.device)
+
+    @property
+    def _seed(self) -> int:
+        return derived_seed(self.config.seed, "training")
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "model": self.problem.training.layout.digest,
+            "data": self.problem.data_digest,
+        }
+
+    def _judge_last(self, info: Info) -> None:
+        """A method that moves after it evaluates leaves its last points to be evaluated here."""
+        if hasattr(self.state, "best_fitness") or info.position is self.state.position:
+            return
+        objective = next(self.problem.stream(self.method, self._seed, self.iteration))
+        self.record.offer(*_valued(objective, self.state.position))
+
+    def _best_measured(self) -> dict[str, Any]:
+        """The best point judged on the whole data, without penalty."""
+        z = self.best()
+        loss, grad = value_and_grad(self.problem.evaluation, z)
+        norm = torch.linalg.vector_norm(grad.double())
+        measured = {"loss": float(loss), "gradient_norm": float(norm)}
+        fitness = getattr(self.method, "fitness", None)
+        if fitness is not None and not getattr(self.method, "stale_fitness", False):
+            judged = fitness(self.problem.evaluation, z[None], loss[None], grad[None])
+            measured["fitness"] = float(judged[0])
+        elif fitness is None:
+            measured["fitness"] = float(loss)
+        return {**measured, "metrics": self.problem.metrics(z)}
+
+
+def train(
+    config: Config,
+    folder: RunFolder,
+    *,
+    resume: bool = False,
+    progress: Callable[[Training, Info], None] | None = None,
+    leave: Callable[[], bool] = lambda: False,
+    warn: Callable[[str], None] = lambda message: None,
+) -> Checkpoint:
+    """The last checkpoint of the run in ``folder``, which is trained, or trained to its end.
+
+    Args:
+        config: what to train.
+        folder: where it lives; must not exist unless ``resume``.
+        resume: go on from the newest whole checkpoint, or begin where there is none.
+        progress: called after every round.
+        leave: asked after every round; where it says so, the run ends with a checkpoint.
+        warn: gets one line for each damaged checkpoint that was passed over.
+
+    Raises:
+        FileExistsError: if the folder exists and ``resume`` is False.
+        ValueError: if the configuration does not fit, or not that of the folder.
+        DamagedFile: if there are checkpoints but none is whole, or of another model.
+        OSError: if the disk refuses.
+    """
+    if folder.path.exists() and not resume:
+        raise FileExistsError(
+            f"{folder.path} exists; go on with --resume, or choose another folder with --out"
+        )
+    found = _newest(config, folder, warn) if resume else None
+    if found is not None and found.meta["status"] in (FINISHED, DIVERGED):
+        return found
+    training = Training.of(config)
+    if found is None:
+        folder.create(config)
+    else:
+        try:
+            training.restore(found)
+        except ValueError as error:
+            raise DamagedFile(folder.checkpoints, str(error)) from None
+    checkpoint.clear_stale(folder.checkpoints)
+
+    def after(training: Training, info: Info) -> bool:
+        if progress is not None:
+            progress(training, info)
+        if training.status != RUNNING or leave():
+            return True
+        if training.iteration % config.interval == 0:
+            checkpoint.save(folder.checkpoints, training.checkpoint())
+        return False
+
+    training.advance(after)
+    # What belongs to a finished run is in place before the checkpoint that says so.
+    _export(training, folder)
+    last = training.checkpoint()
+    checkpoint.save(folder.checkpoints, last)
+    return last
+
+
+def problem_of(config: Config) -> Problem:
+    """The task of a configuration on its device.
+
+    Raises:
+        ValueError: if the task, the method or the device does not exist.
+    """
+    if config.method not in METHODS:
+        raise ValueError(f"unknown method {config.method!r}; there are {', '.join(METHODS)}")
+    task = load(config.task, **{"seed": config.seed, **config.task_options})
+    return Problem(task, choose_device(config.device))
+
+
+def _newest(config: Config, folder: RunFolder, warn: Callable[[str], None]) -> Checkpoint | None:
+    if not folder.checkpoints.is_dir():
+        return None
+    found, damaged = checkpoint.newest(folder.checkpoints)
+    for path in damaged:
+        warn(f"{path} is damaged; going on from the checkpoint before it")
+    if found is not None and folder.config() != config:
+        theirs, ours = folder.config().to_yaml().splitlines(), config.to_yaml().splitlines()
+        different = [line.strip() for line in theirs if line not in ours]
+        raise ValueError(
+            f"{folder.path} was begun with another configuration ({'; '.join(different)}); "
+            "give the same one, or choose another folder with --out"
+        )
+    return found
+
+
+def _export(training: Training, folder: RunFolder) -> None:
+    """Writes the learning curves, and the best member as a state dict.
+
+    The latter has no metadata, so that equal runs give equal bytes.
+    """
+    folder.analysis.mkdir(exist_ok=True)
+    config = training.config
+    history = training.record.history(config.method, config.task, training.status)
+    results.save(history, folder.analysis / "history.h5")
+    tensors = training.problem.state_dict(training.best())
+    with replacing(folder.best) as temporary:
+        temporary.write_bytes(save(tensors))
+
+
+def _valued(objective: Any, z: Tensor) -> tuple[Tensor, Tensor]:
+    return z, value_and_grad(objective, z)[0]
+
+
+def _versions() -> dict[str, str]:
+    names = ("torch", "numpy", "h5py", "safetensors")
+    return {
+        "python": platform.python_version(),
+        **{n: importlib.metadata.version(n) for n in names},
+    }

@@ -1,0 +1,1 @@
+"""Pictures of results. Nothing here computes; nothing here imports torch."""

@@ -1,0 +1,193 @@
+"""A loss on a plane: contour plot, heat map and relief of a `Surface`.
+
+``loss[i, j]`` belongs to ``alpha[i], beta[j]``. matplotlib wants rows along the vertical axis, so
+the array is transposed in the calls that draw it and nowhere else.
+"""
+
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+from mpl_toolkits.mplot3d.art3d import Poly3DCollection
+
+from figures import style
+from figures.levels import Levels, draw_lines, levels
+from landscape.results import Surface
+
+Ends = tuple[float, float]
+
+# Towards the light, in axes coordinates of the relief.
+_LIGHT = np.array([-0.6, -0.35, 0.72])
+
+
+@style.context()
+def contour(result: Surface, ax: Axes, *, count: int = 14, colorbar: bool = True) -> dict[str, Any]:
+    """The artists "filled", "lines", "labels", "colorbar" and "center" of a contour plot.
+
+    Where a loss is not finite nothing is interpolated and the hatched background shows. A grid that
+    is too small for contours is drawn as cells.
+
+    Args:
+        result: what is drawn.
+        ax: where it is drawn.
+        count: number of lines aimed at.
+        colorbar: whether a bar beside the axes says what the colours mean.
+    """
+    if min(result.loss.shape) < 2:
+        return heat(result, ax, colorbar=colorbar)
+    found = levels(result.loss, count=count)
+    artists = _frame(result, ax, style.ends(result.alpha), style.ends(result.beta))
+    if not found.values.size:
+        return artists | {"message": style.message(ax, "no finite loss")}
+    grid = result.alpha, result.beta, np.ma.masked_invalid(result.loss).T
+    artists["filled"] = ax.contourf(*grid, found.bands, cmap=style.LEVELS, norm=found.banded())
+    if len(found.lines):
+        look: dict[str, Any] = {"colors": _inks(found), "linewidths": 0.5, "linestyles": "solid"}
+        artists |= draw_lines(ax, grid, found, avoid=np.zeros((1, 2)), **look)
+    if colorbar:
+        artists["colorbar"] = _colorbar(ax, artists["filled"], found)
+    return artists
+
+
+@style.context()
+def heat(result: Surface, ax: Axes, *, colorbar: bool = True) -> dict[str, Any]:
+    """The artists "cells", "colorbar" and "center": one coloured cell per grid point.
+
+    Nothing is interpolated; cells whose loss is not finite are hatched.
+
+    Args:
+        result: what is drawn.
+        ax: where it is drawn.
+        colorbar: whether a bar beside the axes says what the colours mean.
+    """
+    found = levels(result.loss)
+    borders = style.edges(result.alpha), style.edges(result.beta)
+    artists = _frame(result, ax, *map(style.ends, borders))
+    if not found.values.size:
+        return artists | {"message": style.message(ax, "no finite loss")}
+    loss = np.ma.masked_invalid(result.loss).T
+    look: dict[str, Any] = {"cmap": style.LEVELS, "norm": found.smooth(), "rasterized": True}
+    artists["cells"] = ax.pcolormesh(*borders, loss, **look)
+    if colorbar:
+        artists["colorbar"] = _colorbar(ax, artists["cells"], found)
+    return artists
+
+
+@style.context()
+def relief(result: Surface, ax: Any, *, most: int = 150) -> dict[str, Any]:
+    """The artists "surface" and "holes" of the loss as a lit surface above its plane.
+
+    On a logarithmic scale the height is log10 of the distance from the lowest loss, cut off below
+    at the lowest level. Cells with a corner that is not finite are left out, and hatched on the
+    floor instead.
+
+    Args:
+        result: what is drawn.
+        ax: axes with ``projection="3d"``.
+        most: grid points drawn along each axis; larger grids are thinned.
+    """
+    found = levels(result.loss)
+    _room(result, ax)
+    alpha, beta, loss = _thinned(result, most)
+    grid = np.broadcast_arrays(alpha[:, None], beta[None, :], found.height(loss))
+    box = np.array([ax.get_xlim(), ax.get_ylim(), _heights(ax, found)])
+    ax.set_zlim(box[2])
+    if min(loss.shape) < 2:
+        (points,) = ax.plot(*map(np.ravel, grid), color=style.BLUE, marker="o", markersize=3)
+        return {"surface": points}
+    quads = _quads(np.stack(grid, axis=-1))
+    whole = np.isfinite(quads).all(axis=(1, 2))
+    surface = Poly3DCollection(quads[whole], antialiased=False, rasterized=True)
+    surface.set_facecolor(_lit((quads[whole] - box[:, 0]) / (box[:, 1] - box[:, 0])))
+    artists = {"surface": ax.add_collection3d(surface)}
+    if not whole.all():
+        floor = quads[~whole]
+        floor[..., 2] = box[2, 0]
+        holes = Poly3DCollection(
+            floor, facecolor=style.PALE, edgecolor=style.STROKES, hatch=style.HATCH
+        )
+        holes.set_linewidth(0.0)
+        artists["holes"] = ax.add_collection3d(holes)
+        ax.legend(handles=[style.not_finite()], loc="upper right")
+    return artists
+
+
+def _frame(result: Surface, ax: Axes, across: Ends, up: Ends) -> dict[str, Any]:
+    """The hatched background, the labels and limits, and the mark of the point itself."""
+    ax.set(xlim=across, ylim=up)
+    ax.set_xlabel(style.step("α", result.directions[0]))
+    ax.set_ylabel(style.step("β", result.directions[1]))
+    artists: dict[str, Any] = {}
+    if not np.isfinite(result.loss).all():
+        style.hatch(ax)
+        artists["background"] = style.not_finite()
+    if across[0] <= 0 <= across[1] and up[0] <= 0 <= up[1]:
+        text = f"the point: loss {style.number(result.center)}"
+        artists["center"] = style.cross(ax, 0.0, 0.0, text)
+    style.legend_above(ax, list(artists.values()))
+    return artists
+
+
+def _inks(found: Levels) -> list[str]:
+    """For each line, white or black, whichever stands out from the bands on both its sides."""
+    middle = (found.bands[1:] + found.bands[:-1]) / 2
+    bands = colormaps[style.LEVELS](found.banded()(middle))[:, :3]
+    luminance = (bands[1:] + bands[:-1]) / 2 @ np.array([0.299, 0.587, 0.114])
+    return ["white" if light < 0.42 else "black" for light in luminance]
+
+
+def _colorbar(ax: Axes, mappable: Any, found: Levels) -> Any:
+    bar = ax.figure.colorbar(mappable, ax=ax, ticks=found.ticks, pad=0.02)
+    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: found.text(value)))
+    bar.ax.minorticks_off()
+    bar.set_label(found.label())
+    return bar
+
+
+def _room(result: Surface, ax: Any) -> None:
+    """The box of the relief, its sides and the view of it."""
+    ax.set(xlabel="α", ylabel="β", xlim=style.ends(result.alpha), ylim=style.ends(result.beta))
+    ax.set_box_aspect((1, 1, 0.7), zoom=0.9)
+    ax.view_init(elev=32, azim=-58)
+    for axis, name, pad in ((ax.xaxis, "x", 0), (ax.yaxis, "y", 0), (ax.zaxis, "z", 6)):
+        axis.set_major_locator(MaxNLocator(5))
+        axis.labelpad = pad
+        ax.tick_params(axis=name, pad=pad)
+
+
+def _thinned(result: Surface, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rows, columns = (
+        np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(int))
+        for n in result.loss.shape
+    )
+    return result.alpha[rows], result.beta[columns], result.loss[np.ix_(rows, columns)]
+
+
+def _heights(ax: Any, found: Levels) -> tuple[float, float]:
+    """The lower and upper end of the vertical axis, whose label and ticks are set here."""
+    ax.set_zlabel(found.label())
+    if not found.values.size:
+        ax.set_zticks([])
+        return 0.0, 1.0
+    if found.floor:
+        named = found.lines[:: -(-len(found.lines) // 7)]
+        ax.set_zticks(found.height(named), [found.text(value) for value in named])
+    low, high = found.height(found.bands[[0, -1]])
+    return float(low), float(high)
+
+
+def _quads(corners: np.ndarray) -> np.ndarray:
+    """The (cells, 4, 3) outlines of the cells of a (rows, columns, 3) grid of points."""
+    around = corners[:-1, :-1], corners[1:, :-1], corners[1:, 1:], corners[:-1, 1:]
+    return np.stack(around, axis=2).reshape(-1, 4, 3)
+
+
+def _lit(quads: np.ndarray) -> np.ndarray:
+    """Colours (cells, 3) of quads in the unit cube: by height, shaded as by a distant light."""
+    normal = np.cross(quads[:, 2] - quads[:, 0], quads[:, 3] - quads[:, 1])
+    normal *= np.sign(normal[:, 2:]) / np.linalg.norm(normal, axis=1, keepdims=True)
+    facing = np.clip(normal @ (_LIGHT / np.linalg.norm(_LIGHT)), 0, 1)
+    colour = colormaps[style.LEVELS](quads[..., 2].mean(axis=1))[:, :3]
+    return np.clip(colour * (0.7 + 0.45 * facing[:, None]), 0, 1)

@@ -1,0 +1,1 @@
+"""Loss landscapes: objectives over one flat vector, and what is measured on them."""

@@ -1,0 +1,147 @@
+"""First and second derivatives at one point: gradient norms and Hessian-vector products."""
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from landscape.objective import (
+    Objective,
+    Term,
+    backward,
+    batched_terms,
+    check_deterministic,
+    first_order,
+    second_order,
+    value_and_grad,
+)
+from landscape.results import Gradients, provenance
+
+GRAPH_BYTES = 2**31
+_BLOCK_DIM = 20_000
+
+
+class Hessian:
+    """The Hessian of an objective at a point, as something that multiplies vectors.
+
+    ``hessian @ u`` is exact to rounding (reverse over reverse). The first-order graph is built once
+    and kept where it fits in ``memory``, else it is rebuilt for every term of every product.
+
+    Args:
+        objective: what is differentiated.
+        z: (p,), the point.
+        memory: bytes of graph that may be kept.
+
+    Attributes:
+        products: how many products were taken so far.
+        graph_bytes: bytes that the graph of all terms holds, estimated from its first term.
+        cached: whether the graph is kept.
+
+    Raises:
+        ValueError: if ``z`` is not one point of the objective's length.
+    """
+
+    def __init__(self, objective: Objective, z: Float[Tensor, " p"], *, memory: int = GRAPH_BYTES):
+        if z.shape != (objective.dim,):
+            raise ValueError(f"one point ({objective.dim},) is needed, got shape {tuple(z.shape)}")
+        self.objective = objective
+        self.point = z.detach()
+        self.dim = objective.dim
+        self.products = 0
+        self.graph_bytes = 0
+        self.cached = True
+        self._memory = memory
+        self._graph: list[tuple[Tensor, Tensor]] = []
+        self._build()
+
+    def __matmul__(self, u: Float[Tensor, "*batch p"]) -> Float[Tensor, "*batch p"]:
+        if u.shape[-1] != self.dim:
+            raise ValueError(f"vectors of length {self.dim} are needed, got {tuple(u.shape)}")
+        probes = u.reshape(-1, self.dim).to(self.point)
+        self.products += len(probes)
+        total = torch.zeros_like(probes)
+        with second_order():
+            for leaf, slope in self._slopes():
+                total += _multiplied(leaf, slope, probes)
+        return total.reshape(u.shape)
+
+    def dense(self) -> Float[Tensor, "p p"]:
+        """The whole matrix, made symmetric; p products."""
+        eye = torch.eye(self.dim, dtype=self.point.dtype, device=self.point.device)
+        matrix = self @ eye
+        return (matrix + matrix.T) / 2
+
+    def _slopes(self) -> Iterator[tuple[Tensor, Tensor]]:
+        if self.cached:
+            yield from self._graph
+            return
+        for term in batched_terms(self.objective):
+            yield self._slope(term)
+
+    def _slope(self, term: Term) -> tuple[Tensor, Tensor]:
+        return first_order(term, self.point.unsqueeze(0))
+
+    def _build(self) -> None:
+        """Keeps the graphs of all terms, or gives up as soon as they outgrow the memory."""
+        storages: dict[int, int] = {}
+
+        def note(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with second_order():
+            for term in batched_terms(self.objective):
+                with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+                    self._graph.append(self._slope(term))
+                self.graph_bytes = sum(storages.values())
+                if self.graph_bytes > self._memory:
+                    self.cached = False
+                    self._graph.clear()
+                    return
+
+
+def gradients(objective: Objective, z: Float[Tensor, "n p"]) -> Gradients:
+    r"""Loss and gradient norm of every member: :math:`f(z_i)`, :math:`\|\nabla f(z_i)\|_2`.
+
+    Args:
+        objective: what is measured; without random modules.
+        z: (n, p), the members.
+
+    Raises:
+        RuntimeError: if the objective is random.
+        ValueError: if ``z`` does not have two axes.
+    """
+    if z.ndim != 2:
+        raise ValueError(f"points of shape (members, p) are needed, got {tuple(z.shape)}")
+    check_deterministic(objective, z[0])
+    loss, grad = value_and_grad(objective, z)
+    return Gradients(
+        member=torch.arange(len(z), device="cpu").numpy(),
+        loss=loss.double().cpu().numpy(),
+        gradient_norm=torch.linalg.vector_norm(grad.double(), dim=-1).cpu().numpy(),
+        gradient_max=grad.abs().amax(-1).double().cpu().numpy(),
+        statistics=getattr(objective, "statistics", ""),
+        provenance=provenance(),
+    )
+
+
+def _multiplied(leaf: Tensor, slope: Tensor, probes: Tensor) -> Tensor:
+    """Hessian times each probe, on a graph that is kept.
+
+    Small problems are bound by the cost of starting kernels, so that one vectorised backward pass
+    for all probes pays; for large ones it does not.
+    """
+    if len(probes) > 1 and leaf.numel() <= _BLOCK_DIM and slope.requires_grad:
+        (block,) = torch.autograd.grad(
+            slope,
+            leaf,
+            probes.unsqueeze(1),
+            retain_graph=True,
+            is_grads_batched=True,
+            materialize_grads=True,
+        )
+        return block.squeeze(1)
+    rows = [backward(slope, leaf, probe.unsqueeze(0), retain=True) for probe in probes]
+    return torch.cat(rows)

@@ -1,0 +1,361 @@
+"""The one noun that everything else stands on: a finite sum of scalar terms over a flat vector.
+
+The last axis of a point is parameters; every axis before it is batch (population, grid, probes).
+Derivatives commute with finite sums, so `value`, `value_and_grad` and `hvp` serve every objective.
+Norms of gradients and maxima do not commute with sums: they are functions of an objective's value
+and gradient, never objectives.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+Term = Callable[[Tensor], Tensor]
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """A finite sum of scalar terms over one flat vector of length ``dim``.
+
+    ``terms()`` yields functions from a vector (p,) to a scalar. Nothing else is required. An
+    objective may also offer
+
+    - ``batched_terms()``: the same terms from (n, p) to (n,), where it is faster than vmap;
+    - ``value_and_grad(z)``: from (n, p) to (n,) and (n, p), where it is faster than autograd;
+    - ``chunk``: how many points are best evaluated together;
+    - ``layout``: the names and shapes inside the vector;
+    - ``minibatches(size, generator, epochs)``: a stream of one-term objectives;
+    - ``parts``: the objectives that it is made of.
+    """
+
+    @property
+    def dim(self) -> int: ...
+
+    def terms(self) -> Iterator[Term]: ...
+
+
+class Critical(NamedTuple):
+    """A critical point of a test function: its place, its value, its Hessian eigenvalues."""
+
+    name: str
+    point: tuple[float, ...]
+    value: float
+    eigenvalues: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Analytic:
+    """A formula as an objective of one term.
+
+    Args:
+        formula: maps (..., dim) to (...); it indexes ``z[..., i]``.
+        dim: number of coordinates.
+        gradient: maps (..., dim) to (..., dim); automatic differentiation where it is None.
+        name: how the catalogue and the pictures call it.
+        box: (low, high) for each coordinate, the region that one draws and starts in.
+        minima: the local minima that are known, flattest first where that is unambiguous.
+        saddles: the saddle points that are known.
+        maxima: the local maxima that are known.
+
+    >>> parabola = Analytic(lambda z: 3 * z[..., 0] ** 2, dim=1)
+    >>> value_and_grad(parabola, torch.tensor([2.0], device="cpu"))[1]
+    tensor([12.])
+    """
+
+    formula: Callable[[Tensor], Tensor]
+    dim: int
+    gradient: Callable[[Tensor], Tensor] | None = None
+    name: str = ""
+    box: tuple[tuple[float, float], ...] = ()
+    minima: tuple[Critical, ...] = ()
+    saddles: tuple[Critical, ...] = ()
+    maxima: tuple[Critical, ...] = ()
+
+    def terms(self) -> Iterator[Term]:
+        yield self.formula
+
+    def batched_terms(self) -> Iterator[Term]:
+        yield self.formula
+
+    def value_and_grad(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        if self.gradient is None:
+            return _differentiate(self.formula, z)
+        return self.formula(z), self.gradient(z)
+
+
+@dataclass(frozen=True, eq=False)
+class Ridge:
+    """Weight decay as an objective: ``weight / 2 * sum_i mask_i z_i^2``.
+
+    Args:
+        weight: non-negative strength.
+        mask: (p,), 1 for the coordinates that are decayed and 0 for the others; all where None.
+        dim: number of coordinates, needed only where ``mask`` is None.
+
+    Raises:
+        ValueError: if ``weight`` is negative, or neither ``mask`` nor ``dim`` says how long z is.
+    """
+
+    weight: float
+    mask: Tensor | None = None
+    dim: int = 0
+
+    def __post_init__(self):
+        if not self.weight >= 0:
+            raise ValueError(f"weight must be at least 0, got {self.weight}")
+        if self.mask is not None:
+            if self.dim not in (0, self.mask.numel()):
+                raise ValueError(f"dim is {self.dim} but mask has {self.mask.numel()} entries")
+            object.__setattr__(self, "dim", self.mask.numel())
+        if self.dim < 1:
+            raise ValueError("Ridge needs a mask, or dim, to know how long the vector is")
+
+    def terms(self) -> Iterator[Term]:
+        yield self._value
+
+    def batched_terms(self) -> Iterator[Term]:
+        yield self._value
+
+    def _value(self, z: Tensor) -> Tensor:
+        weighted = z if self.mask is None else z * self.mask.to(z)
+        return self.weight / 2 * (weighted * z).sum(-1)
+
+
+class Sum:
+    """The sum of objectives over the same vector, for instance a risk and a `Ridge`.
+
+    Raises:
+        ValueError: if the objectives do not have the same length, or none is given.
+    """
+
+    def __init__(self, *parts: Objective):
+        dims = {part.dim for part in parts}
+        if len(dims) != 1:
+            raise ValueError(f"objectives of one length are needed, got lengths {sorted(dims)}")
+        self.parts = parts
+        self.dim = parts[0].dim
+
+    def terms(self) -> Iterator[Term]:
+        for part in self.parts:
+            yield from part.terms()
+
+    def batched_terms(self) -> Iterator[Term]:
+        for part in self.parts:
+            yield from batched_terms(part)
+
+    def value_and_grad(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        values, grads = zip(*(value_and_grad(part, z) for part in self.parts), strict=True)
+        return sum(values[1:], values[0]), sum(grads[1:], grads[0])
+
+    @property
+    def chunk(self) -> int | None:
+        chunks = [c for c in (getattr(part, "chunk", None) for part in self.parts) if c]
+        return min(chunks) if chunks else None
+
+    @property
+    def layout(self) -> Any:
+        found = (getattr(part, "layout", None) for part in self.parts)
+        return next((layout for layout in found if layout is not None), None)
+
+    def minibatches(
+        self, size: int, generator: torch.Generator, *, epochs: int | None = None
+    ) -> Iterator["Sum"]:
+        """The first part in mini-batches, each with the other parts whole.
+
+        Raises:
+            TypeError: if the first part has no mini-batches.
+        """
+        first, *rest = self.parts
+        if not hasattr(first, "minibatches"):
+            raise TypeError(f"{type(first).__name__} comes first in the sum and has no minibatches")
+        for batch in first.minibatches(size, generator, epochs=epochs):
+            yield Sum(batch, *rest)
+
+
+def value(
+    objective: Objective, z: Float[Tensor, "*batch p"], *, chunk: int | None = None
+) -> Float[Tensor, "*batch"]:
+    """The objective at every point of ``z``.
+
+    Args:
+        objective: what is evaluated.
+        z: points; the last axis is parameters.
+        chunk: number of points evaluated together, which bounds memory; the objective's own
+            choice where None.
+
+    Raises:
+        ValueError: if the points do not have the objective's length, or are not floating point.
+    """
+    rows = _rows(objective, z)
+    with torch.no_grad():
+        total = None
+        for term in batched_terms(objective):
+            part = torch.cat([term(piece) for piece in _pieces(objective, rows, chunk)])
+            total = part if total is None else total + part
+    return _some(total, objective).reshape(z.shape[:-1])
+
+
+def value_and_grad(
+    objective: Objective, z: Float[Tensor, "*batch p"], *, chunk: int | None = None
+) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch p"]]:
+    """The objective and its gradient at every point of ``z``.
+
+    Arguments and errors as in `value`.
+    """
+    rows = _rows(objective, z)
+    own = getattr(objective, "value_and_grad", None)
+    if own is not None:
+        parts = [own(piece) for piece in _pieces(objective, rows, chunk)]
+        values, grads = parts[0] if len(parts) == 1 else map(torch.cat, zip(*parts, strict=True))
+        return values.detach().reshape(z.shape[:-1]), grads.detach().reshape(z.shape)
+    total, gradient = None, torch.zeros_like(rows)
+    for term in batched_terms(objective):
+        pieces = [_differentiate(term, piece) for piece in _pieces(objective, rows, chunk)]
+        values, grads = map(torch.cat, zip(*pieces, strict=True))
+        total = values if total is None else total + values
+        gradient += grads
+    return _some(total, objective).reshape(z.shape[:-1]), gradient.reshape(z.shape)
+
+
+def hvp(
+    objective: Objective,
+    z: Float[Tensor, "*batch p"],
+    u: Float[Tensor, "*probes p"],
+    *,
+    chunk: int | None = None,
+) -> Float[Tensor, "*all p"]:
+    """The Hessian at ``z`` times ``u``, by reverse over reverse differentiation.
+
+    The leading axes of ``z`` and ``u`` are broadcast. For many products at one point,
+    `landscape.curvature.Hessian` builds the first-order graph only once.
+
+    Arguments and errors as in `value`.
+    """
+    shape = torch.broadcast_shapes(z.shape, u.shape)
+    rows = _rows(objective, z.expand(shape))
+    probes = _rows(objective, u.expand(shape)).to(rows)
+    total = torch.zeros_like(rows)
+    with second_order():
+        for term in batched_terms(objective):
+            start = 0
+            for piece in _pieces(objective, rows, chunk):
+                stop = start + len(piece)
+                point, slope = first_order(term, piece)
+                total[start:stop] += backward(slope, point, probes[start:stop])
+                start = stop
+    return total.reshape(shape)
+
+
+def batched_terms(objective: Objective) -> Iterator[Term]:
+    """The objective's terms as functions from (n, p) to (n,)."""
+    own = getattr(objective, "batched_terms", None)
+    if own is not None:
+        yield from own()
+        return
+    for term in objective.terms():
+        yield (
+            lambda rows, term=term: (
+                term(rows[0]).unsqueeze(0) if len(rows) == 1 else torch.func.vmap(term)(rows)
+            )
+        )
+
+
+def first_order(term: Term, points: Tensor, seeds: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The points as a leaf of a graph, and the gradient there as a function in that graph."""
+    with torch.enable_grad():
+        leaf = points.detach().requires_grad_()
+        values = term(leaf)
+        if not values.requires_grad:
+            return leaf, torch.zeros_like(leaf)
+        seeds = torch.ones_like(values) if seeds is None else seeds
+        (slope,) = torch.autograd.grad(
+            values, leaf, seeds, create_graph=True, materialize_grads=True
+        )
+    return leaf, slope
+
+
+def backward(slope: Tensor, leaf: Tensor, u: Tensor, *, retain: bool = False) -> Tensor:
+    """The derivative of ``slope . u`` with respect to ``leaf``: a Hessian-vector product."""
+    if not slope.requires_grad:
+        return torch.zeros_like(leaf)
+    (product,) = torch.autograd.grad(slope, leaf, u, retain_graph=retain, materialize_grads=True)
+    return product
+
+
+@contextmanager
+def second_order() -> Iterator[None]:
+    """Kernels that can be differentiated twice: the fused attention kernels cannot."""
+    with sdpa_kernel(SDPBackend.MATH):
+        yield
+
+
+def check_deterministic(objective: Objective, z: Float[Tensor, " p"]) -> None:
+    """Nothing, if the objective gives the same value twice at ``z``.
+
+    The second evaluation sees other random numbers than the first; the caller's random state is
+    left as it was.
+
+    Raises:
+        RuntimeError: if the two values differ or a module draws random numbers; the message names
+            the module where it is known.
+    """
+    suspects = list(_stochastic_modules(objective))
+    if not suspects:
+        with torch.random.fork_rng(devices=[z.device] if z.device.type == "cuda" else []):
+            first = value(objective, z)
+            torch.default_generator.manual_seed(torch.default_generator.initial_seed() + 1)
+            second = value(objective, z)
+        if torch.allclose(first, second, rtol=1e-5, atol=0.0, equal_nan=True):
+            return
+        suspects = [f"unknown: two evaluations gave {float(first):.9g} and {float(second):.9g}"]
+    raise RuntimeError(
+        "the objective is random, so no measurement of it means anything; found "
+        + ", ".join(suspects)
+        + ". Put these modules in evaluation mode (module.eval()) before building the objective."
+    )
+
+
+def _stochastic_modules(objective: Any) -> Iterator[str]:
+    yield from getattr(objective, "stochastic_modules", lambda: ())()
+    for part in getattr(objective, "parts", ()):
+        yield from _stochastic_modules(part)
+
+
+def _differentiate(term: Term, points: Tensor) -> tuple[Tensor, Tensor]:
+    with torch.enable_grad():
+        leaf = points.detach().requires_grad_()
+        values = term(leaf)
+        if not values.requires_grad:
+            return values, torch.zeros_like(leaf)
+        (grad,) = torch.autograd.grad(values, leaf, torch.ones_like(values), materialize_grads=True)
+    return values.detach(), grad
+
+
+def _rows(objective: Objective, z: Tensor) -> Tensor:
+    if z.ndim < 1 or z.shape[-1] != objective.dim:
+        raise ValueError(
+            f"points of length {objective.dim} are needed (the last axis), got shape "
+            f"{tuple(z.shape)}"
+        )
+    if not z.is_floating_point():
+        raise ValueError(f"points must be floating point, got {z.dtype}")
+    return z.detach().reshape(-1, objective.dim)
+
+
+def _pieces(objective: Objective, rows: Tensor, chunk: int | None) -> tuple[Tensor, ...]:
+    chunk = chunk or getattr(objective, "chunk", None)
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"chunk must be at least 1, got {chunk}")
+    return rows.split(chunk) if chunk and chunk < len(rows) else (rows,)
+
+
+def _some(total: Tensor | None, objective: Objective) -> Tensor:
+    if total is None:
+        raise ValueError(f"{type(objective).__name__} has no terms: is its data empty?")
+    return total

@@ -1,0 +1,173 @@
+"""Immutable records of labelled arrays: what a measurement gives, a file keeps and a figure reads.
+
+Needs numpy and h5py, not torch, so that pictures can be drawn where nothing is computed.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from landscape.schema import Result, axes, load, provenance, save
+
+__all__ = [
+    "Gradients",
+    "History",
+    "Line",
+    "Result",
+    "Spectrum",
+    "Stationary",
+    "Surface",
+    "axes",
+    "load",
+    "provenance",
+    "save",
+]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Line(Result):
+    """The loss along one direction; ``center`` is the loss at the point itself."""
+
+    alpha: np.ndarray = axes("alpha")
+    loss: np.ndarray = axes("alpha")
+    center: float
+    direction: str = ""
+    statistics: str = ""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Surface(Result):
+    """The loss on a plane: ``loss[i, j]`` at ``alpha[i], beta[j]``; ``center`` at the point."""
+
+    alpha: np.ndarray = axes("alpha")
+    beta: np.ndarray = axes("beta")
+    loss: np.ndarray = axes("alpha", "beta")
+    center: float
+    directions: tuple[str, str] = ("u", "v")
+    statistics: str = ""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Spectrum(Result):
+    """Eigenpairs of the Hessian at one point.
+
+    Attributes:
+        eigenvalues: in the order asked for.
+        residuals: norm of H v - lambda v for each pair.
+        bounds: a true eigenvalue lies within this distance.
+        estimates: the sharper distance that is likely but not proved.
+        converged: whether the pair meets the tolerance.
+        vectors: the unit eigenvectors, one a row.
+        products: Hessian-vector products taken.
+        dim: number of coordinates.
+        which: the end of the spectrum, as in `landscape.spectrum.top_eigenpairs`.
+        tolerance: relative to the largest Ritz value by magnitude.
+        status: how the iteration ended.
+        statistics: which BatchNorm statistics were used.
+    """
+
+    eigenvalues: np.ndarray = axes("pair")
+    residuals: np.ndarray = axes("pair")
+    bounds: np.ndarray = axes("pair")
+    estimates: np.ndarray = axes("pair")
+    converged: np.ndarray = axes("pair")
+    vectors: np.ndarray | None = axes("pair", "parameter", optional=True)
+    products: int
+    dim: int
+    which: str
+    tolerance: float
+    status: str
+    statistics: str = ""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Gradients(Result):
+    """Loss, Euclidean gradient norm and largest gradient entry of each member of a population."""
+
+    member: np.ndarray = axes("member")
+    loss: np.ndarray = axes("member")
+    gradient_norm: np.ndarray = axes("member")
+    gradient_max: np.ndarray = axes("member")
+    statistics: str = ""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class History(Result):
+    """How a population trained: one row for each recorded iteration.
+
+    Attributes:
+        iteration: counted from the start of the run.
+        evaluations: of the objective or its gradient, by all members up to then.
+        loss: of each member.
+        gradient_norm: Euclidean, of each member.
+        fitness: what the method compares members by.
+        best_fitness: the lowest fitness so far.
+        diversity: how far the members are spread.
+        method: its name.
+        task: its name.
+        status: how the run ended.
+    """
+
+    iteration: np.ndarray = axes("iteration")
+    evaluations: np.ndarray = axes("iteration")
+    loss: np.ndarray = axes("iteration", "member")
+    gradient_norm: np.ndarray = axes("iteration", "member")
+    fitness: np.ndarray = axes("iteration", "member")
+    best_fitness: np.ndarray = axes("iteration")
+    diversity: np.ndarray = axes("iteration")
+    method: str
+    task: str
+    status: str
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Stationary(Result):
+    """Where many restarts of a method on a test function of one or two coordinates end.
+
+    Attributes:
+        function: its name.
+        method: its name.
+        names: of the minima, in the order of every array with an axis ``minimum``.
+        points: the minima.
+        values: the function there.
+        eigenvalues: of the Hessian there, descending.
+        counts: restarts that end at each minimum; the last outcome is "else".
+        share: counts divided by restarts.
+        low: lower end of the 95 % Wilson interval of the share.
+        high: upper end of it.
+        basin: fraction of the box that flows to each minimum, where it is known.
+        start: of each restart.
+        position: where it ended.
+        label: index of its outcome.
+        alpha: first coordinate of the grid.
+        beta: second coordinate of the grid.
+        surface: the function on the grid, ``surface[i, j]`` at ``alpha[i], beta[j]``.
+        restarts: number of them.
+        evaluations: of the function or its gradient, by all restarts.
+        tolerance: distance within which an end counts for a minimum.
+        gradient_tolerance: norm of the gradient below which a restart has ended.
+        status: how the restarts ended.
+    """
+
+    function: str
+    method: str
+    names: tuple[str, ...]
+    points: np.ndarray = axes("minimum", "coordinate")
+    values: np.ndarray = axes("minimum")
+    eigenvalues: np.ndarray = axes("minimum", "coordinate")
+    counts: np.ndarray = axes("outcome")
+    share: np.ndarray = axes("outcome")
+    low: np.ndarray = axes("outcome")
+    high: np.ndarray = axes("outcome")
+    basin: np.ndarray | None = axes("minimum", optional=True)
+    start: np.ndarray = axes("member", "coordinate")
+    position: np.ndarray = axes("member", "coordinate")
+    label: np.ndarray = axes("member")
+    alpha: np.ndarray = axes("alpha")
+    beta: np.ndarray | None = axes("beta", optional=True)
+    surface: np.ndarray | None = axes("alpha", "beta", optional=True)
+    restarts: int
+    evaluations: int
+    tolerance: float
+    gradient_tolerance: float
+    status: str

@@ -1,0 +1,401 @@
+"""The writer and reader of HDF5 files: what goes in comes out, or an error does."""
+
+import errno
+import json
+import os
+import pickle
+import resource
+import signal
+import subprocess
+import sys
+import time
+import warnings
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from landscape import claims, storage
+from landscape.files import DamagedFile, temporaries
+
+ARRAYS = {
+    "alpha": np.linspace(-1, 1, 7),
+    "state/best": np.arange(12, dtype=np.float32).reshape(3, 4),
+    "state/deep/mask": np.array([True, False, True]),
+    "scalar": np.float64(0.1),
+    "empty": np.zeros((0, 3), dtype=np.int16),
+}
+ATTRIBUTES = {"kind": "Surface", "names": ["û", "v"], "seed": 2**63, "nothing": None}
+
+numbers = st.one_of(
+    hnp.integer_dtypes(endianness="?"),
+    hnp.unsigned_integer_dtypes(endianness="?"),
+    hnp.floating_dtypes(endianness="?", sizes=(16, 32, 64)),
+    hnp.boolean_dtypes(),
+)
+anything = hnp.arrays(numbers, hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=5))
+words = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1)
+names = st.lists(words.filter(lambda w: w not in {".", ".."}), min_size=1, max_size=3)
+json_values = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text()),
+    lambda inner: st.one_of(st.lists(inner), st.dictionaries(st.text(), inner)),
+    max_leaves=8,
+)
+
+
+def same(ours, theirs):
+    ours, theirs = np.asarray(ours), np.asarray(theirs)
+    equal = np.array_equal(ours, theirs, equal_nan=ours.dtype.kind == "f")
+    return equal and ours.shape == theirs.shape and ours.dtype.newbyteorder("=") == theirs.dtype
+
+
+@pytest.mark.parametrize("compress", [False, True])
+@pytest.mark.parametrize("digest", [False, True])
+def test_what_is_written_is_read(tmp_path, compress, digest):
+    path = tmp_path / "a.h5"
+    storage.write(path, ARRAYS, ATTRIBUTES, compress=compress, digest=digest)
+    arrays, attributes = storage.read(path, digest=digest)
+    assert attributes == ATTRIBUTES
+    assert arrays.keys() == ARRAYS.keys()
+    assert all(same(ARRAYS[name], arrays[name]) for name in ARRAYS)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    parts=st.lists(names, max_size=4, unique_by=lambda parts: parts[0]),
+    data=st.data(),
+    attributes=st.dictionaries(words, json_values, max_size=4),
+    compress=st.booleans(),
+)
+def test_any_array_and_any_attribute_comes_back_equal(
+    tmp_path_factory, parts, data, attributes, compress
+):
+    path = tmp_path_factory.mktemp("any") / "a.h5"
+    arrays = {"/".join(part): data.draw(anything) for part in parts}
+    storage.write(path, arrays, attributes, compress=compress)
+    found, told = storage.read(path)
+    assert found.keys() == arrays.keys()
+    assert all(same(arrays[name], found[name]) for name in arrays)
+    assert repr(told) == repr({name: told[name] for name in sorted(told)})
+    assert json.dumps(told, sort_keys=True) == json.dumps(attributes, sort_keys=True)
+
+
+def test_arrays_of_many_chunks_come_back_equal(tmp_path):
+    generator = np.random.default_rng(0)
+    arrays = {
+        "rows": generator.random((3, 2**18 + 1), dtype=np.float32),
+        "columns": generator.random((2**18 + 1, 3)),
+        "strided": generator.random((700, 900))[::2, ::3].T,
+    }
+    storage.write(tmp_path / "a.h5", arrays, {}, digest=True)
+    found, _ = storage.read(tmp_path / "a.h5", digest=True)
+    assert all(np.array_equal(arrays[name], found[name]) for name in arrays)
+
+
+@pytest.mark.parametrize("shape", [(1, 2**18 + 1), (5, 300_001), (2**20 + 1,), (2**17 + 1, 3)])
+def test_chunks_have_at_most_a_mebibyte_and_the_last_one_is_nearly_full(tmp_path, shape):
+    array = np.zeros(shape, dtype=np.float32)
+    storage.write(tmp_path / "a.h5", {"x": array}, {})
+    assert os.path.getsize(tmp_path / "a.h5") < 1.01 * array.nbytes + 10_000
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert 2**19 <= np.prod(file["x"].chunks) * 4 <= 2**20
+        assert file["x"].fletcher32
+
+
+def test_equal_content_gives_equal_bytes_at_another_time_and_in_another_order(tmp_path):
+    storage.write(tmp_path / "a.h5", ARRAYS, ATTRIBUTES)
+    time.sleep(1.1)
+    turned = dict(reversed(ARRAYS.items()))
+    storage.write(tmp_path / "b.h5", turned, dict(reversed(ATTRIBUTES.items())))
+    assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
+
+
+def test_compression_is_left_out_where_it_would_look_like_a_bomb(tmp_path):
+    storage.write(tmp_path / "a.h5", {"x": np.zeros(2**21)}, {}, compress=True)
+    assert os.path.getsize(tmp_path / "a.h5") < 2**24 / 100
+    storage.write(tmp_path / "b.h5", {"x": np.zeros(2**23 + 1)}, {}, compress=True)
+    assert os.path.getsize(tmp_path / "b.h5") > 2**26
+    for name, size in (("a.h5", 2**21), ("b.h5", 2**23 + 1)):
+        assert same(storage.read(tmp_path / name)[0]["x"], np.zeros(size))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "attributes", "error", "message"),
+    [
+        ({"x": np.array(["a"])}, {}, TypeError, "'x' must be bool"),
+        ({"x": np.array([1j])}, {}, TypeError, "got complex128"),
+        ({"x": np.array([None])}, {}, TypeError, "got object"),
+        ({"x": np.zeros(1, np.longdouble)}, {}, TypeError, "'x' must be bool"),
+        ({"": np.zeros(1)}, {}, ValueError, "got ''"),
+        ({"a//b": np.zeros(1)}, {}, ValueError, "got 'a//b'"),
+        ({"a/../b": np.zeros(1)}, {}, ValueError, "single slashes, got 'a/../b'"),
+        ({"a/b/" * 4 + "c": np.zeros(1)}, {}, ValueError, "1 to 8 words"),
+        ({"a": np.zeros(1), "a/b/c": np.zeros(1)}, {}, ValueError, r"\['a'\] cannot be both"),
+        ({f"g{i}/x": np.zeros(0) for i in range(2049)}, {}, ValueError, "4096 arrays.*got 4098"),
+        ({}, {f"a{i}": i for i in range(257)}, ValueError, "256 attributes, got 0 and 257"),
+        ({}, {"long": "x" * 2**20}, ValueError, "1048576 bytes in all.*store the bulk"),
+        ({}, {"": 1}, ValueError, "needs a name"),
+        ({}, {"a": {1: 2}}, TypeError, "'a' needs text as the keys"),
+        ({}, {"a": [np.zeros(2)]}, TypeError, "'a' must be .*got ndarray.*among the arrays"),
+        ({}, {"a": b"x"}, TypeError, "got bytes"),
+    ],
+)
+def test_what_the_reader_would_refuse_is_not_written(
+    tmp_path, arrays, attributes, error, message
+):
+    with pytest.raises(error, match=message):
+        storage.write(tmp_path / "a.h5", arrays, attributes)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "it is empty"),
+        (pickle.dumps({"a": 1}), "not an HDF5 file, it begins with"),
+        (b"hello", "not an HDF5 file"),
+        (storage.SIGNATURE, "a.h5 cannot be read"),
+        (storage.SIGNATURE + bytes(4096), "a.h5 cannot be read"),
+    ],
+)
+def test_a_file_of_another_kind_is_refused(tmp_path, content, message):
+    path = tmp_path / "a.h5"
+    path.write_bytes(content)
+    with pytest.raises(DamagedFile, match=message):
+        storage.read(path)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=2000))
+def test_garbage_behind_the_signature_is_refused(tmp_path_factory, garbage):
+    path = tmp_path_factory.mktemp("garbage") / "a.h5"
+    path.write_bytes(storage.SIGNATURE + garbage)
+    with pytest.raises(DamagedFile, match="cannot be read"):
+        storage.read(path)
+
+
+def test_what_is_not_a_file_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="a.h5"):
+        storage.read(tmp_path / "a.h5")
+    with pytest.raises(DamagedFile, match="not a regular file"):
+        storage.read(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DamagedFile, match="not a regular file"):
+        storage.read(tmp_path / "pipe")
+
+
+def test_every_truncation_is_refused(tmp_path):
+    path = tmp_path / "a.h5"
+    storage.write(path, ARRAYS, ATTRIBUTES)
+    content = path.read_bytes()
+    for length in range(len(content)):
+        path.write_bytes(content[:length])
+        with pytest.raises(DamagedFile, match="cannot be read"):
+            storage.read(path)
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_no_flipped_byte_is_read_as_something_else_even_without_a_digest(tmp_path, compress):
+    path = tmp_path / "a.h5"
+    storage.write(path, ARRAYS, ATTRIBUTES, compress=compress)
+    content, expected = path.read_bytes(), storage.read(path)
+
+    def flip_all():
+        signal.alarm(120)
+        for place in range(len(content)):
+            flipped = bytearray(content)
+            flipped[place] ^= 1 << place * 5 % 8
+            path.write_bytes(flipped)
+            try:
+                arrays, attributes = storage.read(path)
+            except DamagedFile:
+                continue
+            assert attributes == expected[1]
+            assert arrays.keys() == expected[0].keys()
+            assert all(same(expected[0][name], arrays[name]) for name in arrays)
+
+    # In a child, because a flip could also hang HDF5 or crash it.
+    assert status_of_child(flip_all) == 0
+
+
+def status_of_child(action):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # other tests may have started threads
+        child = os.fork()
+    if child == 0:
+        try:
+            action()
+        except BaseException as error:
+            os.write(2, f"{type(error).__name__}: {error}\n".encode())
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_arrays_beyond_the_budget_are_refused_before_they_are_read(tmp_path):
+    path = tmp_path / "a.h5"
+    storage.write(path, {"x": np.zeros(1000), "y": np.zeros(500)}, {})
+    assert len(storage.read(path, budget=12_000)[0]) == 2
+    with pytest.raises(DamagedFile, match="declare 12000 bytes and the budget is 11999.*larger"):
+        storage.read(path, budget=11_999)
+
+
+def test_a_damaged_digest_is_found_before_hdf5_sees_the_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.h5"
+    storage.write(path, ARRAYS, ATTRIBUTES, digest=True)
+    (tmp_path / "a.sha256").write_text("0" * 64)
+    monkeypatch.setattr(h5py, "File", None)
+    with pytest.raises(DamagedFile, match="SHA-256"):
+        storage.read(path, digest=True)
+
+
+def failing_writes(monkeypatch, good):
+    """Lets ``good`` writes of HDF5 through; the disk is full at the next one."""
+    write, count = storage._Disk._write, [0]
+
+    def limited(self, view):
+        count[0] += 1
+        if count[0] > good:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(self, view)
+
+    monkeypatch.setattr(storage._Disk, "_write", limited)
+    return count
+
+
+@pytest.mark.parametrize("digest", [False, True])
+def test_a_disk_full_at_any_write_is_a_clear_error_and_the_older_file_stays(tmp_path, digest):
+    path = tmp_path / "a.h5"
+    storage.write(path, ARRAYS, ATTRIBUTES)
+    older = path.read_bytes()
+    with pytest.MonkeyPatch.context() as patch:
+        total = failing_writes(patch, good=10**9)
+        storage.write(tmp_path / "b.h5", ARRAYS, {}, digest=digest)
+    (tmp_path / "b.h5").unlink()
+    assert total[0] > 5
+    for good in range(total[0]):
+        with pytest.MonkeyPatch.context() as patch:
+            failing_writes(patch, good)
+            with pytest.raises(OSError, match=r"could not write .*a\.h5: No space.* try again"):
+                storage.write(path, ARRAYS, {}, digest=digest)
+        assert path.read_bytes() == older
+        assert temporaries(tmp_path) == []
+
+
+def test_a_limit_on_file_size_is_a_clear_error(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+        with pytest.raises(OSError, match=r"could not write .*a\.h5: File too large"):
+            storage.write(tmp_path / "a.h5", {"x": np.zeros(10**6)}, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
+
+
+SCRIPT = """
+import gc, os, resource, signal, sys
+import numpy as np
+from landscape import storage
+
+x = np.zeros((8, 10**6))
+def limit(size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+"""
+
+
+def run_script(tmp_path, lines):
+    return subprocess.run(
+        [sys.executable, "-c", SCRIPT + lines], cwd=tmp_path, capture_output=True, text=True
+    )
+
+
+def test_a_process_that_met_a_full_disk_goes_on_and_ends_well(tmp_path):
+    done = run_script(
+        tmp_path,
+        """
+for size in (0, 3000, 10**6, 3 * 10**7):
+    limit(size)
+    try:
+        storage.write("a.h5", {"x": x}, {})
+    except OSError as error:
+        kept = error
+        print("refused")
+    gc.collect()
+limit(resource.RLIM_INFINITY)
+storage.write("b.h5", {"x": x}, {})
+print(storage.read("b.h5")[0]["x"].shape, os.listdir())
+""",
+    )
+    assert done.stdout == "refused\n" * 4 + "(8, 1000000) ['b.h5']\n"
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_error_that_nobody_catches_ends_the_process_with_a_message_and_no_crash(tmp_path):
+    done = run_script(tmp_path, "limit(10**6)\nstorage.write('a.h5', {'x': x}, {})")
+    assert done.returncode == 1
+    assert "could not write a.h5: File too large" in done.stderr
+    (tmp_path / "b.h5").write_bytes(storage.SIGNATURE + bytes(100))
+    done = run_script(tmp_path, "storage.read('b.h5')")
+    assert done.returncode == 1
+    assert "DamagedFile: b.h5 cannot be read" in done.stderr
+
+
+def test_an_interrupt_while_hdf5_writes_leaves_no_file_and_a_working_process(tmp_path):
+    done = run_script(
+        tmp_path,
+        """
+write = storage._Disk._write
+def interrupt(self, view):
+    os.kill(os.getpid(), signal.SIGINT)
+    write(self, view)
+storage._Disk._write = interrupt
+try:
+    storage.write("a.h5", {"x": x[:, :300_000]}, {})
+except KeyboardInterrupt:
+    print("interrupted", os.listdir())
+storage._Disk._write = write
+storage.write("b.h5", {"x": x}, {})
+print(storage.read("b.h5")[0]["x"].shape, os.listdir())
+""",
+    )
+    assert done.stdout == "interrupted []\n(8, 1000000) ['b.h5']\n"
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_file_open_elsewhere_can_be_read(tmp_path):
+    path = tmp_path / "a.h5"
+    storage.write(path, ARRAYS, ATTRIBUTES)
+    with h5py.File(path, "r"):
+        assert storage.read(path)[1] == ATTRIBUTES
+
+
+def test_small_attributes_lie_under_a_checksum_in_the_header(tmp_path):
+    storage.write(tmp_path / "a.h5", {}, {f"a{i}": "x" * 1000 for i in range(50)})
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert h5py.h5o.get_info(file.id).num_attrs == 50
+    content = (tmp_path / "a.h5").read_bytes()
+    place = content.rindex(b"xxxx")
+    (tmp_path / "a.h5").write_bytes(content[:place] + b"y" + content[place + 1 :])
+    with pytest.raises(DamagedFile, match="cannot be read"):
+        storage.read(tmp_path / "a.h5")
+
+
+def test_the_writer_knows_the_limits_of_the_reader(tmp_path):
+    arrays = {f"a{i}": np.zeros(0) for i in range(claims.MEMBERS - 1)}
+    arrays["g/x"] = arrays.pop("a0")
+    attributes = {f"a{i}": i for i in range(claims.ATTRIBUTES)}
+    storage.write(tmp_path / "a.h5", arrays, attributes)
+    found, told = storage.read(tmp_path / "a.h5")
+    assert len(found) == len(arrays) == claims.MEMBERS - 1
+    assert told == attributes
+
+
+def test_nothing_here_imports_torch():
+    modules = "landscape.files, landscape.claims, landscape.storage, landscape.results"
+    code = f"import {modules}, cnognp.checkpoint, sys; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("False\n", "")
