@@ -46,7 +46,7 @@ class GradientDescent:
     lr: float
 
     def __post_init__(self):
-        require(self.lr > 0 and isfinite(self.lr), "lr", "positive", self.lr)
+        require(self.lr > 0 and isfinite(self.lr), "lr", "positive and finite", self.lr)
 
     def init(self, objective: Objective, z: Tensor) -> DescentState:
         return DescentState(z)
@@ -83,9 +83,10 @@ class SGD:
     weight_decay: float = 0.0
 
     def __post_init__(self):
-        require(self.lr > 0 and isfinite(self.lr), "lr", "positive", self.lr)
+        require(self.lr > 0 and isfinite(self.lr), "lr", "positive and finite", self.lr)
         require(0 <= self.momentum < 1, "momentum", "from 0 to below 1", self.momentum)
-        require(self.weight_decay >= 0, "weight_decay", "at least 0", self.weight_decay)
+        decays = self.weight_decay >= 0 and isfinite(self.weight_decay)
+        require(decays, "weight_decay", "at least 0 and finite", self.weight_decay)
         require(not self.nesterov or self.momentum > 0, "momentum", "positive with nesterov", 0)
 
     def init(self, objective: Objective, z: Tensor) -> MomentumState:
@@ -138,10 +139,12 @@ class Epoch:
         stream = [objective]
         if hasattr(objective, "minibatches"):
             stream = objective.minibatches(self.size, derive(generator, "epoch"), epochs=1)
+        costs = []
         for k, batch in enumerate(stream):
-            inner, _ = self.method.step(batch, inner, derive(generator, "step", k))
-        z = inner.position
+            inner, info = self.method.step(batch, inner, derive(generator, "step", k))
+            costs.append(info.evaluations)
+        z, cost = inner.position, sum(costs) / len(costs)
         if not self.evaluate:
-            return EpochState(z, inner), Info(None, None, None, None, 1)
+            return EpochState(z, inner), Info(None, None, None, None, cost)
         loss, grad = value_and_grad(objective, z)
-        return EpochState(z, inner), Info(z, loss, norms(grad), loss, 1)
+        return EpochState(z, inner), Info(z, loss, norms(grad), loss, cost)

@@ -6,6 +6,7 @@ rank exact minima by their flatness. What changes is which points off the minima
 """
 
 from dataclasses import dataclass
+from math import isfinite
 from typing import Literal, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -57,11 +58,12 @@ class GradientNormPenalty:
     needs_gradient = True
 
     def __post_init__(self):
-        require(self.penalty >= 0, "penalty", "at least 0", self.penalty)
+        weighs = self.penalty >= 0 and isfinite(self.penalty)
+        require(weighs, "penalty", "at least 0 and finite", self.penalty)
         require(self.power in ("squared", "norm"), "power", "'squared' or 'norm'", self.power)
 
     def __call__(
         self, objective: Objective, z: Tensor, loss: Tensor, grad: Tensor | None
     ) -> Tensor:
-        norm = norms(grad)
+        norm = norms(grad)  # type: ignore[arg-type]
         return loss + self.penalty * (norm**2 if self.power == "squared" else norm)

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from cnognp.method import Method
+else:
+    # So that typing.get_type_hints resolves the return type without torch.
+    Method = Any
 
 Randomness = Literal["particle", "tensor", "coordinate"]
 
@@ -42,7 +45,9 @@ def sgd(
         batch_size: samples in a mini-batch; 0 takes one step on the whole data.
     """
     from cnognp.descent import SGD, Epoch
+    from cnognp.method import require
 
+    require(batch_size >= 0, "batch_size", "at least 0", batch_size)
     method = SGD(lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay)
     return Epoch(method, batch_size) if batch_size else method
 
@@ -176,9 +181,11 @@ def pso_bfgs(
         randomness: one random factor per particle, per tensor, or per coordinate.
         box: (low, high) that every coordinate is clipped to.
     """
+    from cnognp.method import require
     from cnognp.quasi_newton import LBFGS
     from cnognp.swarm import Swarm
 
+    require(search_iterations >= 1, "search_iterations", "at least 1", search_iterations)
     return Swarm(
         lr=0.0, local=LBFGS(lr=lr, iterations=search_iterations), inertia=inertia,
         cognitive=cognitive, social=social, randomness=randomness, box=box,
@@ -192,8 +199,11 @@ def _swarm(fitness: Any, given: dict[str, Any]) -> "Method":
         ValueError: if keywords contradict each other.
     """
     from cnognp.descent import SGD, Epoch
+    from cnognp.method import require
     from cnognp.swarm import Swarm, WaveletMutation
 
+    for name in ("batch_size", "mutation"):
+        require(given[name] >= 0, name, "at least 0", given[name])
     local = None
     if given["batch_size"]:
         steps = SGD(lr=given["lr"], momentum=given["momentum"], weight_decay=given["weight_decay"])

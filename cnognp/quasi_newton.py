@@ -36,7 +36,7 @@ class LBFGS:
     history: int = 10
 
     def __post_init__(self):
-        require(self.lr > 0 and isfinite(self.lr), "lr", "positive", self.lr)
+        require(self.lr > 0 and isfinite(self.lr), "lr", "positive and finite", self.lr)
         require(self.iterations >= 1, "iterations", "at least 1", self.iterations)
         require(self.history >= 1, "history", "at least 1", self.history)
 

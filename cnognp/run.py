@@ -36,12 +36,15 @@ def run(
         start: how many rounds lie behind ``state``.
 
     Raises:
-        ValueError: if ``z`` does not have two axes.
+        ValueError: if ``z`` does not have two axes, or rounds lie behind a state that is not given.
     """
     if z.ndim != 2:
         raise ValueError(f"a population (members, parameters) is needed, got {tuple(z.shape)}")
+    if start and state is None:
+        raise ValueError(f"state must be the one after round {start} to go on from there, got None")
     for k, objective in enumerate(stream, start):
         if state is None:
-            state = method.init(objective, z)
+            # Detached, so that no autograd graph grows along the run.
+            state = method.init(objective, z.detach())
         state, info = method.step(objective, state, derive(generator, "round", k))
         yield state, info

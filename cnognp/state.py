@@ -31,12 +31,15 @@ def from_arrays(template: Any, arrays: dict[str, np.ndarray], prefix: str = "sta
     """The state in ``arrays``, with the structure, types and devices of ``template``.
 
     Raises:
-        ValueError: if an array is missing, or has another shape or type.
+        ValueError: if an array is missing, is there where ``template`` has None, or has another
+            shape or type.
     """
-    found = {}
+    found: dict[str, Any] = {}
     for name, item in zip(template._fields, template, strict=True):
         path = f"{prefix}/{name}"
         if item is None:
+            if any(key == path or key.startswith(f"{path}/") for key in arrays):
+                raise ValueError(f"{path} is not expected: the file belongs to another method")
             found[name] = None
         elif isinstance(item, Tensor):
             found[name] = _tensor(path, item, arrays)

@@ -116,14 +116,14 @@ class Swarm:
     stale_fitness: bool = False
 
     def __post_init__(self):
-        require(self.lr >= 0 and math.isfinite(self.lr), "lr", "at least 0", self.lr)
-        for name in ("inertia", "cognitive", "social"):
+        for name in ("lr", "inertia", "cognitive", "social"):
             value = getattr(self, name)
-            require(value >= 0 and math.isfinite(value), name, "at least 0", value)
+            require(value >= 0 and math.isfinite(value), name, "at least 0 and finite", value)
         choices = ("particle", "tensor", "coordinate")
         require(self.randomness in choices, "randomness", f"one of {choices}", self.randomness)
         if self.box is not None:
-            pairs = self.box if isinstance(self.box[0], Sequence) else (self.box,)
+            nested = bool(self.box) and isinstance(self.box[0], Sequence)
+            pairs = self.box if nested else (self.box,)
             ordered = all(len(pair) == 2 and pair[0] < pair[1] for pair in pairs)
             require(ordered, "box", "(low, high) with low below high", self.box)
         if self.mutation is not None and self.box is None:
@@ -217,7 +217,8 @@ class Swarm:
 
     def _mutated(self, z: Tensor, state: SwarmState, generator: torch.Generator) -> Tensor:
         leader = state.best[state.best_fitness.argmin()]
-        diversity = norms(z - leader).mean()
+        # A member that has diverged must not keep the others from scattering.
+        diversity = norms(z - leader).nanmean()
         low, high = self._bounds(z)
         scattered = self.mutation(z, low, high, state.round, derive(generator, "mutation"))  # type: ignore[misc]
         return torch.where(diversity < self.mutation.threshold, scattered, z)  # type: ignore[union-attr]

@@ -31,7 +31,7 @@ FINISHED, DIVERGED, INTERRUPTED, RUNNING = "finished", "diverged", "interrupted"
 
 @dataclass
 class Training:
-    """One run in memory: its problem, its method, and where it stands after ``iteration`` rounds."""
+    """One run in memory: its problem, its method, and where it stands after some rounds."""
 
     config: Config
     problem: Problem
@@ -68,8 +68,7 @@ class Training:
         for name, own in self._identity().items():
             if meta.get(name) != own:
                 raise ValueError(f"the checkpoint belongs to another {name}")
-        template = self.method.init(next(self.problem.stream(self.method, self._seed)), self.start)
-        self.state = from_arrays(template, found.arrays)
+        self.state = from_arrays(self._begun(), found.arrays)
         self.record = Record.from_arrays(found.arrays, meta)
         self.iteration, self.status = found.iteration, meta["status"]
 
@@ -86,11 +85,11 @@ class Training:
         self.status = RUNNING
         while self.iteration < self.config.iterations:
             state, info = next(rounds)
+            self.iteration += 1
             if self.record.exploded(state, info):
                 self.status = DIVERGED
                 break
             self.state = state
-            self.iteration += 1
             self.record.update(state, info)
             if self.iteration == self.config.iterations:
                 self._judge_last(info)
@@ -127,6 +126,9 @@ class Training:
         if self.record.best is None:
             return self.state.position[0]
         return torch.as_tensor(self.record.best, device=self.problem.device)
+
+    def _begun(self) -> Any:
+        return self.method.init(next(self.problem.stream(self.method, self._seed)), self.start)
 
     @property
     def _seed(self) -> int:
@@ -237,7 +239,7 @@ def _newest(config: Config, folder: RunFolder, warn: Callable[[str], None]) -> C
     found, damaged = checkpoint.newest(folder.checkpoints)
     for path in damaged:
         warn(f"{path} is damaged; going on from the checkpoint before it")
-    if found is not None and folder.config() != config:
+    if found is not None and folder.config().to_yaml() != config.to_yaml():
         theirs, ours = folder.config().to_yaml().splitlines(), config.to_yaml().splitlines()
         different = [line.strip() for line in theirs if line not in ours]
         raise ValueError(

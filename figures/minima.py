@@ -160,7 +160,10 @@ def _contours(result: Stationary, ax: Axes) -> dict[str, Any]:
         return {}
     grid = result.alpha, result.beta, np.ma.masked_invalid(result.surface).T
     look: dict[str, Any] = {"cmap": _INKS, "norm": found.banded(), "linewidths": 0.8}
-    artists = draw_lines(ax, grid, found, avoid=result.points, **look)
+    # The minima's names stand beside their marks.
+    beside = result.points + 0.06 * np.diff(box).T
+    avoid = np.concatenate([result.points, beside])
+    artists = draw_lines(ax, grid, found, avoid=avoid, **look)
     name = f"contours of {found.label('f')}"
     middle = artists["lines"].get_edgecolor()[len(found.lines) // 2]
     artists["key"] = Line2D([], [], color=middle, linestyle="-", linewidth=0.8, label=name)

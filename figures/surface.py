@@ -151,10 +151,11 @@ def _room(result: Surface, ax: Any) -> None:
     ax.set(xlabel="α", ylabel="β", xlim=style.ends(result.alpha), ylim=style.ends(result.beta))
     ax.set_box_aspect((1, 1, 0.7), zoom=0.9)
     ax.view_init(elev=32, azim=-58)
-    for axis, name, pad in ((ax.xaxis, "x", 0), (ax.yaxis, "y", 0), (ax.zaxis, "z", 6)):
+    ax.tick_params(pad=0)
+    ax.tick_params(axis="z", pad=6)
+    for axis, pad in ((ax.xaxis, 0), (ax.yaxis, 0), (ax.zaxis, 12)):
         axis.set_major_locator(MaxNLocator(5))
         axis.labelpad = pad
-        ax.tick_params(axis=name, pad=pad)
 
 
 def _thinned(result: Surface, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -58,9 +58,7 @@ def test_a_missing_folder_is_an_error_that_says_so(tmp_path):
             temporary.write_text("new")
 
 
-def test_the_file_and_then_its_folder_are_flushed_and_the_digest_comes_first(
-    tmp_path, monkeypatch
-):
+def test_the_file_and_then_its_folder_are_flushed_and_the_digest_comes_first(tmp_path, monkeypatch):
     done = []
     fsync, replace = os.fsync, os.replace
 

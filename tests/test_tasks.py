@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from cnognp.tasks import TASKS, Task, TaskError, census, describe, initial_population, load
 from cnognp.tasks.networks import mlp
+from cnognp.tasks.registry import builder
 from cnognp.tasks.tabular import held_out, split
 from cnognp.tasks.task import accuracy, binary_accuracy, binary_cross_entropy
 from landscape.layout import Layout
@@ -736,6 +737,14 @@ def test_a_file_of_ones_own_gives_a_task(user_file):
 def test_a_function_without_seed_is_called_without_it(user_file):
     task = load(f"{user_file}:plain", seed=3)
     assert torch.equal(task.train[0], load(f"{user_file}:anything", seed=5).train[0])
+
+
+def test_the_builder_of_a_task_shows_its_keywords_without_calling_it(user_file):
+    assert builder("wine") is TASKS["wine"]
+    assert list(inspect.signature(builder(f"{user_file}:make_task")).parameters) == ["seed", "rows"]
+    assert builder(f"{user_file}:broken").__name__ == "broken"
+    with pytest.raises(ValueError, match="Did you mean 'wine'"):
+        builder("wines")
 
 
 def test_a_file_is_read_afresh_each_time(user_file):

@@ -10,6 +10,10 @@ import yaml
 from jsonargparse import SUPPRESS, ArgumentParser
 
 
+# Flags that take no value, so that the word behind them may be the TASK.
+_SWITCHES = ("--resume", "--json", "--help", "--eval-mode")
+
+
 def spelled_out(
     argv: Sequence[str], positional: str | None, nouns: Sequence[str] = ("task", "method")
 ) -> list[str]:
@@ -35,9 +39,6 @@ def spelled_out(
         expects_value = word.startswith("--") and "=" not in word and word not in _SWITCHES
         words.append(word)
     return words
-
-
-_SWITCHES = ("--resume", "--json", "--help", "--eval-mode")
 
 
 def name_in(argv: Sequence[str], noun: str, file: Mapping[str, Any], default: str) -> str:

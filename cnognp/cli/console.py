@@ -35,7 +35,12 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
     from rich.console import Console
     from rich.table import Table
 
-    drawn = Table(title=title or None, title_justify="left", title_style="bold")
+    drawn = Table(
+        title=title or None,
+        title_justify="left",
+        title_style="bold",
+        show_header=any(columns),
+    )
     for column in columns:
         drawn.add_column(column, overflow="fold")
     for row in rows:

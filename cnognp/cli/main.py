@@ -1,6 +1,5 @@
 """Entry point: finds the verb, builds its parser, runs it, and turns errors into one line."""
 
-import difflib
 import importlib
 import os
 import signal
@@ -13,6 +12,7 @@ from types import MappingProxyType
 from jsonargparse import ArgumentParser
 
 from cnognp import __version__
+from cnognp.cli.arguments import unknown
 
 VERBS = MappingProxyType({
     "train": "train a population on a task",
@@ -76,7 +76,7 @@ def parser_of(verb: str, argv: list[str]):
     )
     if verb not in VERBS:
         if verb:
-            raise ValueError(_no_such("verb", verb, VERBS))
+            raise ValueError(unknown("verb", verb, VERBS))
         if not argv:
             argv.append("--help")
     verbs = parser.add_subcommands(required=True, dest="verb", title="verbs")
@@ -88,12 +88,6 @@ def parser_of(verb: str, argv: list[str]):
             argv[place:] = module.prepare(own, argv[place:])
         verbs.add_subcommand(name, own, help=line)
     return parser.parse_args(argv)[verb]
-
-
-def _no_such(noun: str, name: str, known) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    hint = f"; did you mean {close[0]}?" if close else ""
-    return f"unknown {noun} {name!r}{hint} There are: {', '.join(known)}"
 
 
 if __name__ == "__main__":

@@ -51,26 +51,13 @@ def summary(folder: RunFolder, meta: dict[str, Any]) -> dict[str, Any]:
 def print_summary(document: dict[str, Any]) -> None:
     """Prints the summary as tables."""
     best = document["best"]
-    console.table(
-        document["run"],
-        (
-            "task",
-            "method",
-            "status",
-            "iterations",
-            "best member",
-            "loss",
-            "gradient norm",
-            "fitness",
-        ),
-        [
-            [document["task"], document["method"], document["status"], document["iterations"]]
-            + ["-" if best[k] is None else best[k] for k in ("member", "loss", "gradient_norm")]
-            + ["-" if best["fitness"] is None else best["fitness"]]
-        ],
-    )
+    rows = [(name, document[name]) for name in ("run", "task", "method", "status", "iterations")]
+    names = {"member": "best member", "loss": "its loss", "gradient_norm": "its gradient norm"}
+    names["fitness"] = "its fitness"
+    rows += [(title, best[key]) for key, title in names.items() if best[key] is not None]
+    console.table("", ("", ""), rows)
     splits = {name: measured for name, measured in best["metrics"].items() if measured}
     if splits:
-        names = list(next(iter(splits.values())))
-        rows = [[split, *(measured[name] for name in names)] for split, measured in splits.items()]
-        console.table("best member", ("split", *names), rows)
+        columns = list(next(iter(splits.values())))
+        measured = [[split, *(found[name] for name in columns)] for split, found in splits.items()]
+        console.table("best member", ("split", *columns), measured)

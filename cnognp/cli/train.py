@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser, Namespace
 from cnognp.cli import arguments, console
 from cnognp.config import Config, RunFolder
 from cnognp.methods import METHODS
-from cnognp.tasks.registry import TASKS
+from cnognp.tasks.registry import TASKS, builder
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
@@ -43,27 +43,32 @@ def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
     parser.add_argument("--json", action="store_true", help="one object on standard output")
     hint = f"one of {', '.join(METHODS)}; the keys shown are those of {method}"
     arguments.add_group(parser, "method", method, METHODS, hint)
-    add_task(parser, task)
+    given = any(word.startswith("--task.") and "--task.name" not in word for word in argv)
+    add_task(
+        parser,
+        task,
+        keys=given or "-h" in argv or "--help" in argv or len(file.get("task", {})) > 1,
+    )
     return argv
 
 
-def add_task(parser: ArgumentParser, task: str) -> None:
-    """Adds the keys of a task: of a built-in one, of a function in a file, or none.
+def add_task(parser: ArgumentParser, task: str, *, keys: bool = True) -> None:
+    """Adds the keys of a task: of a built-in one, or of a function in a file.
+
+    Args:
+        parser: gets them.
+        task: name of the task; empty where none was given.
+        keys: whether the keys of a function in a file are called for, which runs the file.
 
     Raises:
         ValueError: if there is no such task.
     """
-    names = f"{', '.join(TASKS)}, or my_task.py:make_task"
-    if ":" in task:
-        from cnognp.tasks.registry import builder
-
-        known: Any = {task: builder(task)}
+    hint = f"TASK: one of {', '.join(TASKS)}, or my_task.py:make_task"
+    if task and (keys or ":" not in task):
+        known = TASKS if task in TASKS else {task: builder(task)}
+        arguments.add_group(parser, "task", task, known, hint)
     else:
-        known = TASKS
-    if task:
-        arguments.add_group(parser, "task", task, known, f"one of {names}")
-    else:
-        parser.add_argument("--task.name", type=str, default="", help=f"TASK: one of {names}")
+        parser.add_argument("--task.name", type=str, default=task, help=hint)
 
 
 def config_of(options: Namespace) -> Config:
@@ -95,7 +100,11 @@ def config_of(options: Namespace) -> Config:
 
 
 def command(options: Namespace) -> int:
-    """Trains, and prints where it ended."""
+    """Trains, and prints where it ended.
+
+    Raises:
+        FileExistsError: if the run's folder exists and is not to be resumed.
+    """
     config = config_of(options)
     folder = RunFolder(Path(options.out or f"runs/{_stem(config.task)}"))
     if folder.path.exists() and not options.resume:

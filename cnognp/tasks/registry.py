@@ -46,11 +46,25 @@ def load(spec: str, /, **keywords: Any) -> "Task":
         ValueError: if there is no such task, file, function or keyword.
         TaskError: if the user's file or function fails, or returns something else than a `Task`.
     """
+    path, colon, _ = spec.rpartition(":")
+    if spec in TASKS or not (colon and path.endswith(".py")):
+        build = builder(spec)
+        return build(**_accepted(build, keywords, spec))
+    return _from_file(Path(path).expanduser(), spec, keywords)
+
+
+def builder(spec: str, /) -> Callable[..., Any]:
+    """The function that makes the task which ``spec`` names; its signature has the task's keywords.
+
+    Raises:
+        ValueError: if there is no such task, file or function.
+        TaskError: if the user's file fails.
+    """
     if spec in TASKS:
-        return TASKS[spec](**_accepted(TASKS[spec], keywords, spec))
+        return TASKS[spec]
     path, colon, name = spec.rpartition(":")
     if colon and path.endswith(".py"):
-        return _from_file(Path(path).expanduser(), name, keywords)
+        return _function(Path(path).expanduser(), name)
     if spec.endswith(".py"):
         raise ValueError(
             f"{spec} names a file but no function in it; write {spec}:FUNCTION, for instance "
@@ -73,31 +87,35 @@ def describe() -> dict[str, str]:
     return {name: inspect.getdoc(build).splitlines()[0] for name, build in TASKS.items()}  # type: ignore[union-attr]
 
 
-def _from_file(path: Path, name: str, keywords: Mapping[str, Any]) -> "Task":
+def _from_file(path: Path, spec: str, keywords: Mapping[str, Any]) -> "Task":
     from cnognp.tasks.task import Task
 
-    if not path.is_file():
-        raise ValueError(f"no file {path}, so no task {path}:{name}")
     with _importable(path.parent):
-        module = _run(path)
-        build = getattr(module, name, None)
-        if not callable(build):
-            own = [
-                key
-                for key, value in vars(module).items()
-                if inspect.isfunction(value) and value.__module__ == module.__name__
-            ]
-            raise ValueError(
-                f"{path} has no function {name!r}; its functions: {', '.join(own) or 'none'}"
-            )
-        keywords = _accepted(build, keywords, f"{path}:{name}")
+        build = builder(spec)
+        keywords = _accepted(build, keywords, spec)
         with _blamed(path):
             task = build(**keywords)
     if not isinstance(task, Task):
         raise TaskError(
-            f"{path}:{name} returned {type(task).__name__}, but a cnognp.tasks.Task was expected"
+            f"{spec} returned {type(task).__name__}, but a cnognp.tasks.Task was expected"
         )
     return task
+
+
+def _function(path: Path, name: str) -> Callable[..., Any]:
+    if not path.is_file():
+        raise ValueError(f"no file {path}, so no task {path}:{name}")
+    with _importable(path.parent):
+        module = _run(path)
+    build = getattr(module, name, None)
+    if callable(build):
+        return build
+    own = [
+        key
+        for key, value in vars(module).items()
+        if inspect.isfunction(value) and value.__module__ == module.__name__
+    ]
+    raise ValueError(f"{path} has no function {name!r}; its functions: {', '.join(own) or 'none'}")
 
 
 def _run(path: Path) -> ModuleType:
