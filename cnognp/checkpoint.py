@@ -106,8 +106,10 @@ def load(folder: PathLike, iteration: int) -> Checkpoint:
         raise DamagedFile(
             path, f"it has schema {schema}, this version knows up to {SCHEMA}: update the package"
         )
-    if attributes.get("iteration") != iteration or not isinstance(meta, dict):
+    if attributes.get("iteration") != iteration:
         raise DamagedFile(path, f"it is of iteration {attributes.get('iteration')}")
+    if not isinstance(meta, dict):
+        raise DamagedFile(path, "it has no description of its run")
     return Checkpoint(iteration, arrays, meta)
 
 

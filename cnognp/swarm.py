@@ -93,12 +93,12 @@ class Swarm:
         velocity: whether velocity is remembered (PSO).
         randomness: one r per ``"particle"``, per ``"tensor"`` (needs a layout) or ``"coordinate"``.
         box: (low, high) for all coordinates, or one pair for each; positions are clipped to it.
-        mutation: scatters members that came too close; needs a box.
+        mutation: scatters members that came too close; needs a finite box.
         stale_fitness: rank new positions by the fitness of the previous ones, as the published code
             does by mistake. The stored best fitness is then not that of the stored best point.
 
     Raises:
-        ValueError: if one is out of range, or a mutation has no box.
+        ValueError: if one is out of range, or a mutation has no finite box.
 
     Reference: the steps of the published CNOGNP code, with the fitness taken at the new position.
     """
@@ -126,8 +126,11 @@ class Swarm:
             pairs = self.box if nested else (self.box,)
             ordered = all(len(pair) == 2 and pair[0] < pair[1] for pair in pairs)
             require(ordered, "box", "(low, high) with low below high", self.box)
-        if self.mutation is not None and self.box is None:
-            raise ValueError("mutation scatters members inside a box: give box=(low, high)")
+        if self.mutation is not None and not (self.box and _finite(self.box)):
+            raise ValueError(
+                "mutation scatters members inside a box: give a finite box=(low, high), not "
+                f"{self.box}"
+            )
         if self.local is not None and self.lr:
             raise ValueError("lr is the step of the swarm's own local search: set lr=0 with local")
 
@@ -234,6 +237,10 @@ class Swarm:
         if pairs.ndim == 2 and len(pairs) not in (1, z.shape[-1]):
             raise ValueError(f"box has {len(pairs)} pairs for {z.shape[-1]} coordinates")
         return pairs[..., 0], pairs[..., 1]
+
+
+def _finite(box: Sequence) -> bool:
+    return all(_finite(end) if isinstance(end, Sequence) else math.isfinite(end) for end in box)
 
 
 def _at(state: Any, z: Tensor) -> Any:

@@ -145,7 +145,7 @@ def draw_lines(
     trial.remove()
     clear = _apart(ax, places.reshape(-1, 2), avoid)
     lines = ax.contour(*grid, found.lines, **look)
-    labels = ax.clabel(lines, manual=clear, inline_spacing=3, use_clabeltext=True, **text)
+    labels = ax.clabel(lines, manual=clear, inline_spacing=5, use_clabeltext=True, **text)
     return {"lines": lines, "labels": labels}
 
 

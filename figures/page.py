@@ -18,7 +18,14 @@ def figures_of(result: Any) -> dict[str, Figure]:
     ['contour', 'heat', 'relief']
     """
     drawn = FIGURES.get(type(result).__name__, {})
-    return {name: style.settle(draw(result)) for name, draw in drawn.items()}
+    return {name: _ready(draw(result)) for name, draw in drawn.items()}
+
+
+def _ready(figure: Figure) -> Figure:
+    for ax in figure.axes:
+        # Ticks are made when they are first drawn, which may be under other settings than ours.
+        ax.tick_params(labelsize=style.SMALL)
+    return style.settle(figure)
 
 
 @style.context()

@@ -17,6 +17,7 @@ import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
 from matplotlib.rcsetup import cycler
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, SymmetricalLogLocator
@@ -59,6 +60,8 @@ SETTINGS: dict[str, Any] = {
     "svg.hashsalt": "cnognp",
 }
 
+_DPI = 200
+
 # Without a date and a program version, equal figures are equal files.
 _FORMATS: dict[str, dict[str, Any]] = {
     ".png": {"Software": None},
@@ -80,24 +83,25 @@ def context() -> Iterator[None]:
 @context()
 def new_figure(width: float = 5.2, height: float = 4.0) -> Figure:
     """An empty figure of ``width`` by ``height`` inches whose layout leaves room for all text."""
-    return Figure(figsize=(width, height), layout="constrained")
+    layout = ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.06)
+    return Figure(figsize=(width, height), dpi=_DPI, layout=layout)
 
 
 @context()
 def settle(figure: Figure) -> Figure:
     """The figure, its layout computed and then fixed.
 
-    Labels outside axes of a fixed aspect need several passes until all text has its room; and a
-    fixed layout is the same on a screen and in files of any resolution.
+    The room that labels need depends on the size of the axes and the other way round, so that it
+    takes a few passes. A fixed layout is the same in files of any resolution.
     """
     engine = figure.get_layout_engine()
-    if engine is None:
+    if engine is None or not figure.axes:
         return figure
     before = np.full((len(figure.axes), 4), np.inf)
     for _ in range(12):
         engine.execute(figure)
         after = np.array([ax.get_position().bounds for ax in figure.axes])
-        if np.abs(after - before).max(initial=0.0) < 1e-4:
+        if np.abs(after - before).max() < 1e-6:
             break
         before = after
     figure.set_layout_engine("none")
@@ -121,7 +125,7 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> tuple[Path, Path]:
     written = []
     for suffix, metadata in _FORMATS.items():
         picture = io.BytesIO()
-        figure.savefig(picture, format=suffix[1:], dpi=200, metadata=metadata)
+        figure.savefig(picture, format=suffix[1:], dpi=_DPI, metadata=metadata)
         target = base.with_name(base.name + suffix)
         with replacing(target) as temporary:
             temporary.write_bytes(picture.getvalue())

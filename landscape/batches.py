@@ -120,8 +120,8 @@ def first_samples(batches: Iterable[Batch], samples: int) -> Iterator[Batch]:
 class LoaderBatches:
     """The batches of a loader that is too large to keep, the same ones in every pass.
 
-    Python's, NumPy's and torch's global generators and the loader's own are put into a state that
-    depends on ``seed`` while a batch is fetched, and put back afterwards.
+    Python's, NumPy's and torch's global generators and those of the loader and its samplers are put
+    into a state that depends on ``seed`` while a batch is fetched, and put back afterwards.
     """
 
     loader: DataLoader
@@ -165,10 +165,19 @@ def _read_loader(loader: DataLoader, device: torch.device) -> "list[Batch] | Loa
 def _fresh_state(loader: DataLoader, seed: int) -> list[Any]:
     torch_state = torch.Generator(device="cpu").manual_seed(seed).get_state()
     numpy_state = np.random.RandomState(seed).get_state()
-    own = None
-    if loader.generator is not None:
-        own = torch.Generator(device=loader.generator.device).manual_seed(seed).get_state()
+    own = [
+        torch.Generator(device=generator.device).manual_seed(seed).get_state()
+        for generator in _generators(loader)
+    ]
     return [torch_state, random.Random(seed).getstate(), numpy_state, own]
+
+
+def _generators(loader: DataLoader) -> list[torch.Generator]:
+    """The generators of the loader and of the samplers inside it, each once."""
+    holders = (loader, loader.sampler, loader.batch_sampler)
+    inner = getattr(loader.batch_sampler, "sampler", None)
+    found = (getattr(holder, "generator", None) for holder in (*holders, inner))
+    return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
 
 
 @contextmanager
@@ -183,7 +192,7 @@ def _swapped(loader: DataLoader, private: list[Any]) -> Iterator[None]:
 
 
 def _state(loader: DataLoader) -> list[Any]:
-    own = None if loader.generator is None else loader.generator.get_state()
+    own = [generator.get_state() for generator in _generators(loader)]
     return [torch.get_rng_state(), random.getstate(), np.random.get_state(), own]  # noqa: NPY002
 
 
@@ -191,8 +200,8 @@ def _set_state(loader: DataLoader, state: list[Any]) -> None:
     torch.set_rng_state(state[0])
     random.setstate(state[1])
     np.random.set_state(state[2])  # noqa: NPY002
-    if state[3] is not None and loader.generator is not None:
-        loader.generator.set_state(state[3])
+    for generator, own in zip(_generators(loader), state[3], strict=True):
+        generator.set_state(own)
 
 
 def _is_pair(data: Any) -> bool:
@@ -214,7 +223,9 @@ def _as_pair(batch: Any) -> Batch:
 
 
 def _moved(batch: Batch, device: torch.device) -> Batch:
-    return mapped(batch, lambda t: t.to(device))
+    # A tensor made in inference mode could not be part of a graph.
+    with torch.inference_mode(False):
+        return mapped(batch, lambda t: (t.clone() if t.is_inference() else t).to(device))
 
 
 def _join(parts: list[Any]) -> Any:
@@ -224,7 +235,8 @@ def _join(parts: list[Any]) -> Any:
     if isinstance(first, Mapping):
         return {key: _join([part[key] for part in parts]) for key in first}
     if isinstance(first, (tuple, list)):
-        return type(first)(_join(list(items)) for items in zip(*parts, strict=True))
+        items = [_join(list(group)) for group in zip(*parts, strict=True)]
+        return type(first)(*items) if hasattr(first, "_fields") else type(first)(items)
     return first
 
 

@@ -20,6 +20,7 @@ from landscape.results import Gradients, provenance
 
 GRAPH_BYTES = 2**31
 _BLOCK_DIM = 20_000
+_BLOCK = 64
 
 
 class Hessian:
@@ -35,7 +36,7 @@ class Hessian:
 
     Attributes:
         products: how many products were taken so far.
-        graph_bytes: bytes that the graph of all terms holds, estimated from its first term.
+        graph_bytes: bytes of the graphs built: of all terms, or until they outgrew ``memory``.
         cached: whether the graph is kept.
 
     Raises:
@@ -58,10 +59,10 @@ class Hessian:
     def __matmul__(self, u: Float[Tensor, "*batch p"]) -> Float[Tensor, "*batch p"]:
         if u.shape[-1] != self.dim:
             raise ValueError(f"vectors of length {self.dim} are needed, got {tuple(u.shape)}")
-        probes = u.reshape(-1, self.dim).to(self.point)
+        probes = u.detach().reshape(-1, self.dim).to(self.point)
         self.products += len(probes)
-        total = torch.zeros_like(probes)
         with second_order():
+            total = torch.zeros_like(probes)
             for leaf, slope in self._slopes():
                 total += _multiplied(leaf, slope, probes)
         return total.reshape(u.shape)
@@ -89,7 +90,8 @@ class Hessian:
         def note(tensor: Tensor) -> Tensor:
             storage = tensor.untyped_storage()
             storages[storage.data_ptr()] = storage.nbytes()
-            return tensor
+            # An output kept with its own history would keep itself alive for ever.
+            return tensor.detach()
 
         with second_order():
             for term in batched_terms(self.objective):
@@ -111,10 +113,12 @@ def gradients(objective: Objective, z: Float[Tensor, "n p"]) -> Gradients:
 
     Raises:
         RuntimeError: if the objective is random.
-        ValueError: if ``z`` does not have two axes.
+        ValueError: if ``z`` does not have two axes, or no member.
     """
-    if z.ndim != 2:
-        raise ValueError(f"points of shape (members, p) are needed, got {tuple(z.shape)}")
+    if z.ndim != 2 or len(z) == 0:
+        raise ValueError(
+            f"points of shape (members, p), at least one, are needed, got {tuple(z.shape)}"
+        )
     check_deterministic(objective, z[0])
     loss, grad = value_and_grad(objective, z)
     return Gradients(
@@ -134,14 +138,17 @@ def _multiplied(leaf: Tensor, slope: Tensor, probes: Tensor) -> Tensor:
     for all probes pays; for large ones it does not.
     """
     if len(probes) > 1 and leaf.numel() <= _BLOCK_DIM and slope.requires_grad:
-        (block,) = torch.autograd.grad(
-            slope,
-            leaf,
-            probes.unsqueeze(1),
-            retain_graph=True,
-            is_grads_batched=True,
-            materialize_grads=True,
-        )
-        return block.squeeze(1)
+        blocks = [
+            torch.autograd.grad(
+                slope,
+                leaf,
+                block.unsqueeze(1),
+                retain_graph=True,
+                is_grads_batched=True,
+                materialize_grads=True,
+            )[0]
+            for block in probes.split(_BLOCK)
+        ]
+        return torch.cat(blocks).squeeze(1)
     rows = [backward(slope, leaf, probe.unsqueeze(0), retain=True) for probe in probes]
-    return torch.cat(rows)
+    return torch.cat(rows) if rows else probes

@@ -163,6 +163,11 @@ class Sum:
         found = (getattr(part, "layout", None) for part in self.parts)
         return next((layout for layout in found if layout is not None), None)
 
+    @property
+    def statistics(self) -> str:
+        found = (getattr(part, "statistics", "") for part in self.parts)
+        return next((statistics for statistics in found if statistics), "")
+
     def minibatches(
         self, size: int, generator: torch.Generator, *, epochs: int | None = None
     ) -> Iterator["Sum"]:
@@ -193,7 +198,10 @@ def value(
         ValueError: if the points do not have the objective's length, or are not floating point.
     """
     rows = _rows(objective, z)
-    with torch.no_grad():
+    if len(rows) == 0:
+        return rows.new_zeros(z.shape[:-1])
+    # A term may keep tensors for later, which would be useless if made in inference mode.
+    with torch.inference_mode(False), torch.no_grad():
         total = None
         for term in batched_terms(objective):
             part = torch.cat([term(piece) for piece in _pieces(objective, rows, chunk)])
@@ -209,10 +217,15 @@ def value_and_grad(
     Arguments and errors as in `value`.
     """
     rows = _rows(objective, z)
+    if len(rows) == 0:
+        return rows.new_zeros(z.shape[:-1]), torch.zeros_like(z)
     own = getattr(objective, "value_and_grad", None)
     if own is not None:
-        parts = [own(piece) for piece in _pieces(objective, rows, chunk)]
+        with torch.inference_mode(False):
+            parts = [own(piece) for piece in _pieces(objective, rows, chunk)]
         values, grads = parts[0] if len(parts) == 1 else map(torch.cat, zip(*parts, strict=True))
+        if z.ndim == 2:
+            return values.detach(), grads.detach()
         return values.detach().reshape(z.shape[:-1]), grads.detach().reshape(z.shape)
     total, gradient = None, torch.zeros_like(rows)
     for term in batched_terms(objective):
@@ -237,11 +250,15 @@ def hvp(
 
     Arguments and errors as in `value`.
     """
+    _check(objective, z)
+    _check(objective, u)
     shape = torch.broadcast_shapes(z.shape, u.shape)
     rows = _rows(objective, z.expand(shape))
     probes = _rows(objective, u.expand(shape)).to(rows)
-    total = torch.zeros_like(rows)
+    if len(rows) == 0:
+        return rows.new_zeros(shape)
     with second_order():
+        total = torch.zeros_like(rows)
         for term in batched_terms(objective):
             start = 0
             for piece in _pieces(objective, rows, chunk):
@@ -268,8 +285,8 @@ def batched_terms(objective: Objective) -> Iterator[Term]:
 
 def first_order(term: Term, points: Tensor, seeds: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The points as a leaf of a graph, and the gradient there as a function in that graph."""
-    with torch.enable_grad():
-        leaf = points.detach().requires_grad_()
+    with torch.inference_mode(False), torch.enable_grad():
+        leaf = _leaf(points)
         values = term(leaf)
         if not values.requires_grad:
             return leaf, torch.zeros_like(leaf)
@@ -291,7 +308,7 @@ def backward(slope: Tensor, leaf: Tensor, u: Tensor, *, retain: bool = False) ->
 @contextmanager
 def second_order() -> Iterator[None]:
     """Kernels that can be differentiated twice: the fused attention kernels cannot."""
-    with sdpa_kernel(SDPBackend.MATH):
+    with sdpa_kernel(SDPBackend.MATH), torch.inference_mode(False):
         yield
 
 
@@ -308,9 +325,7 @@ def check_deterministic(objective: Objective, z: Float[Tensor, " p"]) -> None:
     suspects = list(_stochastic_modules(objective))
     if not suspects:
         with torch.random.fork_rng(devices=[z.device] if z.device.type == "cuda" else []):
-            first = value(objective, z)
-            torch.default_generator.manual_seed(torch.default_generator.initial_seed() + 1)
-            second = value(objective, z)
+            first, second = value(objective, z), value(objective, z)
         if torch.allclose(first, second, rtol=1e-5, atol=0.0, equal_nan=True):
             return
         suspects = [f"unknown: two evaluations gave {float(first):.9g} and {float(second):.9g}"]
@@ -328,8 +343,8 @@ def _stochastic_modules(objective: Any) -> Iterator[str]:
 
 
 def _differentiate(term: Term, points: Tensor) -> tuple[Tensor, Tensor]:
-    with torch.enable_grad():
-        leaf = points.detach().requires_grad_()
+    with torch.inference_mode(False), torch.enable_grad():
+        leaf = _leaf(points)
         values = term(leaf)
         if not values.requires_grad:
             return values, torch.zeros_like(leaf)
@@ -337,7 +352,12 @@ def _differentiate(term: Term, points: Tensor) -> tuple[Tensor, Tensor]:
     return values.detach(), grad
 
 
-def _rows(objective: Objective, z: Tensor) -> Tensor:
+def _leaf(points: Tensor) -> Tensor:
+    """The points as a leaf; a tensor made in inference mode must be copied to become one."""
+    return (points.clone() if points.is_inference() else points.detach()).requires_grad_()
+
+
+def _check(objective: Objective, z: Tensor) -> None:
     if z.ndim < 1 or z.shape[-1] != objective.dim:
         raise ValueError(
             f"points of length {objective.dim} are needed (the last axis), got shape "
@@ -345,14 +365,18 @@ def _rows(objective: Objective, z: Tensor) -> Tensor:
         )
     if not z.is_floating_point():
         raise ValueError(f"points must be floating point, got {z.dtype}")
-    return z.detach().reshape(-1, objective.dim)
+
+
+def _rows(objective: Objective, z: Tensor) -> Tensor:
+    _check(objective, z)
+    return z.detach() if z.ndim == 2 else z.detach().reshape(-1, objective.dim)
 
 
 def _pieces(objective: Objective, rows: Tensor, chunk: int | None) -> tuple[Tensor, ...]:
-    chunk = chunk or getattr(objective, "chunk", None)
+    chunk = getattr(objective, "chunk", None) if chunk is None else chunk
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk must be at least 1, got {chunk}")
-    return rows.split(chunk) if chunk and chunk < len(rows) else (rows,)
+    return rows.split(chunk) if chunk is not None and chunk < len(rows) else (rows,)
 
 
 def _some(total: Tensor | None, objective: Objective) -> Tensor:

@@ -6,6 +6,7 @@ A run that is cut and resumed, or split over workers, therefore draws the same n
 
 import hashlib
 import struct
+from functools import cache
 
 import torch
 
@@ -30,7 +31,7 @@ def derived_seed(seed: int, *tags: int | str) -> int:
     state = _mix(seed & _MASK)
     for tag in tags:
         if isinstance(tag, str):
-            tag = struct.unpack("<Q", hashlib.blake2b(tag.encode(), digest_size=8).digest())[0]
+            tag = _number(tag)
         state = _mix(state ^ _mix((tag + 0x9E3779B97F4A7C15) & _MASK))
     return state >> 1
 
@@ -48,6 +49,11 @@ def derive(generator: torch.Generator, *tags: int | str) -> torch.Generator:
     """
     seed = derived_seed(generator.initial_seed(), *tags)
     return torch.Generator(device=generator.device).manual_seed(seed)
+
+
+@cache
+def _number(word: str) -> int:
+    return struct.unpack("<Q", hashlib.blake2b(word.encode(), digest_size=8).digest())[0]
 
 
 def _mix(x: int) -> int:

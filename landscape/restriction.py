@@ -31,8 +31,9 @@ class Restriction:
             )
         self.parts = (objective,)
         self.layout = None
-        self.origin = origin
-        self.basis = basis.to(origin)
+        self.statistics = getattr(objective, "statistics", "")
+        self.origin = origin.detach()
+        self.basis = basis.detach().to(origin)
         self.dim = basis.shape[0]
 
     @property

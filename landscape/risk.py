@@ -1,6 +1,7 @@
 """The loss of a network on data, as a function of its parameters alone."""
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator
 from itertools import count as counter
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from landscape.skeleton import (
     Skeleton,
     Statistics,
     constants,
+    drawing,
     measured_statistics,
     seeded,
     state_keys,
@@ -86,6 +88,7 @@ class EmpiricalRisk:
         self._stochastic = self._skeleton.stochastic()
         self._parameters = dict(model.named_parameters())
         self._constants = constants(model, self.layout)
+        self._written: list[str] = []
         self._keys = state_keys(model)
         device = next(iter(self._parameters.values())).device
         self.batches = data_batches.as_batches(data, device)
@@ -93,7 +96,8 @@ class EmpiricalRisk:
         self._joined: Batch | None = None
         self.samples = sum(data_batches.count(batch) for batch in self.batches)
         self._total = self._total_weight()
-        self._stack = stack_of(self._skeleton.module, self.layout)
+        first = next(iter(self.batches))
+        self._stack = stack_of(self._skeleton.module, self.layout, first[0])
         self.evaluation = self._choose(evaluation, device)
 
     def point(self) -> Float[Tensor, " p"]:
@@ -182,8 +186,7 @@ class EmpiricalRisk:
             source = data_batches.first_samples(self.batches, samples)
         else:
             source = iter(data_batches.as_batches(samples, z.device))
-        tensors = {**self._constants, **self.layout.unflatten(z.detach())}
-        measured = measured_statistics(self._skeleton, tensors, source, z.dtype)
+        measured = measured_statistics(self._skeleton, self._tensors(z.detach()), source, z.dtype)
         twin = copy.copy(self)
         twin._skeleton = Skeleton.of(self._skeleton.module, "frozen", self._constants)
         twin.statistics = "frozen"
@@ -192,14 +195,18 @@ class EmpiricalRisk:
 
     def _term(self, z: Tensor, batch: Batch) -> Tensor:
         inputs, target = data_batches.cast(batch, z.dtype)
+        with seeded(self.seed if self._stochastic else None, z.device):
+            output = self._skeleton(self._tensors(z), inputs)
+            return self._weighted(self.loss(output, target), batch)
+
+    def _tensors(self, z: Tensor) -> dict[str, Tensor]:
+        """All that a call brings, in the type of z; what the model writes to is copied first."""
         constants = {
             name: t.to(z.dtype) if t.is_floating_point() else t
             for name, t in self._constants.items()
         }
-        tensors = {**constants, **self.layout.unflatten(z)}
-        with seeded(self.seed if self._stochastic else None, z.device):
-            output = self._skeleton(tensors, inputs)
-            return self._weighted(self.loss(output, target), batch)
+        constants.update({name: constants[name].clone() for name in self._written})
+        return {**constants, **self.layout.unflatten(z)}
 
     def _rows(self, rows: Tensor, index: int, batch: Batch) -> Tensor:
         if self.evaluation == "sequential" or (self.evaluation == "vmap" and len(rows) == 1):
@@ -224,9 +231,8 @@ class EmpiricalRisk:
         if isinstance(loss, tuple):
             total, weight = loss
             return total / (weight if self._total is None else self._total)
-        if self._total is None or len(self.batches) == 1:
-            return loss
-        return loss * (data_batches.count(batch) / self._total)
+        share = 1.0 if self._total is None else data_batches.count(batch) / self._total
+        return loss if share == 1.0 else loss * share
 
     @property
     def _largest_batch(self) -> int:
@@ -241,11 +247,8 @@ class EmpiricalRisk:
             ValueError: if the loss is neither a scalar nor such a pair.
         """
         total = 0.0
-        tensors = {**self._constants, **{n: p.detach() for n, p in self._parameters.items()}}
         for batch in self.batches:
-            inputs, target = data_batches.cast(batch, self.point_dtype)
-            with torch.no_grad(), torch.random.fork_rng(devices=_cuda(inputs)):
-                loss = self.loss(self._skeleton(tensors, inputs), target)
+            loss = self._tried(batch)
             if isinstance(loss, tuple):
                 total += float(loss[1])
                 continue
@@ -259,6 +262,21 @@ class EmpiricalRisk:
         if not total > 0:
             raise ValueError(f"the loss's weights must have a positive sum, got {total}")
         return total
+
+    def _tried(self, batch: Batch) -> Any:
+        """The loss at the model's own parameters; notes what the model draws and writes to."""
+        inputs, target = data_batches.cast(batch, self.point_dtype)
+        device = next(iter(self._parameters.values())).device
+        fork = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+        with torch.inference_mode(False), torch.no_grad(), fork:
+            known = {name: t.clone() for name, t in self._constants.items()}
+            versions = {name: t._version for name, t in known.items()}
+            own = {name: p.detach() for name, p in self._parameters.items()}
+            with drawing(self._skeleton.module, device) as drawn:
+                loss = self.loss(self._skeleton({**own, **known}, inputs), target)
+        self._stochastic = self._stochastic or drawn
+        self._written = [name for name, t in known.items() if t._version != versions[name]]
+        return loss
 
     @property
     def point_dtype(self) -> torch.dtype:
@@ -306,7 +324,10 @@ class EmpiricalRisk:
                 f"evaluation must be auto, stacked, vmap or sequential, got {wanted!r}"
             )
         if wanted == "stacked" and self._stack is None:
-            raise ValueError("evaluation='stacked' needs a chain of linear layers and activations")
+            raise ValueError(
+                "evaluation='stacked' needs a chain of linear layers and activations, and inputs "
+                "(samples, features)"
+            )
         if wanted != "auto":
             return wanted
         heavy = self.dim > _LARGE or any(
@@ -325,9 +346,11 @@ class EmpiricalRisk:
         batch = next(iter(self.batches))
         rows = self.point().expand(2, self.dim)
         try:
-            with torch.no_grad():
+            with torch.no_grad(), warnings.catch_warnings():
+                # An operation without a batching rule falls back to a loop, and warns of it.
+                warnings.filterwarnings("error", message="There is a performance drop")
                 self._rows(rows, 0, batch)
-        except (RuntimeError, TypeError, ValueError):
+        except (RuntimeError, TypeError, ValueError, UserWarning):
             return False
         finally:
             self._features.clear()
@@ -388,7 +411,8 @@ class Stochastic:
         self.training = training
         self.layout = training.layout
         self.dim = training.dim
-        self.chunk = evaluation.chunk
+        self.chunk = getattr(evaluation, "chunk", None)
+        self.statistics = getattr(evaluation, "statistics", "")
 
     def terms(self) -> Iterator[Term]:
         return self.parts[0].terms()
@@ -404,7 +428,3 @@ class Stochastic:
     ) -> Iterator[EmpiricalRisk]:
         """The mini-batches of the risk that is trained on."""
         return self.training.minibatches(size, generator, epochs=epochs)
-
-
-def _cuda(part: Any) -> list[torch.device]:
-    return list({t.device for t in data_batches.tensors_of(part) if t.device.type == "cuda"})

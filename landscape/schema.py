@@ -139,7 +139,9 @@ def _rebuilt(arrays: dict[str, np.ndarray], attributes: dict[str, Any]) -> Resul
         raise ValueError(f"there are fields that {kind} does not have, or twice: {sorted(extra)}")
     for array in arrays.values():
         array.setflags(write=False)
-    entries: dict[str, Any] = {**arrays, **attributes}
+    types = {entry.name: entry.type for entry in fields(cls)}
+    scalars = {n: _scalar(f"{kind}.{n}", types[n], value) for n, value in attributes.items()}
+    entries: dict[str, Any] = {**arrays, **scalars}
     return cls(**entries)
 
 
@@ -179,10 +181,11 @@ def _scalar(label: str, kind: Any, value: Any) -> Any:
     if kind is bool and exact is bool or kind is str and isinstance(value, str):
         return value
     if get_origin(kind) is tuple and isinstance(value, (list, tuple)):
-        wanted = len(value) if ... in get_args(kind) else len(get_args(kind))
-        if len(value) == wanted and all(isinstance(entry, str) for entry in value):
+        length = len(value) if ... in get_args(kind) else len(get_args(kind))
+        if len(value) == length and all(isinstance(entry, str) for entry in value):
             return tuple(value)
-    raise TypeError(f"{label} must be {getattr(kind, '__name__', kind)}, got {value!r}")
+    wanted = kind if get_origin(kind) else kind.__name__
+    raise TypeError(f"{label} must be {wanted}, got {value!r}")
 
 
 def _arrays(cls: type[Result]) -> list[Field]:

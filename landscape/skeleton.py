@@ -5,7 +5,8 @@ layers have a mode of their own.
 """
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any, Literal, NamedTuple
 
@@ -87,8 +88,37 @@ def is_batchnorm(module: nn.Module) -> bool:
 def constants(model: nn.Module, layout: Layout) -> dict[str, Tensor]:
     """Frozen parameters as they are, and copies of the buffers."""
     trainable = set(layout.names)
-    frozen = {n: p.detach() for n, p in model.named_parameters() if n not in trainable}
-    return {**frozen, **{n: b.detach().clone() for n, b in model.named_buffers()}}
+    with torch.inference_mode(False):
+        frozen = {n: p.detach() for n, p in model.named_parameters() if n not in trainable}
+        return {**frozen, **{n: b.detach().clone() for n, b in model.named_buffers()}}
+
+
+@contextmanager
+def drawing(model: nn.Module, device: torch.device) -> Iterator[list[str]]:
+    """A list that gets the innermost modules that draw random numbers while they run inside."""
+    found: list[str] = []
+    entered: list[tuple[list[Tensor], int]] = []
+
+    def enter(*_: Any) -> None:
+        entered.append((_random_state(device), len(found)))
+
+    def leave(name: str, module: nn.Module) -> None:
+        before, known = entered.pop()
+        same = all(map(torch.equal, before, _random_state(device)))
+        if len(found) == known and not same:
+            found.append(f"{name or 'the model'} ({type(module).__name__} draws random numbers)")
+
+    handles = []
+    for name, module in model.named_modules():
+        handles.append(module.register_forward_pre_hook(enter))
+        handles.append(
+            module.register_forward_hook(lambda module, *_, name=name: leave(name, module))
+        )
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def state_keys(model: nn.Module) -> dict[str, str]:
@@ -108,8 +138,8 @@ def measured_statistics(
 ) -> dict[str, Tensor]:
     """Running mean and unbiased variance of every BatchNorm input, pooled over the batches.
 
-    Each batch goes through with its own batch statistics, as in training. The random modules of
-    the skeleton, if any, draw from a fixed seed.
+    Each batch goes through with its own batch statistics, as in training. Random modules draw from
+    a fixed seed.
     """
     twin = Skeleton.of(skeleton.module, "batch")
     pools = {name: _Pool() for name, module in twin.module.named_modules() if is_batchnorm(module)}
@@ -117,7 +147,7 @@ def measured_statistics(
         if name in pools:
             module.register_forward_pre_hook(lambda _, args, pool=pools[name]: pool.add(args[0]))
     device = next(iter(tensors.values())).device
-    with torch.no_grad(), seeded(0 if skeleton.stochastic() else None, device):
+    with torch.no_grad(), seeded(0, device):
         for batch in source if pools else ():
             twin(tensors, data_batches.cast(batch, dtype)[0])
     found = {}
@@ -136,15 +166,16 @@ class seeded:
     def __init__(self, seed: int | None, device: torch.device):
         self._fork: Any = None
         if seed is not None:
-            self._seed = seed
+            self._seed, self._device = seed, device
             self._fork = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
     def __enter__(self) -> None:
         if self._fork is not None:
             self._fork.__enter__()
             torch.default_generator.manual_seed(self._seed)
-            if torch.cuda.is_available():
-                torch.cuda.manual_seed(self._seed)
+            if self._device.type == "cuda":
+                with torch.cuda.device(self._device):
+                    torch.cuda.manual_seed(self._seed)
 
     def __exit__(self, *error: Any) -> None:
         if self._fork is not None:
@@ -175,6 +206,11 @@ class _Pool:
     @property
     def variance(self) -> Tensor:
         return self._squares / max(self.count - 1, 1)
+
+
+def _random_state(device: torch.device) -> list[Tensor]:
+    states = [torch.get_rng_state()]
+    return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
 
 
 def _set_statistics(

@@ -16,7 +16,7 @@ Which = Literal["LM", "LA", "SA", "BE"]
 
 # Below this length the whole matrix costs no more than the search for its ends.
 _DENSE_DIM = 32
-_GUARDS = 2
+_GUARDS = 1
 _DOUBLE_DIM = 10_000_000
 
 
@@ -44,8 +44,8 @@ def top_eigenpairs(
 ) -> Spectrum:
     r"""The k eigenvalues of the Hessian at one end of its spectrum, with bounds.
 
-    Lanczos with full reorthogonalisation. It stops when the wanted Ritz pairs and the two that
-    follow have residuals of at most ``tolerance`` times the largest Ritz value by magnitude. Then
+    Lanczos with full reorthogonalisation. It stops when the wanted Ritz pairs and the next one
+    have residuals of at most ``tolerance`` times the largest Ritz value by magnitude. Then
     every returned pair is checked by an explicit product: ``eigenvalues`` are Rayleigh quotients
     :math:`\theta = x^\top H x`, ``residuals`` are :math:`\|Hx - \theta x\|_2` with unit x, taken in
     float64 on the same data where the objective can be evaluated so (``rounding`` in the provenance

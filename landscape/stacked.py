@@ -20,6 +20,7 @@ _POINTWISE = (
     nn.Hardswish, nn.LogSigmoid, nn.Tanhshrink, nn.Softshrink, nn.Hardshrink,
 )  # fmt: skip
 _BYTES = 2**22
+_IGNORED = -100  # what cross_entropy ignores unless told otherwise
 
 
 class Dense(NamedTuple):
@@ -36,19 +37,20 @@ class Stack(NamedTuple):
     widest: int
 
 
-def stack_of(model: nn.Module, layout: Layout) -> Stack | None:
-    """The chain that ``model`` is, or None if it is anything else.
+def stack_of(model: nn.Module, layout: Layout, inputs: Any) -> Stack | None:
+    """The chain that ``model`` is on ``inputs`` (samples, features), or None if it is anything else.
 
     A chain is nested ``nn.Sequential`` of linear layers and pointwise functions, perhaps after one
-    ``Flatten``, each parameter trainable and used once.
+    ``Flatten`` of inputs with more axes, each parameter trainable and used once.
     """
+    flat = isinstance(inputs, Tensor) and inputs.ndim == 2
     steps: list[Dense | nn.Module] = []
     for prefix, module in _leaves(model, ""):
         if type(module) is nn.Linear:
             bias = None if module.bias is None else f"{prefix}bias"
             steps.append(Dense(f"{prefix}weight", bias))
         elif type(module) is nn.Flatten and not steps and module.start_dim == 1:
-            continue
+            flat = isinstance(inputs, Tensor) and module.end_dim in (-1, inputs.ndim - 1)
         elif type(module) in _POINTWISE:
             steps.append(module)
         elif isinstance(module, nn.Dropout) and (module.p == 0 or not module.training):
@@ -59,7 +61,8 @@ def stack_of(model: nn.Module, layout: Layout) -> Stack | None:
     names = [name for step in dense for name in step if name is not None]
     hooked = any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
     if (
-        not dense
+        not flat
+        or not dense
         or hooked
         or isinstance(steps[0], nn.Module)
         or sorted(names) != sorted(layout.names)
@@ -108,7 +111,8 @@ def losses(loss: Callable[[Any, Any], Any], output: Tensor, target: Any) -> Any:
         # Members times samples as one batch would need a copy of the outputs; classes on axis 1
         # and samples behind is the layout that cross_entropy takes anyway.
         targets = target.expand(len(output), len(target))
-        return F.cross_entropy(output, targets, reduction="none").mean(-1)
+        kept = (target != _IGNORED).sum()
+        return F.cross_entropy(output, targets, reduction="none").sum(-1) / kept
     return torch.func.vmap(loss, in_dims=(0, None))(output.transpose(1, 2), target)
 
 
@@ -129,7 +133,7 @@ def _is_cross_entropy(loss: Any) -> bool:
         type(loss) is nn.CrossEntropyLoss
         and loss.weight is None
         and loss.reduction == "mean"
-        and loss.ignore_index == -100
+        and loss.ignore_index == _IGNORED
         and loss.label_smoothing == 0.0
     )
 

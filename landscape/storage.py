@@ -134,7 +134,8 @@ def storable(name: str, array: Any) -> np.ndarray:
         raise TypeError(
             f"array {name!r} must be bool, {claims.INTEGERS}, {claims.FLOATS}; got {array.dtype}"
         )
-    return np.asarray(array, dtype=dtype, order="C")
+    whole = array.flags.c_contiguous and array.dtype.isnative
+    return array if whole else np.array(array, dtype=dtype, order="C")
 
 
 class _Disk:

@@ -79,7 +79,8 @@ def many_small_bombs(file):
 def chunk_of(length, mask=0, **options):
     def build(file):
         file.create_dataset("x", (10,), "u1", chunks=(10,), **options)
-        content = zlib.compress(bytes(length)) if "compression" in options else bytes(length)
+        content = b"\1" * length
+        content = zlib.compress(content) if "compression" in options else content
         file["x"].id.write_direct_chunk((0,), content, filter_mask=mask)
 
     return build

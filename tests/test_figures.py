@@ -162,33 +162,28 @@ SAMPLES = {
 }
 
 
-@pytest.mark.parametrize("name", SAMPLES)
-def test_every_figure_lies_within_its_page_whatever_the_result(name):
-    for figure in page.figures_of(SAMPLES[name]).values():
-        canvas = FigureCanvasAgg(figure)
-        box = figure.get_tightbbox(canvas.get_renderer())
+ORDINARY = {
+    "line with gaps": ["line"],
+    "surface with holes": ["contour", "heat", "relief"],
+    "spectrum of both signs": ["spectrum"],
+    "gradients": ["gradients"],
+    "history": ["history"],
+    "four minima": ["map", "shares"],
+}
+RARE = [pytest.param(name, marks=pytest.mark.slow) for name in SAMPLES if name not in ORDINARY]
+
+
+@pytest.mark.parametrize("name", [*ORDINARY, *RARE])
+def test_every_figure_lies_within_its_page_and_says_what_its_axes_are(name):
+    figures = page.figures_of(SAMPLES[name])
+    assert list(figures) == ORDINARY.get(name, list(figures)) != []
+    for figure in figures.values():
+        box = figure.get_tightbbox(FigureCanvasAgg(figure).get_renderer())
         width, height = figure.get_size_inches()
         assert box.x0 > 0 and box.y0 > 0 and box.x1 < width and box.y1 < height
-
-
-@pytest.mark.parametrize(
-    ("name", "figures"),
-    {
-        "line": ["line"],
-        "bowl": ["contour", "heat", "relief"],
-        "spectrum of both signs": ["spectrum"],
-        "gradients": ["gradients"],
-        "history": ["history"],
-        "four minima": ["map", "shares"],
-    }.items(),
-)
-def test_every_kind_has_its_figures_and_all_their_axes_are_labelled(name, figures):
-    found = page.figures_of(SAMPLES[name])
-    assert list(found) == figures
-    for figure in found.values():
-        for ax in figure.axes:
-            assert ax.get_ylabel()
-            assert ax.get_xlabel() or ax.get_label() == "<colorbar>" or figures == ["spectrum"]
+        assert all(ax.get_ylabel() for ax in figure.axes)
+        lowest = [ax for ax in figure.axes if ax.get_label() != "<colorbar>"][-1]
+        assert lowest.get_xlabel()
 
 
 def test_a_thing_without_pictures_has_no_figures():
@@ -206,7 +201,7 @@ def test_importing_the_figures_imports_neither_torch_nor_pyplot():
 
 def test_drawing_leaves_the_settings_of_matplotlib_as_they_were():
     before = dict(matplotlib.rcParams)
-    page.figures_of(SAMPLES["one cell"])
+    page.figures_of(SAMPLES["line"])
     assert dict(matplotlib.rcParams) == before
 
 
@@ -253,8 +248,8 @@ def test_the_heat_map_shows_each_loss_in_the_cell_around_its_grid_point():
     assert np.array_equal(drawn.mask, ~np.isfinite(result.loss).T)
     assert np.array_equal(drawn.compressed(), result.loss.T[np.isfinite(result.loss.T)])
     middle = (corners[:-1, :-1] + corners[1:, 1:]) / 2
-    assert middle[..., 0] == pytest.approx(np.broadcast_to(result.alpha, (6, 11)))
-    assert middle[..., 1] == pytest.approx(np.broadcast_to(result.beta[:, None], (6, 11)))
+    assert np.allclose(middle[..., 0], result.alpha)
+    assert np.allclose(middle[..., 1], result.beta[:, None])
 
 
 @pytest.mark.parametrize("name", ["bowl", "surface over decades"])
@@ -277,11 +272,11 @@ def test_the_relief_stands_at_the_loss_above_each_grid_point(name):
 
 def test_cells_with_a_corner_that_is_not_finite_are_holes_in_the_relief():
     result = SAMPLES["surface with holes"]
-    drawn = surface.relief(result, axes(projection="3d"))
+    ax = axes(projection="3d")
+    drawn = surface.relief(result, ax)
+    FigureCanvasAgg(ax.figure).draw()
     bad = ~np.isfinite(result.loss)
     touched = (bad[1:, 1:] | bad[:-1, 1:] | bad[1:, :-1] | bad[:-1, :-1]).sum()
-    drawn["surface"].do_3d_projection()
-    drawn["holes"].do_3d_projection()
     assert len(drawn["holes"].get_paths()) == touched
     assert len(drawn["surface"].get_paths()) == 10 * 5 - touched
 
@@ -301,8 +296,8 @@ def test_levels_are_round_distances_from_the_lowest_loss_where_the_range_is_wide
     radius = np.linspace(0, 1, 101)[:, None] ** np.ones(3)
     wide = levels(100 + 1e4 * radius**4)
     assert wide.floor > 0 and wide.base == 100
-    digits = (wide.lines - 100) / 10 ** np.floor(np.log10(wide.lines - 100))
-    assert set(digits.round(6)) <= {1.0, 2.0, 3.0, 5.0}
+    assert {f"{step:.6e}"[:8] for step in wide.lines - 100} <= {f"{d}.000000" for d in (1, 2, 3, 5)}
+    assert len(wide.lines) > 4
     assert wide.label() == "loss \N{MINUS SIGN} 100"
     narrow = levels(100 + radius)
     assert narrow.floor == 0 and narrow.base == 0
@@ -310,7 +305,7 @@ def test_levels_are_round_distances_from_the_lowest_loss_where_the_range_is_wide
     assert len(narrow.lines) > 4
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     arrays.arrays(
         np.float64,
@@ -523,6 +518,7 @@ def test_files_do_not_depend_on_the_hash_seed_of_the_process(tmp_path):
 
 def test_a_figure_that_cannot_be_drawn_leaves_the_older_files_and_nothing_else(tmp_path):
     figure = style.new_figure(2, 2)
+    figure.add_subplot()
     style.save(figure, tmp_path / "f")
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert sorted(before) == ["f.pdf", "f.png"]

@@ -157,6 +157,7 @@ def test_divergence_is_a_status_and_counts_as_else():
     lost = ~np.isfinite(found.position).all(axis=1)
     assert lost.sum() > 25
     assert f"{lost.sum()} diverged" in found.status
+    assert found.provenance["unsettled"] <= 50 - lost.sum()
     assert (found.label[lost] == 4).all()
     assert found.counts.sum() == 50
 

@@ -374,8 +374,6 @@ def test_a_file_open_elsewhere_can_be_read(tmp_path):
 
 def test_small_attributes_lie_under_a_checksum_in_the_header(tmp_path):
     storage.write(tmp_path / "a.h5", {}, {f"a{i}": "x" * 1000 for i in range(50)})
-    with h5py.File(tmp_path / "a.h5") as file:
-        assert h5py.h5o.get_info(file.id).num_attrs == 50
     content = (tmp_path / "a.h5").read_bytes()
     place = content.rindex(b"xxxx")
     (tmp_path / "a.h5").write_bytes(content[:place] + b"y" + content[place + 1 :])

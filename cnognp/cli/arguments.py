@@ -9,7 +9,6 @@ from typing import Any
 import yaml
 from jsonargparse import SUPPRESS, ArgumentParser
 
-
 # Flags that take no value, so that the word behind them may be the TASK.
 _SWITCHES = ("--resume", "--json", "--help", "--eval-mode")
 
