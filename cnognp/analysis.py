@@ -72,7 +72,7 @@ def of_run(folder: RunFolder, member: str, step: str, device: str, evaluate: boo
     model = problem.training.layout.digest
     if found.meta.get("model") != model or found.meta.get("data") != problem.data_digest:
         raise DamagedFile(folder.checkpoints, "it belongs to another model or to other data")
-    population = torch.as_tensor(found.arrays["state/position"], device=problem.device)
+    population = _points(folder, found, problem)
     members = {f"member{i:03d}": z for i, z in enumerate(population)}
     if member == "best":
         best = found.arrays.get("best/position")
@@ -86,7 +86,13 @@ def of_run(folder: RunFolder, member: str, step: str, device: str, evaluate: boo
         if name not in members:
             raise ValueError(f"member must be best, all or 0 to {len(members) - 1}, got {member}")
         points = {name: members[name]}
-    origin = {"run": config.to_yaml(), "round": found.iteration, "data": problem.data_digest}
+    origin = {
+        "run": config.to_yaml(),
+        "round": found.iteration,
+        "member": member,
+        "model": model,
+        "data": problem.data_digest,
+    }
     suffix = "" if step == "last" else f"step{step}"
     return Subject(problem, points, population, origin, suffix)
 
@@ -109,7 +115,11 @@ def of_weights(problem: Problem, weights: Path | None) -> Subject:
             raise DamagedFile(weights, f"it holds another model's weights: {error}") from None
         problem = Problem(problem.task, problem.device)
     z = problem.as_given.point()
-    origin = {"weights": str(weights), "data": problem.data_digest}
+    origin = {
+        "weights": str(weights),
+        "model": problem.training.layout.digest,
+        "data": problem.data_digest,
+    }
     return Subject(problem, {"": z}, z.unsqueeze(0), origin, own_statistics=True)
 
 
@@ -163,7 +173,19 @@ def _found(folder: RunFolder, step: str) -> Checkpoint:
         if not step.isdigit() or int(step) not in steps:
             raise ValueError(f"checkpoint must be last or one of {steps}, got {step}")
         return checkpoint.load(folder.checkpoints, int(step))
-    found, _ = checkpoint.newest(folder.checkpoints)
+    found, _ = folder.newest()
     if found is None:
         raise ValueError(f"{folder.path} has no checkpoint yet: train it first")
     return found
+
+
+def _points(folder: RunFolder, found: Checkpoint, problem: Problem) -> Tensor:
+    """The members (n, p) in a checkpoint.
+
+    Raises:
+        DamagedFile: if there are none of this model.
+    """
+    array = found.arrays.get("state/position")
+    if array is None or array.ndim != 2 or array.shape[1] != problem.training.dim:
+        raise DamagedFile(folder.checkpoints, "it holds no members of this model")
+    return torch.as_tensor(array, device=problem.device)

@@ -2,11 +2,17 @@
 
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from landscape.files import replacing
+from landscape.files import DamagedFile, replacing, temporaries
+
+if TYPE_CHECKING:
+    from cnognp.checkpoint import Checkpoint
+
+# What the description of a run says in every checkpoint, and of which kind.
+_DESCRIBED = {"status": str, "task": str, "method": str, "iterations": int, "best": dict}
 
 
 @dataclass(frozen=True)
@@ -41,12 +47,13 @@ class Config:
     method_options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
-        for name, least in (("members", 1), ("iterations", 1), ("threads", 0), ("seed", 0)):
+        least = {"members": 1, "iterations": 1, "seed": 0, "threads": 0, "checkpoint_every": 0}
+        for name, bound in least.items():
             value = getattr(self, name)
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
-        if self.checkpoint_every < 0:
-            raise ValueError(f"checkpoint_every must be at least 0, got {self.checkpoint_every}")
+            if not isinstance(value, int) or isinstance(value, bool) or value < bound:
+                raise ValueError(f"{name} must be a whole number of at least {bound}, got {value}")
+        if not isinstance(self.device, str):
+            raise ValueError(f"device must be a name, got {self.device}")
 
     @property
     def interval(self) -> int:
@@ -59,6 +66,27 @@ class Config:
         tree["task"] = {"name": self.task, **tree.pop("task_options")}
         tree["method"] = {"name": self.method, **tree.pop("method_options")}
         return yaml.safe_dump(_plain(tree), sort_keys=False, allow_unicode=True)
+
+    def differences(self, other: "Config") -> list[str]:
+        """What ``other`` has otherwise, one entry for each key: ``"members 20, not 30"``.
+
+        The keys of another task or method are not listed beside its name.
+        """
+        ours, theirs = self._flat(), other._flat()
+        renamed = tuple(f"{n}." for n in ("task", "method") if ours[n] != theirs[n])
+        different = {
+            key: f"{key} {theirs.get(key)}, not {ours.get(key)}"
+            for key in {**theirs, **ours}
+            if ours.get(key) != theirs.get(key)
+        }
+        return [text for key, text in different.items() if not key.startswith(renamed)]
+
+    def _flat(self) -> dict[str, Any]:
+        tree = yaml.safe_load(self.to_yaml())
+        nouns = {noun: tree.pop(noun) for noun in ("task", "method")}
+        names = {noun: part.pop("name") for noun, part in nouns.items()}
+        keys = {f"{noun}.{key}": part[key] for noun, part in nouns.items() for key in part}
+        return {**names, **tree, **keys}
 
     @classmethod
     def from_yaml(cls, text: str) -> "Config":
@@ -125,6 +153,31 @@ class RunFolder:
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         with replacing(self.config_path) as temporary:
             temporary.write_text(config.to_yaml(), encoding="utf-8")
+
+    def newest(self) -> "tuple[Checkpoint | None, list[Path]]":
+        """The newest whole checkpoint, and the damaged ones that are newer; None before the first.
+
+        Raises:
+            DamagedFile: if there are checkpoints, but none of them is whole, or of a run.
+        """
+        from cnognp import checkpoint
+
+        if not self.checkpoints.is_dir():
+            return None, []
+        found, damaged = checkpoint.newest(self.checkpoints)
+        if found is not None:
+            wrong = [k for k, kind in _DESCRIBED.items() if not isinstance(found.meta.get(k), kind)]
+            if wrong:
+                raise DamagedFile(self.checkpoints, f"the newest says no {wrong[0]} of its run")
+        return found, damaged
+
+    def clear_stale(self) -> None:
+        """Removes what a killed writer left; nobody else may be at work here."""
+        from cnognp import checkpoint
+
+        checkpoint.clear_stale(self.checkpoints)
+        for path in (*temporaries(self.path), *temporaries(self.analysis)):
+            path.unlink(missing_ok=True)
 
     def config(self) -> Config:
         """The configuration that the folder was made with.

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
+from cnognp.builders import descent, noise, sharpness
+
 if TYPE_CHECKING:
     from cnognp.method import Method
 else:
@@ -230,6 +232,22 @@ def _swarm(fitness: Any, given: dict[str, Any]) -> "Method":
 METHODS: Mapping[str, Callable[..., "Method"]] = MappingProxyType({
     "gd": gd,
     "sgd": sgd,
+    "normalised-gd": descent.normalised_gd,
+    "adam": descent.adam,
+    "adamw": descent.adamw,
+    "nig": noise.nig,
+    "nim": noise.nim,
+    "nig-bh": noise.nig_bh,
+    "nim-bh": noise.nim_bh,
+    "nig-mbh": noise.nig_mbh,
+    "nim-mbh": noise.nim_mbh,
+    "sam": sharpness.sam,
+    "asam": sharpness.asam,
+    "gcsam": sharpness.gcsam,
+    "gnp": sharpness.gnp,
+    "swa": sharpness.swa,
+    "bfgs": descent.bfgs,
+    "lbfgs-gss": descent.lbfgs_gss,
     "pso": pso,
     "pso-bfgs": pso_bfgs,
     "egd": egd,

@@ -54,7 +54,7 @@ class Problem:
         risk = EmpiricalRisk(self._judged, self._data["train"], self.task.loss)
         return Reestimated(risk) if self.normalised else risk
 
-    @property
+    @cached_property
     def as_given(self) -> EmpiricalRisk:
         """The loss on the training data of the model in the mode in which it came."""
         return EmpiricalRisk(self._model, self._data["train"], self.task.loss)

@@ -2,13 +2,15 @@
 
 from dataclasses import dataclass
 from math import isfinite
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from cnognp.descent import DescentState
+from cnognp.line_search import PHI, Rules, cautious, descending, displaced, search_ray
 from cnognp.method import Info, norms, require
-from landscape.objective import Objective, value_and_grad
+from landscape.objective import Objective, value, value_and_grad
 
 _CURVATURE = 1e-10
 
@@ -88,3 +90,120 @@ def _two_loop(grad: Tensor, pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
     for (s, y), weight, step in zip(pairs, weights, reversed(steps), strict=True):
         direction = direction + (step - weight * (y * direction).sum(-1, keepdim=True)) * s
     return direction
+
+
+class MemoryState(NamedTuple):
+    """Where the members are and were, the gradients there, and their last moves and changes.
+
+    ``moves`` and ``changes`` are (N, history, p), the newest last; a pair of zeros is none.
+    """
+
+    position: Tensor
+    previous: Tensor
+    grad: Tensor
+    moves: Tensor
+    changes: Tensor
+
+
+@dataclass(frozen=True)
+class LBFGSGoldenSection:
+    r"""Limited-memory BFGS whose step length is found by golden sections.
+
+    One step of this method is one iteration: a gradient, the two-loop recursion, and a line search
+    by values alone. The search tries 1 first, or :math:`\min(1, 1 / \|g\|_1)` with an empty memory;
+    expands or contracts to a bracket; narrows that until its length is ``tolerance`` times its
+    upper end. The loss never rises. Pairs with :math:`y^\top s \le 10^{-10} \|y\| \|s\|` are
+    skipped. Where no trial is better, the member stays and forgets its pairs.
+
+    ``published`` does as the published code: the first trial is 0.2, expansion goes on to 0.8, 1.6,
+    3.2, ..., 6 trials in all, a bracket of :math:`10^{-4} / \|p\|` is short enough;
+    :math:`y^\top s + 10^{-6}` is divided by; a pair with a cosine below :math:`10^{-4}` empties the
+    memory. Where the trials run out while all were worse, the last of them is taken: the loss
+    rises.
+
+    Args:
+        history: pairs that are remembered, at least 1.
+        trials: evaluations in a line search at most, at least 1; not used with ``published``.
+        tolerance: of the step length, relative, positive; not used with ``published``.
+        published: the published line search.
+
+    Raises:
+        ValueError: if one is out of range.
+
+    Reference: Nocedal & Wright (2006), algorithm 7.4; the published code of Yu & Morozov,
+    arXiv 2602.21276.
+    """
+
+    history: int = 10
+    trials: int = 20
+    tolerance: float = 1e-2
+    published: bool = False
+
+    def __post_init__(self):
+        require(self.history >= 1, "history", "at least 1", self.history)
+        require(self.trials >= 1, "trials", "at least 1", self.trials)
+        tolerates = self.tolerance > 0 and isfinite(self.tolerance)
+        require(tolerates, "tolerance", "positive and finite", self.tolerance)
+
+    def init(self, objective: Objective, z: Tensor) -> MemoryState:
+        memory = z.new_zeros((len(z), self.history, z.shape[-1]))
+        return MemoryState(z, z, torch.zeros_like(z), memory, memory)
+
+    def step(
+        self, objective: Objective, state: MemoryState, generator: torch.Generator
+    ) -> tuple[MemoryState, Info]:
+        z = state.position
+        loss, grad = value_and_grad(objective, z)
+        moves, changes = self._remembered(z - state.previous, grad - state.grad, state)
+        direction = self._direction(grad, moves, changes)
+
+        def along(t: Tensor, rows: Tensor) -> Tensor:
+            return value(objective, z[rows] + t.unsqueeze(-1) * direction[rows])
+
+        empty = (moves[:, -1] == 0).all(-1)
+        bracket, used = search_ray(along, loss, self._rules(grad, direction, empty))
+        t = bracket.best
+        if self.published:
+            t = torch.where(t > 0, t, bracket.high)
+        new = MemoryState(displaced(z, t, direction), z, grad, moves, changes)
+        return new, Info(z, loss, norms(grad), loss, 1 + float(used.double().mean()))
+
+    def _remembered(self, move: Tensor, change: Tensor, state: MemoryState) -> tuple[Tensor, ...]:
+        """The memory with the newest pair, for each member, or without it, or empty."""
+        product, scale = (move * change).sum(-1), norms(move) * norms(change)
+        good = product > (1e-4 if self.published else _CURVATURE) * scale
+        # Equal positions: the first step of all, or a line search that found nothing better.
+        forgets = ~good if self.published else (move == 0).all(-1)
+        good, forgets = good[:, None, None], forgets[:, None, None]
+        pairs = ((state.moves, move), (state.changes, change))
+        return tuple(
+            torch.where(good, torch.cat((old[:, 1:], new.unsqueeze(1)), dim=1), old).masked_fill(
+                forgets, 0.0
+            )
+            for old, new in pairs
+        )
+
+    def _direction(self, grad: Tensor, moves: Tensor, changes: Tensor) -> Tensor:
+        """Minus the inverse Hessian estimate times the gradient; -grad where that ascends."""
+        products = (moves * changes).sum(-1)
+        known = products > 0
+        weights = torch.where(known, 1 / (products + 1e-6 * self.published), 0.0)
+        newest = (changes[:, -1] ** 2).sum(-1)
+        scaling = torch.where(known[:, -1], products[:, -1] / newest, 1.0)
+        direction, steps = -grad, []
+        for k in reversed(range(self.history)):
+            step = weights[:, k] * (moves[:, k] * direction).sum(-1)
+            direction = direction - step.unsqueeze(-1) * changes[:, k]
+            steps.append(step)
+        direction = scaling.unsqueeze(-1) * direction
+        for k, step in enumerate(reversed(steps)):
+            back = weights[:, k] * (changes[:, k] * direction).sum(-1)
+            direction = direction + (step - back).unsqueeze(-1) * moves[:, k]
+        return descending(direction, grad)
+
+    def _rules(self, grad: Tensor, direction: Tensor, empty: Tensor) -> Rules:
+        one = torch.ones_like(grad[:, 0])
+        if self.published:
+            return Rules(0.2 * one, 4.0, 2.0, 6, 1e-4 / norms(direction), 0.0)
+        first = torch.where(empty, cautious(grad), one)
+        return Rules(first, 1 + PHI, 1 + PHI, self.trials, 0 * one, self.tolerance)

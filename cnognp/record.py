@@ -37,7 +37,7 @@ class Record:
         members = len(state.position)
         self._offer(state, info)
         before = self.rows["evaluations"][-1] if self.rows["evaluations"] else 0.0
-        self.rows["evaluations"].append(before + info.evaluations)
+        self.rows["evaluations"].append(before + members * info.evaluations)
         for name in ("loss", "gradient_norm", "fitness"):
             tensor = getattr(info, name)
             empty = np.full(members, np.nan)
@@ -58,7 +58,8 @@ class Record:
     def ended_worse(self) -> bool:
         """Whether every member ended far above where the worst began."""
         last = self.rows["loss"][-1]
-        return bool((last > self._limit(_WORSE)).all())
+        seen = not np.isnan(last).all()
+        return seen and not bool((last <= self._limit(_WORSE)).any())
 
     def offer(self, position: Tensor, fitness: Tensor) -> None:
         """Takes the best of ``position`` (N, p) if its fitness is below the best so far."""
@@ -86,27 +87,38 @@ class Record:
         )
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Everything but the counters, for a checkpoint."""
+        """Everything, for a checkpoint."""
         arrays = {f"history/{n}": np.array(rows, np.float64) for n, rows in self.rows.items()}
+        arrays["best/member"] = np.array(self.best_member)
+        arrays["best/fitness"] = np.array(self.best_fitness)
         return arrays if self.best is None else {**arrays, "best/position": self.best}
 
     @classmethod
-    def from_arrays(cls, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> "Record":
-        """The record in a checkpoint.
+    def from_arrays(
+        cls, arrays: dict[str, np.ndarray], rounds: int, population: Tensor
+    ) -> "Record":
+        """The record in a checkpoint after so many rounds of a population like this one.
 
         Raises:
-            ValueError: if a curve is missing.
+            ValueError: if something is missing or does not fit.
         """
-        record = cls(
-            best=arrays.get("best/position"),
-            best_member=meta["best"]["member"],
-            best_fitness=meta["best"]["fitness"],
-        )
+        members, dim = population.shape
+        wide = ("loss", "gradient_norm", "fitness")
+        shapes: dict[str, tuple[int, ...]] = {"best/member": (), "best/fitness": ()}
         for name in _CURVES:
-            if f"history/{name}" not in arrays:
-                raise ValueError(f"history/{name} is missing from the checkpoint")
-            record.rows[name] = list(arrays[f"history/{name}"])
-        return record
+            shapes[f"history/{name}"] = (rounds, members) if name in wide else (rounds,)
+        if "best/position" in arrays:
+            shapes["best/position"] = (dim,)
+        for name, shape in shapes.items():
+            if name not in arrays or arrays[name].shape != shape:
+                got = arrays[name].shape if name in arrays else "nothing"
+                raise ValueError(f"{name} must have shape {shape} in the checkpoint, got {got}")
+        return cls(
+            rows={name: list(arrays[f"history/{name}"]) for name in _CURVES},
+            best=arrays.get("best/position"),
+            best_member=int(arrays["best/member"]),
+            best_fitness=float(arrays["best/fitness"]),
+        )
 
     def _limit(self, multiple: float) -> float:
         """A multiple of the first round's largest finite loss."""

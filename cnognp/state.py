@@ -31,15 +31,17 @@ def from_arrays(template: Any, arrays: dict[str, np.ndarray], prefix: str = "sta
     """The state in ``arrays``, with the structure, types and devices of ``template``.
 
     Raises:
-        ValueError: if an array is missing, is there where ``template`` has None, or has another
-            shape or type.
+        ValueError: if an array is missing, has another shape or type, or is not expected.
     """
     found: dict[str, Any] = {}
+    parts = template._asdict()
+    for key in arrays:
+        inside = key.startswith(f"{prefix}/")
+        if inside and parts.get(key.removeprefix(f"{prefix}/").split("/")[0]) is None:
+            raise ValueError(f"{key} is not expected: the file belongs to another method")
     for name, item in zip(template._fields, template, strict=True):
         path = f"{prefix}/{name}"
         if item is None:
-            if any(key == path or key.startswith(f"{path}/") for key in arrays):
-                raise ValueError(f"{path} is not expected: the file belongs to another method")
             found[name] = None
         elif isinstance(item, Tensor):
             found[name] = _tensor(path, item, arrays)

@@ -2,8 +2,12 @@
 
 import importlib.metadata
 import platform
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -41,6 +45,7 @@ class Training:
     record: Record
     iteration: int = 0
     status: str = RUNNING
+    began: float = field(default_factory=time.perf_counter)
 
     @classmethod
     def of(cls, config: Config) -> "Training":
@@ -64,13 +69,13 @@ class Training:
         Raises:
             ValueError: if it belongs to another model, data, method or population.
         """
-        meta = found.meta
-        for name, own in self._identity().items():
-            if meta.get(name) != own:
-                raise ValueError(f"the checkpoint belongs to another {name}")
+        expected = {"method": self.config.method, "seed": self.config.seed, **self.identity}
+        for name, own in expected.items():
+            if found.meta.get(name) != own:
+                raise ValueError(f"the newest whole one belongs to another {name}")
         self.state = from_arrays(self._begun(), found.arrays)
-        self.record = Record.from_arrays(found.arrays, meta)
-        self.iteration, self.status = found.iteration, meta["status"]
+        self.record = Record.from_arrays(found.arrays, found.iteration, self.start)
+        self.iteration = found.iteration
 
     def advance(self, after: Callable[["Training", Info], bool]) -> None:
         """Rounds until the last, a divergence, or until ``after`` says to leave.
@@ -97,9 +102,7 @@ class Training:
             if after(self, info):
                 break
         if self.state is None:
-            self.state = self.method.init(
-                next(self.problem.stream(self.method, self._seed)), self.start
-            )
+            self._stay_at_the_start()
         if self.status == RUNNING:
             self.status = INTERRUPTED
 
@@ -113,10 +116,10 @@ class Training:
             "best": {"member": self.record.best_member, "fitness": self.record.best_fitness},
             "seed": self.config.seed,
             "config": self.config.to_yaml(),
-            "versions": _versions(),
-            **self._identity(),
+            "versions": dict(_versions()),
+            **self.identity,
         }
-        if self.status in (FINISHED, DIVERGED):
+        if self.status != RUNNING:
             meta["best"] |= self._best_measured()
         arrays = {**to_arrays(self.state), **self.record.to_arrays()}
         return Checkpoint(self.iteration, arrays, meta)
@@ -134,11 +137,22 @@ class Training:
     def _seed(self) -> int:
         return derived_seed(self.config.seed, "training")
 
-    def _identity(self) -> dict[str, Any]:
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint must have in common with the run that goes on from it."""
         return {
             "model": self.problem.training.layout.digest,
             "data": self.problem.data_digest,
         }
+
+    def _stay_at_the_start(self) -> None:
+        """Where the very first round diverged, the starts are all that is known."""
+        self.state = self._begun()
+        if hasattr(self.state, "best_fitness"):
+            self.record.offer(self.state.best, self.state.best_fitness)
+        else:
+            objective = next(self.problem.stream(self.method, self._seed))
+            self.record.offer(*_valued(objective, self.start))
 
     def _judge_last(self, info: Info) -> None:
         """A method that moves after it evaluates leaves its last points to be evaluated here."""
@@ -191,33 +205,35 @@ def train(
         raise FileExistsError(
             f"{folder.path} exists; go on with --resume, or choose another folder with --out"
         )
-    found = _newest(config, folder, warn) if resume else None
+    found = _newest(folder, warn) if resume else None
+    config = _settled(config, folder, found)
     if found is not None and found.meta["status"] in (FINISHED, DIVERGED):
         return found
-    training = Training.of(config)
-    if found is None:
-        folder.create(config)
-    else:
-        try:
-            training.restore(found)
-        except ValueError as error:
-            raise DamagedFile(folder.checkpoints, str(error)) from None
-    checkpoint.clear_stale(folder.checkpoints)
+    with _threads(config.threads):
+        training = Training.of(config)
+        if found is None:
+            folder.create(config)
+        else:
+            try:
+                training.restore(found)
+            except ValueError as error:
+                raise DamagedFile(folder.checkpoints, str(error)) from None
+        folder.clear_stale()
 
-    def after(training: Training, info: Info) -> bool:
-        if progress is not None:
-            progress(training, info)
-        if training.status != RUNNING or leave():
-            return True
-        if training.iteration % config.interval == 0:
-            checkpoint.save(folder.checkpoints, training.checkpoint())
-        return False
+        def after(training: Training, info: Info) -> bool:
+            if progress is not None:
+                progress(training, info)
+            if training.status != RUNNING or leave():
+                return True
+            if training.iteration % config.interval == 0:
+                checkpoint.save(folder.checkpoints, training.checkpoint())
+            return False
 
-    training.advance(after)
-    # What belongs to a finished run is in place before the checkpoint that says so.
-    _export(training, folder)
-    last = training.checkpoint()
-    checkpoint.save(folder.checkpoints, last)
+        training.advance(after)
+        # What belongs to a finished run is in place before the checkpoint that says so.
+        _export(training, folder)
+        last = training.checkpoint()
+        checkpoint.save(folder.checkpoints, last)
     return last
 
 
@@ -233,20 +249,49 @@ def problem_of(config: Config) -> Problem:
     return Problem(task, choose_device(config.device))
 
 
-def _newest(config: Config, folder: RunFolder, warn: Callable[[str], None]) -> Checkpoint | None:
-    if not folder.checkpoints.is_dir():
-        return None
-    found, damaged = checkpoint.newest(folder.checkpoints)
+def _newest(folder: RunFolder, warn: Callable[[str], None]) -> Checkpoint | None:
+    found, damaged = folder.newest()
     for path in damaged:
         warn(f"{path} is damaged; going on from the checkpoint before it")
-    if found is not None and folder.config().to_yaml() != config.to_yaml():
-        theirs, ours = folder.config().to_yaml().splitlines(), config.to_yaml().splitlines()
-        different = [line.strip() for line in theirs if line not in ours]
-        raise ValueError(
-            f"{folder.path} was begun with another configuration ({'; '.join(different)}); "
-            "give the same one, or choose another folder with --out"
-        )
     return found
+
+
+def _settled(config: Config, folder: RunFolder, found: Checkpoint | None) -> Config:
+    """The configuration with device and threads as they are here, or were when the run began.
+
+    Raises:
+        ValueError: if it is not the one that the run was begun with.
+    """
+    threads = config.threads or torch.get_num_threads()
+    device = str(choose_device(config.device))
+    if found is None:
+        return replace(config, device=device, threads=threads)
+    begun = folder.config()
+    config = replace(
+        config,
+        device=begun.device if config.device == "auto" else device,
+        threads=config.threads or begun.threads,
+    )
+    if different := config.differences(begun):
+        raise ValueError(
+            f"{folder.path} was begun with {', '.join(different)}; give the same configuration, "
+            "or choose another folder with --out"
+        )
+    return begun
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Torch uses so many threads inside, because sums depend on it in the last bits."""
+    before = torch.get_num_threads()
+    if count in (0, before):
+        yield
+        return
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _export(training: Training, folder: RunFolder) -> None:
@@ -257,6 +302,13 @@ def _export(training: Training, folder: RunFolder) -> None:
     folder.analysis.mkdir(exist_ok=True)
     config = training.config
     history = training.record.history(config.method, config.task, training.status)
+    origin = {
+        "run": config.to_yaml(),
+        "seed": config.seed,
+        "wall_seconds": time.perf_counter() - training.began,
+        **training.identity,
+    }
+    history = replace(history, provenance={**history.provenance, **origin})
     results.save(history, folder.analysis / "history.h5")
     tensors = training.problem.state_dict(training.best())
     with replacing(folder.best) as temporary:
@@ -267,9 +319,8 @@ def _valued(objective: Any, z: Tensor) -> tuple[Tensor, Tensor]:
     return z, value_and_grad(objective, z)[0]
 
 
-def _versions() -> dict[str, str]:
+@cache
+def _versions() -> Mapping[str, str]:
     names = ("torch", "numpy", "h5py", "safetensors")
-    return {
-        "python": platform.python_version(),
-        **{n: importlib.metadata.version(n) for n in names},
-    }
+    found = {name: importlib.metadata.version(name) for name in names}
+    return MappingProxyType({"python": platform.python_version(), **found})

@@ -56,8 +56,8 @@ def _heat(result: Surface) -> Figure:
 def _relief(result: Surface) -> Figure:
     figure = style.new_figure(5.4, 4.4)
     surface.relief(result, figure.add_subplot(projection="3d"))
-    along = [name or "the direction" for name in result.directions]
-    steps = f"α, β: multiples of {along[0]}, {along[1]}"
+    first, second = (name or "its direction" for name in result.directions)
+    steps = f"multiples of {first} (α) and {second} (β)"
     style.note(figure, steps, _grid(result), _statistics(result))
     return figure
 

@@ -98,7 +98,7 @@ def relief(result: Surface, ax: Any, *, most: int = 150) -> dict[str, Any]:
         (points,) = ax.plot(*map(np.ravel, grid), color=style.BLUE, marker="o", markersize=3)
         return {"surface": points}
     quads = _quads(np.stack(grid, axis=-1))
-    whole = np.isfinite(quads).any(axis=(1, 2))
+    whole = np.isfinite(quads).all(axis=(1, 2))
     surface = Poly3DCollection(quads[whole], antialiased=False, rasterized=True)
     surface.set_facecolor(_lit((quads[whole] - box[:, 0]) / (box[:, 1] - box[:, 0])))
     artists = {"surface": ax.add_collection3d(surface)}

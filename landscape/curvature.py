@@ -13,6 +13,7 @@ from landscape.objective import (
     batched_terms,
     check_deterministic,
     first_order,
+    normalisation_of,
     second_order,
     value_and_grad,
 )
@@ -126,7 +127,7 @@ def gradients(objective: Objective, z: Float[Tensor, "n p"]) -> Gradients:
         loss=loss.double().cpu().numpy(),
         gradient_norm=torch.linalg.vector_norm(grad.double(), dim=-1).cpu().numpy(),
         gradient_max=grad.abs().amax(-1).double().cpu().numpy(),
-        statistics=getattr(objective, "statistics", ""),
+        statistics=normalisation_of(objective),
         provenance=provenance(),
     )
 

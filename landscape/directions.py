@@ -24,10 +24,10 @@ def random(
 ) -> Float[Tensor, "count p"]:
     """Random Gaussian directions, orthogonal within every filter and as long as its weights.
 
-    First each filter of each later direction is made orthogonal to the same filter of the earlier
-    ones, then all are normalised, so that both properties hold and whole directions are orthogonal
-    too. A filter with fewer entries than directions has room for no more: later directions are
-    zero there.
+    First each part (see ``by``) of each later direction is made orthogonal to the same part of the
+    earlier ones, then all are normalised, so that both properties hold and whole directions are
+    orthogonal too. A part with fewer entries than directions has room for no more: later directions
+    are zero there.
 
     Args:
         layout: names and roles inside the vector; a vector without structure where None, which is
@@ -39,17 +39,20 @@ def random(
         ignore: roles that stay zero.
 
     Raises:
-        ValueError: if ``count`` is not positive or ``by`` is unknown.
+        ValueError: if ``count`` is not positive, ``by`` is unknown, or the layout is not that of z.
 
     Reference: filter normalisation, Li et al. (2018), section 4.
     """
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
+    z = z.detach()
+    kept = _kept(layout, z, ignore)
     drawn = torch.randn(
         (count, len(z)), generator=generator, dtype=torch.float64, device=generator.device
     ).to(z.device)
-    if layout is None or by == "none":
-        return _orthonormal(drawn * _kept(layout, z, ignore)).to(z)
+    if layout is None or by in ("model", "none"):
+        whole = _orthonormal(drawn * kept).to(z)
+        return whole if by == "none" else normalise(layout, z, whole, by=by, ignore=ignore)
     blocks = []
     for entry in layout.entries:
         groups = _groups(drawn[:, entry.span], entry, by)
@@ -89,6 +92,7 @@ def normalise(
             f"a point (p,) and directions (..., p) are needed, got {tuple(z.shape)} and "
             f"{tuple(u.shape)}"
         )
+    z = z.detach()
     u = u * _kept(layout, z, ignore).to(u)
     if by == "none":
         return u
@@ -149,6 +153,9 @@ def pca(
 
 
 def _kept(layout: Layout | None, z: Tensor, ignore: Sequence[str]) -> Tensor:
+    if z.ndim != 1 or (layout is not None and layout.dim != len(z)):
+        wanted = "(p,)" if layout is None else f"({layout.dim},)"
+        raise ValueError(f"one point {wanted} is needed, got shape {tuple(z.shape)}")
     if layout is None:
         return torch.ones(len(z), dtype=torch.bool, device=z.device)
     return layout.mask(lambda entry: entry.role not in ignore, device=z.device)

@@ -118,7 +118,7 @@ class Layout:
         batch = z.shape[:-1]
         pieces = z.split(self.sizes, dim=-1)
         return {
-            entry.name: piece.reshape(*batch, *entry.shape)
+            entry.name: piece.reshape((*batch, *entry.shape))
             for entry, piece in zip(self.entries, pieces, strict=True)
         }
 

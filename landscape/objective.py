@@ -336,6 +336,13 @@ def check_deterministic(objective: Objective, z: Float[Tensor, " p"]) -> None:
     )
 
 
+def normalisation_of(objective: Any) -> str:
+    """What BatchNorm normalises with in an objective or its parts; empty where there is none."""
+    own = getattr(objective, "normalisation", "")
+    parts = (normalisation_of(part) for part in getattr(objective, "parts", ()))
+    return own or next(filter(None, parts), "")
+
+
 def _stochastic_modules(objective: Any) -> Iterator[str]:
     yield from getattr(objective, "stochastic_modules", lambda: ())()
     for part in getattr(objective, "parts", ()):

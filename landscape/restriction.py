@@ -31,7 +31,6 @@ class Restriction:
             )
         self.parts = (objective,)
         self.layout = None
-        self.statistics = getattr(objective, "statistics", "")
         self.origin = origin.detach()
         self.basis = basis.detach().to(origin)
         self.dim = basis.shape[0]

@@ -20,6 +20,7 @@ from landscape.skeleton import (
     Statistics,
     constants,
     drawing,
+    is_batchnorm,
     measured_statistics,
     seeded,
     state_keys,
@@ -85,6 +86,8 @@ class EmpiricalRisk:
         self.statistics = statistics
         self.seed = seed
         self._skeleton = Skeleton.of(model, statistics)
+        normalised = any(is_batchnorm(module) for module in model.modules())
+        self.normalisation = statistics if normalised else ""
         self._stochastic = self._skeleton.stochastic()
         self._parameters = dict(model.named_parameters())
         self._constants = constants(model, self.layout)
@@ -190,6 +193,7 @@ class EmpiricalRisk:
         twin = copy.copy(self)
         twin._skeleton = Skeleton.of(self._skeleton.module, "frozen", self._constants)
         twin.statistics = "frozen"
+        twin.normalisation = "re-estimated at the point, held fixed" if self.normalisation else ""
         twin._constants = {**self._constants, **measured}
         return twin
 
@@ -365,13 +369,13 @@ class Reestimated:
     """
 
     chunk = 1
-    statistics = "reestimated"
 
     def __init__(self, risk: EmpiricalRisk, samples: Any = None):
         self.risk = risk
         self.estimation = samples
         self.layout = risk.layout
         self.dim = risk.dim
+        self.normalisation = "re-estimated at every point, held fixed" if risk.normalisation else ""
 
     def at(self, z: Float[Tensor, " p"]) -> EmpiricalRisk:
         """The frozen risk that belongs to ``z``."""
@@ -412,7 +416,6 @@ class Stochastic:
         self.layout = training.layout
         self.dim = training.dim
         self.chunk = getattr(evaluation, "chunk", None)
-        self.statistics = getattr(evaluation, "statistics", "")
 
     def terms(self) -> Iterator[Term]:
         return self.parts[0].terms()

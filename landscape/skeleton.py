@@ -7,12 +7,14 @@ layers have a mode of their own.
 import copy
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.utils.parametrizations import _WeightNorm
 
 from landscape import batches as data_batches
 from landscape.batches import Batch
@@ -57,6 +59,9 @@ class Skeleton(NamedTuple):
         for name, module in twin.named_modules():
             if is_batchnorm(module):
                 _set_statistics(name, module, statistics, buffers)
+            if isinstance(module, _WeightNorm):
+                # The second derivative of torch's own kernel is wrong on a CPU (torch 2.13).
+                module.forward = partial(_weight_norm, module.dim)  # type: ignore[method-assign]
         tensors = chain(twin.named_parameters(), twin.named_buffers())
         return cls(twin, frozenset(name for name, _ in tensors))
 
@@ -206,6 +211,12 @@ class _Pool:
     @property
     def variance(self) -> Tensor:
         return self._squares / max(self.count - 1, 1)
+
+
+def _weight_norm(dim: int, length: Tensor, direction: Tensor) -> Tensor:
+    axes = [axis for axis in range(direction.ndim) if axis != dim]
+    norm = torch.linalg.vector_norm(direction, dim=axes, keepdim=dim != -1)
+    return direction * (length / norm)
 
 
 def _random_state(device: torch.device) -> list[Tensor]:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from landscape.objective import Objective, check_deterministic, value
+from landscape.objective import Objective, check_deterministic, normalisation_of, value
 from landscape.restriction import Restriction
 from landscape.results import Line, Surface, provenance
 
@@ -37,10 +37,11 @@ def line(
         ``alpha``, ``loss`` and ``center``, the loss at z itself, evaluated without the slice.
 
     Raises:
-        ValueError: if the direction is zero or of another length, or the coordinates do not
-            increase.
+        ValueError: if the direction is zero, not finite or of another length, or the coordinates do
+            not increase.
         RuntimeError: if the objective is random.
     """
+    z, direction = z.detach(), direction.detach()
     alpha = _coordinates("alpha", alpha)
     loss = _evaluated(objective, z, [direction], [alpha], chunk)
     return Line(
@@ -48,7 +49,7 @@ def line(
         loss=loss,
         center=float(value(objective, z)),
         direction=name,
-        statistics=getattr(objective, "statistics", ""),
+        statistics=normalisation_of(objective),
         provenance=provenance(lengths=_lengths(direction)),
     )
 
@@ -77,10 +78,11 @@ def plane(
         names: what the directions are, for the picture.
 
     Raises:
-        ValueError: if a direction is zero, of another length or parallel to the other, or the
-            coordinates do not increase.
+        ValueError: if a direction is zero, not finite, of another length or parallel to the other,
+            or the coordinates do not increase.
         RuntimeError: if the objective is random.
     """
+    z, u, v = z.detach(), u.detach(), v.detach()
     alpha, beta = _coordinates("alpha", alpha), _coordinates("beta", beta)
     loss = _evaluated(objective, z, [u, v], [alpha, beta], chunk)
     return Surface(
@@ -89,7 +91,7 @@ def plane(
         loss=loss,
         center=float(value(objective, z)),
         directions=names,
-        statistics=getattr(objective, "statistics", ""),
+        statistics=normalisation_of(objective),
         provenance=provenance(lengths=_lengths(u, v), cosine=_cosine(u, v)),
     )
 
@@ -107,12 +109,14 @@ def _evaluated(
                 f"point and directions must have shape ({objective.dim},), got {tuple(z.shape)} "
                 f"and {tuple(direction.shape)}"
             )
-        if not float(direction.abs().max()) > 0:
+        if not bool(torch.isfinite(direction).all()):
+            raise ValueError("a direction has NaN or infinite entries")
+        if not bool(direction.any()):
             raise ValueError("a direction is zero: there is nothing to see along it")
     if len(directions) == 2 and abs(_cosine(*directions)) > 1 - 1e-6:
         raise ValueError("the two directions are parallel: they span no plane")
     check_deterministic(objective, z)
-    restricted = Restriction(objective, z.detach(), torch.stack(directions))
+    restricted = Restriction(objective, z, torch.stack(directions))
     axes = [torch.as_tensor(c, dtype=z.dtype, device=z.device) for c in coordinates]
     grid = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
     return value(restricted, grid, chunk=chunk).double().cpu().numpy()

@@ -9,7 +9,7 @@ from scipy.linalg import eigh_tridiagonal
 from torch import Tensor
 
 from landscape.curvature import Hessian
-from landscape.objective import Objective, check_deterministic
+from landscape.objective import Objective, check_deterministic, normalisation_of
 from landscape.results import Spectrum, provenance
 
 Which = Literal["LM", "LA", "SA", "BE"]
@@ -77,8 +77,9 @@ def top_eigenpairs(
         Up to p = 32 the whole matrix is built from p products and is exact to rounding.
 
     Raises:
-        ValueError: if ``k``, ``which`` or ``tolerance`` is out of range.
-        RuntimeError: if the objective is random.
+        ValueError: if ``k``, ``which`` or ``tolerance`` is out of range, or ``memory`` too small
+            for k vectors.
+        RuntimeError: if the objective is random, or its second derivatives are not symmetric.
     """
     if not 1 <= k <= objective.dim:
         raise ValueError(f"k must be from 1 to the number of parameters {objective.dim}, got {k}")
@@ -96,37 +97,41 @@ def top_eigenpairs(
         ritz = _dense(operator, k, which)
     else:
         generator = generator or torch.Generator(device="cpu").manual_seed(0)
-        steps = min(limit - k, max(2, memory // (objective.dim * z.element_size())))
+        room = memory // (objective.dim * z.element_size())
+        if room < k:
+            raise ValueError(f"memory of {memory} bytes holds {room} vectors, and k = {k} need {k}")
+        steps = min(limit - k, room)
         ritz = lanczos(operator, k, which, tolerance, steps, generator)
     products = operator.products
     if ritz.status == "not finite":
         return _nothing(k, objective, which, tolerance, products)
     image, rounding = _explicit_products(objective, operator, ritz.vectors)
     double = ritz.vectors.double()
-    values = (double * image).sum(-1)
-    residuals = torch.linalg.vector_norm(image - values[:, None] * double, dim=-1).cpu().numpy()
-    values = values.cpu().numpy()
+    lengths = torch.linalg.vector_norm(double, dim=-1)
+    values = (double * image).sum(-1) / lengths**2
+    remainder = torch.linalg.vector_norm(image - values[:, None] * double, dim=-1)
+    residuals, values = (remainder / lengths).cpu().numpy(), values.cpu().numpy()
     scale = float(np.abs(ritz.everything).max())
+    if rounding.startswith("measured"):
+        _check_symmetric(double, image, scale)
     order = _order(values, which)
     dtype = torch.float64 if rounding.startswith("measured") else z.dtype
     slack = 8 * torch.finfo(dtype).eps * scale
     converged = residuals <= tolerance * scale + slack
-    status = ritz.status if converged.all() else f"not converged: {ritz.status}"
+    status = ritz.status if converged.all() else f"not converged: {_reason(ritz.status)}"
     return Spectrum(
         eigenvalues=values[order],
         residuals=residuals[order],
         bounds=residuals[order] + slack,
         estimates=_estimates(values, residuals, ritz.everything)[order],
         converged=converged[order],
-        vectors=ritz.vectors[torch.as_tensor(order, device=z.device)].cpu().numpy()
-        if vectors
-        else None,
+        vectors=_array(ritz.vectors)[order] if vectors else None,
         products=products + k,
         dim=objective.dim,
         which=which,
         tolerance=tolerance,
         status=status,
-        statistics=getattr(objective, "statistics", ""),
+        statistics=normalisation_of(objective),
         provenance=provenance(
             rounding=rounding, graph_bytes=operator.graph_bytes, graph_cached=operator.cached
         ),
@@ -177,6 +182,7 @@ def lanczos(
         if not np.isfinite(diagonal[-1] + beta):
             return Ritz(*_empty(like), "not finite")
         scale = max(abs(v) for v in (*diagonal, *off, beta))
+
         closed = beta <= 8 * torch.finfo(like.dtype).eps * scale
         wanted = min(k + _GUARDS, dim)
         if step + 1 >= wanted or step + 1 == steps:
@@ -242,6 +248,32 @@ def _explicit_products(
     return (operator @ vectors).double(), f"not measured: bounds in {operator.point.dtype}"
 
 
+def _check_symmetric(vectors: Tensor, image: Tensor, scale: float) -> None:
+    """Nothing, if x^T H y equals y^T H x for the float64 vectors and their images.
+
+    Raises:
+        RuntimeError: if they differ by more than rounding.
+    """
+    form = vectors @ image.T
+    skew = float((form - form.T).abs().max())
+    if skew > 1e-4 * scale:
+        raise RuntimeError(
+            f"the second derivatives are not symmetric (x^T H y and y^T H x differ by {skew:.3g}), "
+            "so some operation of the model has a wrong second derivative; write it with plain "
+            "tensor functions"
+        )
+
+
+def _reason(status: str) -> str:
+    return "rounding keeps the residuals up" if status == "converged" else status
+
+
+def _array(vectors: Tensor) -> np.ndarray:
+    """On the host, in single precision where NumPy lacks the type."""
+    wide = vectors.dtype in (torch.float32, torch.float64)
+    return (vectors if wide else vectors.float()).cpu().numpy()
+
+
 def _estimates(values: np.ndarray, residuals: np.ndarray, everything: np.ndarray) -> np.ndarray:
     """min(r, r^2 / gap) with the gap to the nearest other Ritz value."""
     estimates = residuals.copy()
@@ -304,6 +336,6 @@ def _nothing(
         which=which,
         tolerance=tolerance,
         status="not finite: the Hessian has NaN or infinite entries at this point",
-        statistics=getattr(objective, "statistics", ""),
+        statistics=normalisation_of(objective),
         provenance=provenance(),
     )

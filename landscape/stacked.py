@@ -38,10 +38,10 @@ class Stack(NamedTuple):
 
 
 def stack_of(model: nn.Module, layout: Layout, inputs: Any) -> Stack | None:
-    """The chain that ``model`` is on ``inputs`` (samples, features), or None if it is anything else.
+    """The chain that ``model`` is on such ``inputs``, or None if it is anything else.
 
-    A chain is nested ``nn.Sequential`` of linear layers and pointwise functions, perhaps after one
-    ``Flatten`` of inputs with more axes, each parameter trainable and used once.
+    A chain is nested ``nn.Sequential`` of linear layers and pointwise functions on inputs (samples,
+    features), perhaps made so by a leading ``Flatten``; each parameter trainable and used once.
     """
     flat = isinstance(inputs, Tensor) and inputs.ndim == 2
     steps: list[Dense | nn.Module] = []

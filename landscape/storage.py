@@ -91,7 +91,7 @@ def read(
                 root = h5g.open(file.id, b"/")
                 attributes, datasets = claims.attributes(root), claims.datasets(root)
                 claims.check(datasets, size, max(BUDGET, size) if budget is None else budget)
-                arrays = {name: _load(dataset) for name, dataset in sorted(datasets.items())}
+                arrays = {name: _load(name, datasets[name]) for name in sorted(datasets)}
         except HDF5_ERRORS as error:
             raise DamagedFile(path, str(error) or type(error).__name__) from None
     return arrays, attributes
@@ -306,8 +306,11 @@ def _check_signature(path: PathLike, file: io.FileIO) -> int:
     return os.fstat(file.fileno()).st_size
 
 
-def _load(dataset: h5d.DatasetID) -> np.ndarray:
+def _load(name: str, dataset: h5d.DatasetID) -> np.ndarray:
     array = np.empty(dataset.shape, dtype=dataset.dtype.newbyteorder("="))
     if array.size:
-        dataset.read(h5s.ALL, h5s.ALL, array)
+        try:
+            dataset.read(h5s.ALL, h5s.ALL, array)
+        except OSError as error:
+            raise ValueError(f"the data of {name!r} are damaged ({error})") from None
     return array

@@ -114,8 +114,9 @@ def deep_groups(file):
 
 
 def many_members(file):
-    for index in range(claims.MEMBERS + 1):
-        file.id.links.create_hard(str(index).encode(), file.id, b"/")
+    file.create_dataset("x", (0,), "f8")
+    for index in range(claims.MEMBERS):
+        file.id.links.create_hard(str(index).encode(), file.id, b"x")
 
 
 def named_type(file):
@@ -166,7 +167,7 @@ FILES = [
     (chunk_of(9, compression="gzip"), "a chunk of 'x' does not hold the declared 10"),
     (chunk_of(10, mask=1, compression="gzip"), "a chunk of 'x' does not hold the declared 10"),
     (chunk_of(10, fletcher32=True), "a chunk of 'x' does not hold the declared 10"),
-    (chunk_of(14, fletcher32=True), "checksum|fletcher32"),
+    (chunk_of(14, fletcher32=True), "the data of 'x' are damaged"),
     (chunk_that_is_not_deflated, "a chunk of 'x' does not hold the declared 10"),
     (deflated_twice, r"'x' has filters \[1, 1\]"),
     (
@@ -223,6 +224,15 @@ def test_a_hostile_file_is_refused_with_the_reason(tmp_path, monkeypatch, build,
         pytest.skip("the old format has no attributes of this size")
     with pytest.raises(DamagedFile, match=f"a.h5 cannot be read: .*({message})"):
         storage.read("a.h5")
+
+
+def test_a_chunk_counts_in_full_even_where_it_is_larger_than_its_array(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        options = {"maxshape": (None,), "chunks": (10**6,), "compression": "gzip"}
+        file.create_dataset("x", (10,), "u1", **options)[:] = 1
+    assert storage.read(tmp_path / "a.h5", budget=10**6)[0]["x"].sum() == 10
+    with pytest.raises(DamagedFile, match="declare 1000000 bytes and the budget is 999999"):
+        storage.read(tmp_path / "a.h5", budget=10**6 - 1)
 
 
 def test_the_same_files_without_malice_are_read(tmp_path):

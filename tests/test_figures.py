@@ -128,7 +128,9 @@ def many_minima():
 
 BOWL = plane(lambda a, b: a**2 + b**2 / 4, directions=(LONG, LONG), statistics="re-estimated")
 SAMPLES = {
-    "surface over decades": plane(himmelblau, np.linspace(-5, 5, 41), np.linspace(-4, 5, 31)),
+    "surface over decades": plane(
+        lambda a, b: 50 + himmelblau(a, b), np.linspace(-5, 5, 41), np.linspace(-4, 5, 31)
+    ),
     "bowl": BOWL,
     "surface with holes": plane(with_holes),
     "negative surface": plane(lambda a, b: -100.0 + 1e-4 * (a + b)),

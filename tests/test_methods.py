@@ -10,7 +10,17 @@ from itertools import repeat
 import populations
 import pytest
 import torch
-from populations import CASES, EVEN, INDEPENDENT, OBJECTIVES, SWARMS, frozen, seeded, start
+from populations import (
+    CASES,
+    EVEN,
+    INDEPENDENT,
+    OBJECTIVES,
+    SWARMS,
+    annotations_unchecked,
+    frozen,
+    seeded,
+    start,
+)
 
 from cnognp import METHODS
 from cnognp.descent import SGD, Epoch
@@ -25,7 +35,15 @@ every_objective = pytest.mark.parametrize("name", OBJECTIVES)
 every_method = pytest.mark.parametrize("case", CASES)
 every_independent = pytest.mark.parametrize("case", INDEPENDENT)
 every_swarm = pytest.mark.parametrize("case", SWARMS)
+# Annotations are checked on every pair elsewhere; here it would take most of the time.
+quick = pytest.mark.usefixtures("quick")
 every_default = pytest.mark.parametrize("method", METHODS)
+
+
+@pytest.fixture(name="quick")
+def without_annotations():
+    with annotations_unchecked():
+        yield
 
 
 def tensors(state):
@@ -72,6 +90,7 @@ def test_a_state_is_a_nest_of_tensors_that_survives_the_round_trip_through_array
     assert frozen(back) == frozen(state)
 
 
+@quick
 @every_objective
 @every_method
 def test_a_run_cut_after_any_round_ends_like_the_unbroken_one_bit_for_bit(name, case):
@@ -102,6 +121,7 @@ def test_no_tensor_is_made_on_the_default_device_and_the_type_is_that_of_the_sta
         assert tensor.dtype in (dtype, torch.int64)
 
 
+@quick
 @every_objective
 @every_independent
 def test_members_without_attraction_are_as_many_runs_of_their_own(name, case):
@@ -112,6 +132,7 @@ def test_members_without_attraction_are_as_many_runs_of_their_own(name, case):
     torch.testing.assert_close(together.position, torch.cat(alone), rtol=1e-11, atol=1e-11)
 
 
+@quick
 @every_objective
 @every_independent
 def test_members_without_attraction_may_change_places(name, case):
@@ -122,6 +143,7 @@ def test_members_without_attraction_may_change_places(name, case):
     torch.testing.assert_close(other, one[order], rtol=1e-11, atol=1e-11)
 
 
+@quick
 @every_objective
 @every_swarm
 def test_swarms_that_draw_the_same_number_for_all_may_change_places(name, case, monkeypatch):
@@ -140,6 +162,7 @@ def test_swarms_that_draw_the_same_number_for_all_may_change_places(name, case, 
         )
 
 
+@quick
 @pytest.mark.parametrize("name", EVEN)
 @every_method
 def test_mirrored_starts_on_an_even_function_give_mirrored_runs(name, case):
@@ -163,6 +186,7 @@ def test_info_tells_loss_and_gradient_norm_at_the_point_that_it_names(name, case
             torch.testing.assert_close(info.gradient_norm, norms(grad))
 
 
+@quick
 @every_swarm
 def test_no_best_fitness_ever_rises(case):
     for name in OBJECTIVES:
@@ -210,6 +234,7 @@ def test_a_member_with_a_nan_leaves_members_without_attraction_as_they_were(case
     assert whole[1:].isfinite().all()
 
 
+@quick
 @pytest.mark.parametrize("slope", [0.0, float("nan")])
 @pytest.mark.parametrize("case", [case for case in SWARMS if SWARMS[case].box is None])
 def test_a_member_with_a_nan_is_for_the_others_as_one_that_is_only_bad(case, slope):
@@ -338,11 +363,12 @@ def test_keywords_out_of_range_are_refused_by_name(method, options, message):
         METHODS[method](**options)
 
 
-def test_methods_agree_on_a_function_that_all_of_them_can_solve():
+@quick
+def test_every_swarm_and_descent_solves_a_bowl_as_it_comes():
     bowl = Analytic(lambda z: (z * z).sum(-1), dim=2, name="bowl")
     z = start(bowl)
-    for case, method in METHODS.items():
-        state = populations.last(method(), bowl, z, 80)
+    for case in ("gd", "sgd", "egd", "cno", "cnognp", "pso", "pso-bfgs"):
+        state = populations.last(METHODS[case](), bowl, z, 80)
         best = state.best if hasattr(state, "best") else state.position
         assert value(bowl, best).min() < 1e-5, case
 

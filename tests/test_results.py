@@ -253,7 +253,7 @@ def test_a_flipped_bit_in_the_data_is_refused(tmp_path):
     content = path.read_bytes()
     place = content.index(loss.tobytes())
     path.write_bytes(content[:place] + b"\1" + content[place + 1 :])
-    with pytest.raises(DamagedFile, match="checksum|fletcher32|cannot be read"):
+    with pytest.raises(DamagedFile, match="the data of 'loss' are damaged"):
         load(path)
 
 

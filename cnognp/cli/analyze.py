@@ -52,6 +52,7 @@ def command(options: Namespace) -> None:
     with console.bar() as bar:
         line = bar.add_task("measuring", total=None, note="")
         for subject in _subjects(options):
+            _check(subject)
             found |= analysis.analyze(
                 subject, folder, kinds, settings, lambda name: bar.update(line, note=name)
             )
@@ -61,6 +62,20 @@ def command(options: Namespace) -> None:
         return
     rows = [(name, *_line(result)) for name, result in found.items()]
     console.table(str(folder), ("result", "what it says", "how it ended"), rows)
+
+
+def _check(subject: Any) -> None:
+    """Nothing, if the model gives the same output twice.
+
+    Raises:
+        RuntimeError: if one of its modules draws random numbers.
+    """
+    random = subject.problem.as_given.stochastic_modules()
+    if random:
+        raise RuntimeError(
+            f"the loss is random, so no measurement of it means anything; found {', '.join(random)}"
+            ". Measure the model in evaluation mode with --eval-mode"
+        )
 
 
 def _folder(options: Namespace) -> Path:

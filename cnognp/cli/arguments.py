@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from jsonargparse import SUPPRESS, ArgumentParser
 
 # Flags that take no value, so that the word behind them may be the TASK.
 _SWITCHES = ("--resume", "--json", "--help", "--eval-mode")
+_NOUNS = ("task", "method")
 
 
 def spelled_out(
@@ -42,37 +44,60 @@ def spelled_out(
 
 def name_in(argv: Sequence[str], noun: str, file: Mapping[str, Any], default: str) -> str:
     """The name that the arguments give, else the file, else the default."""
-    found = default
-    if noun in file:
-        found = file[noun].get("name", default)
-    flag = f"--{noun}.name"
-    for position, word in enumerate(argv):
-        if word == flag and position + 1 < len(argv):
-            found = argv[position + 1]
+    return value_of(argv, f"--{noun}.name") or file.get(noun, {}).get("name", default)
+
+
+def read_config(argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """What the file named by ``--config`` holds, and the arguments without it.
+
+    Raises:
+        ValueError: if the file is no mapping, or more than one is named.
+        FileNotFoundError: if there is none.
+    """
+    words = list(argv)
+    places = [k for k, word in enumerate(words) if word.partition("=")[0] == "--config"]
+    if not places or value_of(words, "--config") is None:
+        return {}, words
+    if len(places) > 1:
+        raise ValueError("--config was given twice; put everything into one file")
+    tree = tree_of(Path(value_of(words, "--config") or ""))
+    length = 1 if "=" in words[places[0]] else 2
+    del words[places[0] : places[0] + length]
+    return tree, words
+
+
+def value_of(argv: Sequence[str], flag: str) -> str | None:
+    """The last value that a flag is given."""
+    found = None
+    for word, following in zip(argv, [*argv[1:], None], strict=True):
+        if word == flag:
+            found = following
         elif word.startswith(f"{flag}="):
             found = word.partition("=")[2]
     return found
 
 
-def read_config(argv: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """The configuration file named by ``--config``, and the arguments with its text in place.
+def over(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
+    """Two configurations as one; the upper one wins, key by key.
 
-    Raises:
-        ValueError: if the file is no mapping.
-        FileNotFoundError: if there is none.
+    The keys of a task or a method belong to its name: under another name they are left out.
     """
-    words, tree = list(argv), {}
-    for position, word in enumerate(words):
-        flag, equals, value = word.partition("=")
-        if flag != "--config" or (not equals and position + 1 == len(words)):
-            continue
-        path = Path(value if equals else words[position + 1])
-        tree = _tree(path)
-        words[position : position + (1 if equals else 2)] = ["--config", json.dumps(tree)]
-        # Flags win over the file, wherever they stand.
-        words = ["--config", json.dumps(tree), *words[:position], *words[position + 2 :]]
-        break
-    return tree, words
+    merged = {**lower, **upper}
+    for noun in _NOUNS:
+        parts = [tree[noun] for tree in (lower, upper) if noun in tree]
+        names = {part["name"] for part in parts if "name" in part}
+        if len(parts) == 2 and len(names) <= 1:
+            merged[noun] = {**parts[0], **parts[1]}
+    return merged
+
+
+def before(argv: Sequence[str], tree: Mapping[str, Any]) -> list[str]:
+    """The arguments behind a configuration, so that flags win over it wherever they stand."""
+    if not tree:
+        return list(argv)
+    given = {noun: value_of(argv, f"--{noun}.name") for noun in _NOUNS}
+    tree = over(tree, {noun: {"name": name} for noun, name in given.items() if name})
+    return ["--config", json.dumps(tree, default=str), *argv]
 
 
 def add_group(
@@ -86,7 +111,7 @@ def add_group(
     parser.add_argument(f"--{noun}.name", type=str, default=name, help=SUPPRESS)
     if name not in known:
         raise ValueError(unknown(noun, name, known))
-    skip = {"seed", "data"} if noun == "task" else set()
+    skip: set[str | int] = {"seed", "data"} if noun == "task" else set()
     parser.add_function_arguments(known[name], noun, skip=skip, fail_untyped=False)
     action = parser._option_string_actions.get(f"--{noun}")
     if action is not None:
@@ -95,19 +120,68 @@ def add_group(
 
 def unknown(noun: str, name: str, known: Mapping[str, Any]) -> str:
     """The message for a name that does not exist."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    hint = f"did you mean {close[0]}? " if close else ""
-    return f"unknown {noun} {name!r}; {hint}there are {', '.join(known)}"
+    return f"unknown {noun} {name!r}; {_close(name, list(known))}there are {', '.join(known)}"
 
 
-def _tree(path: Path) -> dict[str, Any]:
+def explained(error: Exception, parser: ArgumentParser) -> str:
+    """The message of a parser's error in the words of the command line."""
+    text = re.sub(r"<class '(\w+)'>", r"\1", " ".join(str(error).split()))
+    text = re.sub(r"required: \w+\.", "required: ", text).replace("NoneType", "null")
+    text = re.sub(r'^Parser key "config": ', "in the configuration file: ", text)
+    text = re.sub(r'Parser key "([\w.]+)": ', r"--\1: ", text)
+    text = re.sub(
+        r"Does not validate against any of the Union subtypes Subtypes: \[(.*)\] Errors: .* "
+        r"Given value: (.*)",
+        r"expected one of \1, got \2",
+        text,
+    )
+    text = re.sub(r"Expected an? (.*)\. Got value: (.*)", r"expected \1, got \2", text)
+    if (words := text.partition("unrecognized arguments: ")[2].split()) and words[0][:1] != "-":
+        return f"unexpected word {words[0]!r}; see --help"
+    keys = re.findall(r"unrecognized arguments: (--[\w.-]+)", text)
+    keys += re.findall(r"Subcommand '\w+' does not accept option '(.+?)'", text)
+    return unknown_option(keys[0], parser) if keys else text
+
+
+def unknown_option(key: str, parser: ArgumentParser) -> str:
+    """The message for an option, or a key of a configuration file, that does not exist."""
+    flag = f"--{key.removeprefix('--')}"
+    group = "".join(flag.rpartition(".")[:2]) or "--"
+    known = [
+        option.removeprefix(group)
+        for option, action in parser._option_string_actions.items()
+        if action.help != SUPPRESS and option.startswith(group)
+    ]
+    listed = "see --help" if group == "--" else f"there are {', '.join(known) or 'none'}"
+    return f"unknown option {flag}; {_close(flag.removeprefix(group), known, group)}{listed}"
+
+
+def _close(word: str, known: Sequence[str], prefix: str = "") -> str:
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.7)
+    return f"did you mean {prefix}{close[0]}? " if close else ""
+
+
+def tree_of(path: Path) -> dict[str, Any]:
+    """What a configuration file holds, task and method each as a mapping.
+
+    Raises:
+        ValueError: if it is no mapping, or names a task or a method in no way that is known.
+        FileNotFoundError: if there is no such file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}; a configuration is a YAML file like run.yaml")
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(tree, dict):
+    if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
         raise ValueError(f"{path} must hold keys and values, as run.yaml does")
-    for noun in ("task", "method"):
-        if isinstance(tree.get(noun), str):
-            tree[noun] = {"name": tree[noun]}
+    for noun in set(_NOUNS) & set(tree):
+        part = tree[noun] if isinstance(tree[noun], dict) else {"name": tree[noun]}
+        if not isinstance(part.get("name", ""), str):
+            raise ValueError(f"{path}: {noun} must be a name, or a mapping with a name and keys")
+        tree[noun] = part
+    # The folder of a task's data is a flag of its own.
+    if "data" in tree.get("task", {}):
+        tree.setdefault("data", tree["task"].pop("data"))
     return tree

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from jsonargparse import ArgumentParser
 
 from cnognp import __version__
-from cnognp.cli.arguments import unknown
+from cnognp.cli.arguments import explained, unknown, value_of
 
 VERBS = MappingProxyType({
     "train": "train a population on a task",
@@ -25,6 +25,7 @@ VERBS = MappingProxyType({
 })
 
 GOOD, FAILED, USAGE, DAMAGED = 0, 1, 2, 3
+_COMPLETION = "--print_completion"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,9 +33,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     verb = next((word for word in argv if not word.startswith("-")), "")
     try:
-        options = parser_of(verb, argv)
-        if options is None:
+        if (shell := value_of(argv, _COMPLETION)) is not None:
+            from cnognp.cli.completion import script
+
+            sys.stdout.write(script(shell, VERBS))
             return GOOD
+        options = parser_of(verb, argv)
         return importlib.import_module(f"cnognp.cli.{verb}").command(options) or GOOD
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else USAGE
@@ -47,8 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("CNOGNP_TRACEBACK"):
             traceback.print_exc()
-        message = " ".join(str(error).split()) or type(error).__name__
-        sys.stderr.write(f"cnognp{' ' + verb if verb in VERBS else ''}: {message}\n")
+        sys.stderr.write(f"cnognp{' ' + verb if verb in VERBS else ''}: {_line(error)}\n")
         return code_of(error)
 
 
@@ -62,8 +65,16 @@ def code_of(error: Exception) -> int:
     return USAGE if isinstance(error, usage) else FAILED
 
 
+def _line(error: Exception) -> str:
+    """The error's message in one line."""
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return " ".join(text.split()) or type(error).__name__
+
+
 def parser_of(verb: str, argv: list[str]):
-    """The verb's options, or None where there is nothing more to do.
+    """The verb's options.
 
     Raises:
         ValueError: if there is no such verb.
@@ -72,22 +83,32 @@ def parser_of(verb: str, argv: list[str]):
         prog="cnognp",
         version=__version__,
         exit_on_error=False,
+        allow_abbrev=False,
         description="Trains populations, measures how flat their minima are, and draws it.",
     )
+    hint = "print what a shell needs to complete the command, for instance bash"
+    parser.add_argument(_COMPLETION, type=str, metavar="SHELL", help=hint)
     if verb not in VERBS:
         if verb:
             raise ValueError(unknown("verb", verb, VERBS))
         if not argv:
             argv.append("--help")
+    chosen = parser
     verbs = parser.add_subcommands(required=True, dest="verb", title="verbs")
     for name, line in VERBS.items():
-        own = ArgumentParser(exit_on_error=False, description=line)
+        own = ArgumentParser(
+            exit_on_error=False, allow_abbrev=False, print_config=None, description=line
+        )
         if name == verb:
             module = importlib.import_module(f"cnognp.cli.{name}")
             place = argv.index(verb) + 1
             argv[place:] = module.prepare(own, argv[place:])
+            chosen = own
         verbs.add_subcommand(name, own, help=line)
-    return parser.parse_args(argv)[verb]
+    try:
+        return parser.parse_args(argv)[verb]
+    except ArgumentError as error:
+        raise ValueError(explained(error, chosen)) from None
 
 
 if __name__ == "__main__":

@@ -35,9 +35,11 @@ def command(options: Namespace) -> None:
     build = METHODS[options.name]
     described = {p.arg_name: p.description for p in parse(build.__doc__).params}
     keys = inspect.signature(build).parameters.values()
-    rows = [(key.name, key.default, " ".join(described[key.name].split())) for key in keys]
+    rows = [(k.name, k.default, " ".join((described.get(k.name) or "").split())) for k in keys]
     if options.json:
         keys_by_name = {name: {"default": value, "help": text} for name, value, text in rows}
         console.emit({"method": options.name, "keys": keys_by_name})
     else:
-        console.table(parse(build.__doc__).short_description, ("key", "default", "meaning"), rows)
+        console.table(
+            parse(build.__doc__).short_description or "", ("key", "default", "meaning"), rows
+        )

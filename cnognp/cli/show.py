@@ -5,7 +5,6 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from cnognp import checkpoint
 from cnognp.cli import console
 from cnognp.config import RunFolder
 
@@ -21,7 +20,7 @@ def command(options: Namespace) -> None:
     """Prints status, best member and metrics of the newest checkpoint."""
     folder = RunFolder(Path(options.run))
     config = folder.config()
-    found, damaged = checkpoint.newest(folder.checkpoints)
+    found, damaged = folder.newest()
     for path in damaged:
         console.note(f"{path} is damaged; showing the checkpoint before it")
     meta = {"status": "not begun", "iterations": 0, "method": config.method, "task": config.task}
@@ -38,13 +37,16 @@ def summary(folder: RunFolder, meta: dict[str, Any]) -> dict[str, Any]:
         "member": None, "loss": None, "gradient_norm": None, "fitness": None,
         "metrics": {"train": {}, "validation": {}, "test": {}},
     }  # fmt: skip
+    best = {**empty, **meta.get("best", {})}
+    # In the order of the empty one: a checkpoint keeps its keys in order of the alphabet.
+    best["metrics"] = {split: best["metrics"].get(split, {}) for split in empty["metrics"]}
     return {
         "run": str(folder.path),
         "task": meta["task"],
         "method": meta["method"],
         "status": meta["status"],
         "iterations": meta["iterations"],
-        "best": {**empty, **meta.get("best", {})},
+        "best": best,
     }
 
 

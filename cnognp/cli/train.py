@@ -2,6 +2,8 @@
 
 import inspect
 import signal
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
     """
     argv = arguments.spelled_out(argv, "task")
     file, argv = arguments.read_config(argv)
+    if "--resume" in argv:
+        file = arguments.over(_begun(argv, file), file)
     task = arguments.name_in(argv, "task", file, "")
     method = arguments.name_in(argv, "method", file, "cnognp")
     parser.usage = (
@@ -49,7 +53,7 @@ def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
         task,
         keys=given or "-h" in argv or "--help" in argv or len(file.get("task", {})) > 1,
     )
-    return argv
+    return arguments.before(argv, file)
 
 
 def add_task(parser: ArgumentParser, task: str, *, keys: bool = True) -> None:
@@ -111,14 +115,10 @@ def command(options: Namespace) -> int:
         raise FileExistsError(
             f"{folder.path} exists; go on with --resume, or choose another folder with --out"
         )
-    import torch
+    from cnognp.training import INTERRUPTED, Training, train
 
-    from cnognp.training import Training, train
-
-    if config.threads:
-        torch.set_num_threads(config.threads)
     received: list[int] = []
-    before = {s: signal.signal(s, lambda number, _: received.append(number)) for s in _SIGNALS}
+    before = {s: signal.signal(s, partial(_receive, received)) for s in _SIGNALS}
     try:
         with console.bar() as bar:
             line = bar.add_task(
@@ -143,10 +143,29 @@ def command(options: Namespace) -> int:
         console.emit(document)
     else:
         print_summary(document)
-    if received:
+    if received and last.meta["status"] == INTERRUPTED:
         console.note(f"left after a signal; go on with: cnognp train --resume --out {folder.path}")
         return 128 + received[0]
     return 0
+
+
+def _receive(received: list[int], number: int, frame: Any) -> None:
+    """Notes a signal.
+
+    Raises:
+        KeyboardInterrupt: at a second Ctrl-C, which does not wait for the round to end.
+    """
+    if number == signal.SIGINT and received:
+        raise KeyboardInterrupt
+    received.append(number)
+
+
+def _begun(argv: Sequence[str], file: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of the run that is to go on, where it was begun."""
+    out = arguments.value_of(argv, "--out") or file.get("out")
+    task = arguments.name_in(argv, "task", file, "")
+    folder = RunFolder(Path(out or f"runs/{_stem(task)}"))
+    return arguments.tree_of(folder.config_path) if folder.config_path.is_file() else {}
 
 
 def _stem(task: str) -> str:

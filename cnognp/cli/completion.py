@@ -1,0 +1,65 @@
+"""``cnognp --print_completion SHELL``: what a shell needs to complete the command, by shtab."""
+
+import argparse
+import importlib
+from collections.abc import Mapping
+
+import shtab
+from jsonargparse import SUPPRESS, ArgumentParser
+
+from cnognp.methods import METHODS
+from cnognp.tasks.registry import TASKS
+
+SHELLS = tuple(shtab.SUPPORTED_SHELLS)
+
+_FOLDERS = ("run", "out", "data")
+_FILES = ("config", "point")
+
+
+def script(shell: str, verbs: Mapping[str, str]) -> str:
+    """The completion script for a shell; it knows every verb with its options.
+
+    Args:
+        shell: one of `SHELLS`.
+        verbs: the verbs, each with the line that describes it.
+
+    Raises:
+        ValueError: if the shell is not known.
+    """
+    if shell not in SHELLS:
+        raise ValueError(f"--print_completion takes {', '.join(SHELLS)}, got {shell!r}")
+    root = argparse.ArgumentParser("cnognp")
+    root.add_argument("--version", action="store_true", help="print version and exit")
+    subparsers = root.add_subparsers()
+    for verb, line in verbs.items():
+        copy = subparsers.add_parser(verb, help=line, description=line)
+        if verb == "train":
+            copy.add_argument("task", choices=list(TASKS), help="what to train on")
+        for method in METHODS if verb in ("train", "demo") else ("",):
+            _copy(verb, ["--method", method] if method else [], copy)
+    return shtab.complete(root, shell)
+
+
+def _copy(verb: str, argv: list[str], copy: argparse.ArgumentParser) -> None:
+    """Adds the options that a verb has for these arguments, where they are not there yet."""
+    parser = ArgumentParser(exit_on_error=False, print_config=None)
+    importlib.import_module(f"cnognp.cli.{verb}").prepare(parser, argv)
+    known = {"task.name", *(action.dest for action in copy._actions)}
+    for action in parser._actions:
+        if action.help == SUPPRESS or action.dest in known:
+            continue
+        names = action.option_strings or [action.dest]
+        if action.nargs == 0:
+            copy.add_argument(*names, action="store_true", help=action.help)
+            continue
+        choices = list(METHODS) if names[-1] == "--method" else None
+        added = copy.add_argument(
+            *names, nargs=action.nargs, choices=choices, help=_text(action.help)
+        )
+        if action.dest in (*_FOLDERS, *_FILES):
+            kind = shtab.DIRECTORY if action.dest in _FOLDERS else shtab.FILE
+            added.complete = kind  # type: ignore[attr-defined]
+
+
+def _text(help: str | None) -> str:
+    return (help or "").replace("%", "%%")
