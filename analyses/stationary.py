@@ -270,6 +270,9 @@ def _verdict(config: Config, function: Analytic, position: Tensor) -> dict[str, 
 
 def _surface(function: Analytic, grid: int) -> dict[str, np.ndarray]:
     sides = [np.linspace(low, high, grid) for low, high in function.box]
+    if function.dim == 1:
+        curve = value(function, torch.from_numpy(sides[0][:, None])).numpy()
+        return {"alpha": sides[0], "beta": np.zeros(1), "surface": curve[:, None]}
     if function.dim != 2:
         return {"alpha": sides[0]}
     points = torch.from_numpy(np.stack(np.meshgrid(*sides, indexing="ij"), axis=-1))

@@ -1,6 +1,6 @@
 """The whole configuration of a training run, and the folder that the run lives in."""
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from cnognp.checkpoint import Checkpoint
 
 # What the description of a run says in every checkpoint, and of which kind.
-_DESCRIBED = {"status": str, "task": str, "method": str, "iterations": int, "best": dict}
+_DESCRIBED = {
+    "config": str, "status": str, "task": str, "method": str, "iterations": int, "best": dict,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -166,10 +168,29 @@ class RunFolder:
             return None, []
         found, damaged = checkpoint.newest(self.checkpoints)
         if found is not None:
-            wrong = [k for k, kind in _DESCRIBED.items() if not isinstance(found.meta.get(k), kind)]
-            if wrong:
-                raise DamagedFile(self.checkpoints, f"the newest says no {wrong[0]} of its run")
+            self._check(found.meta)
         return found, damaged
+
+    def _check(self, meta: dict[str, Any]) -> None:
+        """Nothing, if a checkpoint describes this run; device and threads do not matter.
+
+        Raises:
+            DamagedFile: if it does not.
+        """
+        wrong = [key for key, kind in _DESCRIBED.items() if not isinstance(meta.get(key), kind)]
+        if wrong:
+            raise DamagedFile(self.checkpoints, f"the newest says no {wrong[0]} of its run")
+        try:
+            theirs = Config.from_yaml(meta["config"])
+        except (ValueError, TypeError) as error:
+            raise DamagedFile(
+                self.checkpoints, f"the newest has no configuration: {error}"
+            ) from None
+        ours = replace(self.config(), device=theirs.device, threads=theirs.threads)
+        if different := ours.differences(theirs):
+            raise DamagedFile(
+                self.checkpoints, f"the newest is of a run with {', '.join(different)}"
+            )
 
     def clear_stale(self) -> None:
         """Removes what a killed writer left; nobody else may be at work here."""

@@ -1,12 +1,12 @@
 """Gradient descent and stochastic gradient descent on whole populations."""
 
 from dataclasses import dataclass
-from math import isfinite
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from cnognp.hyperparameters import Rate, require_not_negative, require_positive
 from cnognp.method import Info, Method, norms, require
 from landscape.objective import Objective, value_and_grad
 from landscape.randomness import derive
@@ -37,16 +37,16 @@ class GradientDescent:
     r"""Gradient descent, :math:`z \leftarrow z - \eta \nabla f(z)`.
 
     Args:
-        lr: step length :math:`\eta`, positive.
+        lr: step length :math:`\eta`, positive; one number, or one per coordinate (p,).
 
     Raises:
         ValueError: if ``lr`` is out of range.
     """
 
-    lr: float
+    lr: Rate
 
     def __post_init__(self):
-        require(self.lr > 0 and isfinite(self.lr), "lr", "positive and finite", self.lr)
+        require_positive("lr", self.lr)
 
     def init(self, objective: Objective, z: Tensor) -> DescentState:
         return DescentState(z)
@@ -68,25 +68,24 @@ class SGD:
     is stochastic gradient descent.
 
     Args:
-        lr: step length, positive.
+        lr: step length, positive; one number, or one per coordinate (p,).
         momentum: :math:`\mu`, from 0 to below 1.
         nesterov: look ahead along the velocity; needs momentum.
-        weight_decay: :math:`\delta`, coupled decay, not negative.
+        weight_decay: :math:`\delta`, coupled decay, not negative; a number or (p,).
 
     Raises:
         ValueError: if one is out of range.
     """
 
-    lr: float
+    lr: Rate
     momentum: float = 0.0
     nesterov: bool = False
-    weight_decay: float = 0.0
+    weight_decay: Rate = 0.0
 
     def __post_init__(self):
-        require(self.lr > 0 and isfinite(self.lr), "lr", "positive and finite", self.lr)
+        require_positive("lr", self.lr)
         require(0 <= self.momentum < 1, "momentum", "from 0 to below 1", self.momentum)
-        decays = self.weight_decay >= 0 and isfinite(self.weight_decay)
-        require(decays, "weight_decay", "at least 0 and finite", self.weight_decay)
+        require_not_negative("weight_decay", self.weight_decay)
         require(not self.nesterov or self.momentum > 0, "momentum", "positive with nesterov", 0)
 
     def init(self, objective: Objective, z: Tensor) -> MomentumState:
@@ -98,7 +97,7 @@ class SGD:
         z = state.position
         loss, grad = value_and_grad(objective, z)
         info = Info(z, loss, norms(grad), loss, 1)
-        if self.weight_decay:
+        if isinstance(self.weight_decay, Tensor) or self.weight_decay:
             grad = grad + self.weight_decay * z
         velocity = self.momentum * state.velocity + grad if self.momentum else grad
         along = grad + self.momentum * velocity if self.nesterov else velocity

@@ -135,8 +135,8 @@ class LBFGSGoldenSection:
     """
 
     history: int = 10
-    trials: int = 20
-    tolerance: float = 1e-2
+    trials: int = 10
+    tolerance: float = 0.1
     published: bool = False
 
     def __post_init__(self):

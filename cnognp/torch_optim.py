@@ -18,6 +18,7 @@ and rescales gradients of one evaluation only: methods that need several refuse 
 import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -128,32 +129,49 @@ class MethodOptimizer(torch.optim.Optimizer):
         self._restored = tensors or None
 
     def _method(self) -> Any:
-        """The frozen method that the parameter groups describe now."""
+        """The frozen method that the parameter groups describe now.
+
+        Raises:
+            ValueError: if a key differs between groups that must not.
+        """
         values = {key: [group[key] for group in self.param_groups] for key in self._keys}
         stamp = repr(values)
-        if self._built[0] != stamp:
-            keys = {key: self._joined(key, values[key]) for key in self._keys}
-            # A step is one closure, whatever the command line makes of an iteration.
-            whole = {key: 0 for key in _NOT_HERE if key in self._signature()}
-            self._built = (stamp, METHODS[self.name](**keys, **whole))
+        if self._built[0] == stamp:
+            return self._built[1]
+        differing = {key for key, given in values.items() if any(v != given[0] for v in given)}
+        for key in differing - set(_PER_COORDINATE):
+            raise ValueError(f"{key} must be the same in all parameter groups, got {values[key]}")
+        # A step is one closure, whatever the command line makes of an iteration.
+        whole = {key: 0 for key in _NOT_HERE if key in self._signature()}
+        first = {key: given[0] for key, given in values.items()}
+        method = METHODS[self.name](**first, **whole)
+        self._built = (stamp, _spread(method, {key: self._joined(key) for key in differing}))
         return self._built[1]
 
     @classmethod
     def _signature(cls) -> Mapping[str, inspect.Parameter]:
         return inspect.signature(METHODS[cls.name]).parameters
 
-    def _joined(self, key: str, values: list[Any]) -> Any:
-        """A key of all groups as one number, or as a tensor over the whole vector."""
-        if all(value == values[0] for value in values):
-            return values[0]
-        if key not in _PER_COORDINATE:
-            raise ValueError(f"{key} must be the same in all parameter groups, got {values}")
+    def _joined(self, key: str) -> Tensor:
+        """A key of all groups as a tensor over the whole vector."""
         pieces = [
-            torch.full((p.numel(),), float(value), dtype=p.dtype, device=p.device)
-            for value, group in zip(values, self.param_groups, strict=True)
+            torch.full((p.numel(),), float(group[key]), dtype=p.dtype, device=p.device)
+            for group in self.param_groups
             for p in group["params"]
         ]
         return torch.cat(pieces)
+
+
+def _spread(method: Any, rates: Mapping[str, Tensor]) -> Any:
+    """The method, and the methods inside it, with these rates in place of their numbers."""
+    changed = {}
+    for entry in fields(method) if rates else ():
+        value = getattr(method, entry.name)
+        if entry.name in rates:
+            changed[entry.name] = rates[entry.name]
+        elif is_dataclass(value):
+            changed[entry.name] = _spread(value, rates)
+    return replace(method, **changed) if changed else method
 
 
 class Closure:
@@ -201,12 +219,10 @@ class Closure:
                 f"no parameter of {self._name} has a gradient: the closure must call "
                 "loss.backward() and return the loss"
             )
-        flat = torch.cat(
-            [
-                torch.zeros_like(t).reshape(-1) if grad is None else grad.detach().reshape(-1)
-                for t, grad in zip(self._tensors, grads, strict=True)
-            ]
-        ).to(z)
+        flat = torch.cat([
+            torch.zeros_like(t).reshape(-1) if grad is None else grad.detach().reshape(-1)
+            for t, grad in zip(self._tensors, grads, strict=True)
+        ]).to(z)
         number = loss.detach().to(z) if isinstance(loss, Tensor) else z.new_tensor(loss)
         return number.reshape(1), flat.unsqueeze(0)
 

@@ -69,8 +69,7 @@ class Training:
         Raises:
             ValueError: if it belongs to another model, data, method or population.
         """
-        expected = {"method": self.config.method, "seed": self.config.seed, **self.identity}
-        for name, own in expected.items():
+        for name, own in self.identity.items():
             if found.meta.get(name) != own:
                 raise ValueError(f"the newest whole one belongs to another {name}")
         self.state = from_arrays(self._begun(), found.arrays)

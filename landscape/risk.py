@@ -87,7 +87,7 @@ class EmpiricalRisk:
         self.seed = seed
         self._skeleton = Skeleton.of(model, statistics)
         normalised = any(is_batchnorm(module) for module in model.modules())
-        self.normalisation = statistics if normalised else ""
+        self.normalisation: str = statistics if normalised else ""
         self._stochastic = self._skeleton.stochastic()
         self._parameters = dict(model.named_parameters())
         self._constants = constants(model, self.layout)

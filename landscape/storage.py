@@ -9,10 +9,8 @@ import io
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import h5py
@@ -40,7 +38,7 @@ def write(
 ) -> None:
     """Nothing; ``path`` then holds the arrays and attributes, wholly or not at all.
 
-    Equal content gives equal bytes under one version of HDF5.
+    Equal content gives equal bytes under one version of HDF5. It takes memory for a copy of all.
 
     Args:
         path: the file; its folder must exist. An older file of that name is replaced.
@@ -60,10 +58,9 @@ def write(
     _check_names(stored, texts)
     total = sum(array.nbytes for array in stored.values())
     compress = compress and total <= claims.COMPRESSED_BYTES
-    # Python runs signal handlers in the main thread alone, so in another one no KeyboardInterrupt
-    # comes up inside a callback of HDF5, which would take it for a failed write (see _Disk).
-    with replacing(path, digest=digest) as temporary, ThreadPoolExecutor(1) as thread:
-        thread.submit(_write_hdf5, temporary, stored, texts, compress).result()
+    image = _image(stored, texts, compress)
+    with replacing(path, digest=digest) as temporary:
+        temporary.write_bytes(image.getbuffer())
 
 
 def read(
@@ -138,87 +135,39 @@ def storable(name: str, array: Any) -> np.ndarray:
     return array if whole else np.array(array, dtype=dtype, order="C")
 
 
-class _Disk:
-    """A file as HDF5 sees it while writing: one that never fails.
+def _image(arrays: dict[str, np.ndarray], texts: dict[str, bytes], compress: bool) -> io.BytesIO:
+    """The bytes of the file.
 
-    After a failed write, HDF5 keeps the file open and crashes the process later, sometimes without
-    any error before (seen with HDF5 2.0 on a full disk). So the first failure is kept for the
-    caller, who must raise it, and nothing more is written. Only its number and text are kept: an
-    exception would keep alive the frames, and so the HDF5 objects, that it passed through.
+    HDF5 must not meet a write that fails: it keeps the file open and crashes the process later,
+    sometimes without any error before (seen with HDF5 2.0 on a full disk). It writes to memory,
+    which is taken beforehand so that a lack of it shows before HDF5 begins.
     """
-
-    def __init__(self, file: io.FileIO):
-        self.file, self.position, self.end = file, 0, 0
-        self.failure: tuple[int | None, str] | None = None
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self.position = offset + (0, self.position, self.end)[whence]
-        return self.position
-
-    def tell(self) -> int:
-        return self.position
-
-    def flush(self) -> None:
-        pass
-
-    def truncate(self, size: int) -> None:
-        self.end = size
-        self._attempt(lambda: self.file.truncate(size))
-
-    def write(self, data: Any) -> int:
-        view = memoryview(data)
-        self._attempt(lambda: self._write(view))
-        self.seek(len(view), os.SEEK_CUR)
-        self.end = max(self.end, self.position)
-        return len(view)
-
-    def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer)
-        self._attempt(lambda: self._readinto(view))
-        self.seek(len(view), os.SEEK_CUR)
-        return len(view)
-
-    def _write(self, view: memoryview) -> None:
-        self.file.seek(self.position)
-        while view:
-            view = view[self.file.write(view) :]
-
-    def _readinto(self, view: memoryview) -> None:
-        self.file.seek(self.position)
-        view[:] = self.file.read(len(view)).ljust(len(view), b"\0")
-
-    def _attempt(self, action: Callable[[], Any]) -> None:
-        if self.failure is None:
-            try:
-                action()
-            except OSError as error:
-                self.failure = (error.errno, error.strerror or str(error))
-
-
-def _write_hdf5(
-    path: Path, arrays: dict[str, np.ndarray], texts: dict[str, bytes], compress: bool
-) -> None:
-    with open(path, "x+b", buffering=0) as raw:
-        disk, creation = _Disk(raw), h5p.create(h5p.FILE_CREATE)
-        creation.set_obj_track_times(False)
-        # Up to 64 KiB, attributes then lie in the object's header, which has a checksum.
-        creation.set_attr_phase_change(claims.ATTRIBUTES, 0)
-        with (
-            _access(disk) as access,
-            h5py.File(h5f.create(NAME, h5f.ACC_TRUNC, creation, access)) as file,
-        ):
-            root = h5g.open(file.id, b"/")
-            for name, array in sorted(arrays.items()):
-                _put(root, name, array, compress)
-            for name, text in sorted(texts.items()):
-                file.attrs[name] = np.bytes_(text)
-        if disk.failure is not None:
-            raise OSError(*disk.failure)
+    memory = io.BytesIO()
+    memory.seek(sum(array.nbytes + array.nbytes // 64 for array in arrays.values()))
+    memory.write(b"\0")
+    creation = h5p.create(h5p.FILE_CREATE)
+    creation.set_obj_track_times(False)
+    # Up to 64 KiB, attributes then lie in the object's header, which has a checksum.
+    creation.set_attr_phase_change(claims.ATTRIBUTES, 0)
+    with (
+        _access(memory) as access,
+        h5py.File(h5f.create(NAME, h5f.ACC_TRUNC, creation, access)) as file,
+    ):
+        root = h5g.open(file.id, b"/")
+        for name, array in sorted(arrays.items()):
+            _put(root, name, array, compress)
+        for name, text in sorted(texts.items()):
+            file.attrs[name] = np.bytes_(text)
+    return memory
 
 
 @contextmanager
-def _access(file: io.FileIO | _Disk) -> Iterator[h5p.PropFAID]:
-    """HDF5 goes through Python to this very file: no locks, and nothing shared with other opens."""
+def _access(file: io.FileIO | io.BytesIO) -> Iterator[h5p.PropFAID]:
+    """HDF5 goes through Python to this very file: no locks, and nothing shared with other opens.
+
+    The file has to be one of those written in C. In methods written in Python, a signal could raise
+    KeyboardInterrupt, and HDF5 would take it for a failure of the disk.
+    """
     access = h5p.create(h5p.FILE_ACCESS)
     access.set_libver_bounds(h5f.LIBVER_V110, h5f.LIBVER_V110)
     access.set_fclose_degree(h5f.CLOSE_STRONG)

@@ -262,7 +262,7 @@ def job(argv, log, die=None, after=None, signal=None, limit=None):
     for name, (owner, function, data) in points().items():
         setattr(owner, function, _fatal(getattr(owner, function), name, data, counts, die))
     if signal is not None:
-        setattr(Record, "update", _signalling(Record.update, *signal))
+        Record.update = _signalling(Record.update, *signal)
     if limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     code = main(argv)

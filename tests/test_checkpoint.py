@@ -2,12 +2,14 @@
 
 import ctypes
 import errno
+import io
 import os
 import random
 import signal
 import subprocess
 import time
 import warnings
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -260,11 +262,19 @@ class Steps:
         return step
 
     def install(self, patch):
-        places = [
-            (os, "fsync"), (os, "replace"), (os, "unlink"), (h5py.File, "close"),
-            (storage._Disk, "_write"), (storage._Disk, "truncate"),
-        ]  # fmt: skip
-        for owner, name in places:
+        write = Path.write_bytes
+
+        def in_pieces(path, data):
+            """As `Path.write_bytes`, with a step before each sixth of the bytes."""
+            length = len(data) // 6 + 1
+            write(path, b"")
+            for start in range(0, len(data), length):
+                with open(path, "ab") as file:
+                    append(file, data[start : start + length])
+
+        append = self.wrap(io.BufferedWriter, "write")
+        patch.setattr(Path, "write_bytes", in_pieces)
+        for owner, name in [(os, "fsync"), (os, "replace"), (os, "unlink"), (Path, "write_text")]:
             patch.setattr(owner, name, self.wrap(owner, name))
 
 

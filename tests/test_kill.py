@@ -92,9 +92,7 @@ def test_the_steps_that_are_killed_at_are_all_there_are(whole):
     [pytest.param(s, marks=[] if s in SOME_STEPS else pytest.mark.slow) for s in STEPS],
     ids=lambda step: "-".join(map(str, step)),
 )
-def test_a_run_killed_at_a_step_of_writing_ends_like_one_never_killed(
-    forks, whole, tmp_path, step
-):
+def test_a_run_killed_at_a_step_of_writing_ends_like_one_never_killed(forks, whole, tmp_path, step):
     reference, _, _ = whole(**SHORT)
     folder = tmp_path / "run"
     outcome, _ = forks(runs.train(folder, **SHORT), die=step)
@@ -121,8 +119,11 @@ def test_a_run_killed_again_and_again_ends_like_one_never_killed(forks, whole, t
     reference, _, _ = whole()
     folder = tmp_path / "run"
     # Each attempt dies a little further on, the last of them while it clears up after the others.
-    for step in [("text", 2, "half"), ("replace", 4, "after"), ("hdf5", 90, "half"),
-                 ("fsync", 3, "before"), ("replace", 2, "before"), ("unlink", 1, "before")]:  # fmt: skip
+    steps = [
+        ("text", 2, "half"), ("replace", 4, "after"), ("hdf5", 90, "half"),
+        ("fsync", 3, "before"), ("replace", 2, "before"), ("unlink", 1, "before"),
+    ]  # fmt: skip
+    for step in steps:
         outcome, _ = forks(runs.train(folder, "--resume"), die=step)
         assert outcome.code == KILLED
         assert_nothing_partial(folder, reference)
@@ -149,9 +150,11 @@ def test_every_kind_of_run_survives_kills(forks, whole, tmp_path, kind):
     path = runs.task_file(tmp_path)
     sizes = {"task": str(path.with_name(task)), "members": 3, "iterations": 6}
     reference, seconds, _ = whole(*more, **sizes)
-    for number, job in enumerate(
-        [{"die": ("replace", 4, "after")}, {"die": ("hdf5", 60, "half")}, {"after": 0.6 * seconds}]
-    ):
+    for number, job in enumerate([
+        {"die": ("replace", 4, "after")},
+        {"die": ("hdf5", 60, "half")},
+        {"after": 0.6 * seconds},
+    ]):
         folder = tmp_path / str(number)
         forks(runs.train(folder, *more, **sizes), **job)
         assert_nothing_partial(folder, reference)

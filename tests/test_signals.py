@@ -166,9 +166,14 @@ def test_flags_that_contradict_the_run_are_refused(forks, interrupted, flags, sa
 
 def test_a_configuration_file_that_contradicts_the_run_is_refused(forks, interrupted, tmp_path):
     (tmp_path / "other.yaml").write_text("members: 9\n")
-    outcome, _ = forks(
-        ["train", "--config", tmp_path / "other.yaml", "--resume", "--out", interrupted]
-    )
+    outcome, _ = forks([
+        "train",
+        "--config",
+        tmp_path / "other.yaml",
+        "--resume",
+        "--out",
+        interrupted,
+    ])
     assert outcome.code == 2 and "members 6, not 9" in outcome.err
 
 
@@ -187,11 +192,11 @@ def test_an_existing_folder_is_left_alone_without_resume(forks, interrupted, tmp
 @pytest.mark.parametrize(
     ("other", "said"),
     [
-        ({"task": "digits"}, "another model"),
-        ({"more": ["--task.hidden", "[7]"]}, "another model"),
-        ({"more": ["--seed", "1"]}, "another seed"),
-        ({"more": ["--method", "gd"]}, "another method"),
-        ({"members": 5}, r"state/position must be"),
+        ({"task": "digits"}, "task digits, not wine"),
+        ({"more": ["--task.hidden", "[7]"]}, "task.hidden [7], not [10]"),
+        ({"more": ["--seed", "1"]}, "seed 1, not 0"),
+        ({"more": ["--method", "gd"]}, "method gd, not cnognp"),
+        ({"members": 5}, "members 5, not 6"),
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused(forks, interrupted, tmp_path, other, said):
@@ -200,11 +205,25 @@ def test_a_checkpoint_of_another_run_is_refused(forks, interrupted, tmp_path, ot
     for name in ("00000008.h5", "00000008.sha256"):
         shutil.copy(theirs / "checkpoints" / name, interrupted / "checkpoints" / name)
     before = runs.contents(interrupted)
-    outcome, _ = forks(runs.train(interrupted, "--resume"))
-    assert (outcome.code, outcome.out) == (3, "")
-    (line,) = outcome.err.splitlines()
-    assert said in line
+    for argv in (runs.train(interrupted, "--resume"), ["show", interrupted]):
+        outcome, _ = forks(argv)
+        assert (outcome.code, outcome.out) == (3, "")
+        (line,) = outcome.err.splitlines()
+        assert "is of a run with" in line and said in line
     assert runs.contents(interrupted) == before
+
+
+def test_a_model_that_has_changed_is_noticed(forks, tmp_path):
+    own = runs.task_file(tmp_path)
+    argv = runs.train(tmp_path / "run", task=f"{own}:plain", members=2)
+    assert forks(argv, signal=(signal.SIGTERM, 5))[0].code == 143
+    own.write_text(
+        own.read_text().replace("(inputs, 6)", "(inputs, 7)").replace("(6, 2)", "(7, 2)")
+    )
+    for verb in (["train", "--resume", "--out"], ["analyze"]):
+        outcome, _ = forks([*verb, tmp_path / "run"])
+        assert outcome.code == 3 and "another model" in outcome.err
+        assert outcome.err.count("\n") == 1
 
 
 def test_data_that_have_changed_are_noticed(forks, tmp_path):
@@ -234,9 +253,9 @@ def test_a_checkpoint_whose_arrays_do_not_fit_is_refused(forks, interrupted, nam
         arrays = {key: array for key, array in last.arrays.items() if key != name}
         if change == "too short" and last.arrays[name].ndim:
             arrays[name] = last.arrays[name][:-1]
-        for path in (interrupted / "checkpoints").glob("00000006.*"):
+        for path in (interrupted / "checkpoints").glob("00000005.*"):
             path.unlink()
-        made = checkpoint.Checkpoint(6, arrays, {**last.meta, "iterations": 6})
+        made = checkpoint.Checkpoint(5, arrays, last.meta)
         checkpoint.save(interrupted / "checkpoints", made)
         outcome, _ = forks(runs.train(interrupted, "--resume"))
         assert outcome.code == 3 and name in outcome.err and outcome.err.count("\n") == 1

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import warnings
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from landscape import claims, storage
-from landscape.files import DamagedFile, temporaries
+from landscape.files import DamagedFile
 
 ARRAYS = {
     "alpha": np.linspace(-1, 1, 7),
@@ -251,37 +252,26 @@ def test_a_damaged_digest_is_found_before_hdf5_sees_the_file(tmp_path, monkeypat
         storage.read(path, digest=True)
 
 
-def failing_writes(monkeypatch, good):
-    """Lets ``good`` writes of HDF5 through; the disk is full at the next one."""
-    write, count = storage._Disk._write, [0]
-
-    def limited(self, view):
-        count[0] += 1
-        if count[0] > good:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        write(self, view)
-
-    monkeypatch.setattr(storage._Disk, "_write", limited)
-    return count
-
-
 @pytest.mark.parametrize("digest", [False, True])
-def test_a_disk_full_at_any_write_is_a_clear_error_and_the_older_file_stays(tmp_path, digest):
+@pytest.mark.parametrize("room", [0, 1, 1000])
+def test_a_disk_that_fills_up_is_a_clear_error_and_the_older_file_stays(
+    tmp_path, monkeypatch, digest, room
+):
     path = tmp_path / "a.h5"
     storage.write(path, ARRAYS, ATTRIBUTES)
     older = path.read_bytes()
-    with pytest.MonkeyPatch.context() as patch:
-        total = failing_writes(patch, good=10**9)
-        storage.write(tmp_path / "b.h5", ARRAYS, {}, digest=digest)
-    (tmp_path / "b.h5").unlink()
-    assert total[0] > 5
-    for good in range(total[0]):
-        with pytest.MonkeyPatch.context() as patch:
-            failing_writes(patch, good)
-            with pytest.raises(OSError, match=r"could not write .*a\.h5: No space.* try again"):
-                storage.write(path, ARRAYS, {}, digest=digest)
-        assert path.read_bytes() == older
-        assert temporaries(tmp_path) == []
+    write = Path.write_bytes
+
+    def limited(self, data):
+        write(self, bytes(data)[:room])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", limited)
+    with pytest.raises(OSError, match=r"could not write .*a\.h5: No space.* try again") as full:
+        storage.write(path, SMALL, {}, digest=digest)
+    assert full.value.errno == errno.ENOSPC
+    assert path.read_bytes() == older
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.h5"]
 
 
 def test_a_limit_on_file_size_is_a_clear_error(tmp_path):
@@ -316,7 +306,7 @@ def test_a_process_that_met_a_full_disk_goes_on_and_ends_well(tmp_path):
     done = run_script(
         tmp_path,
         """
-for size in (0, 3000, 10**6, 3 * 10**7):
+for size in (0, 1, 3000, 3 * 10**7):
     limit(size)
     try:
         storage.write("a.h5", {"x": x}, {})
@@ -343,26 +333,49 @@ def test_an_error_that_nobody_catches_ends_the_process_with_a_message_and_no_cra
     assert "DamagedFile: b.h5 cannot be read" in done.stderr
 
 
-def test_an_interrupt_while_hdf5_writes_leaves_no_file_and_a_working_process(tmp_path):
+def test_interrupts_at_any_time_leave_no_half_file_and_a_working_process(tmp_path):
     done = run_script(
         tmp_path,
         """
-write = storage._Disk._write
-def interrupt(self, view):
-    os.kill(os.getpid(), signal.SIGINT)
-    write(self, view)
-storage._Disk._write = interrupt
-try:
-    storage.write("a.h5", {"x": x[:, :300_000]}, {})
-except KeyboardInterrupt:
-    print("interrupted", os.listdir())
-storage._Disk._write = write
+import itertools, threading, time
+caught = 0
+main = threading.main_thread().ident
+for delay in itertools.takewhile(lambda t: t < 0.2, itertools.count(0.001, 0.004)):
+    timer = threading.Timer(delay, signal.pthread_kill, (main, signal.SIGINT))
+    try:
+        timer.start()
+        storage.write("a.h5", {"x": x[:, :300_000]}, {}, digest=True)
+        time.sleep(1)
+    except KeyboardInterrupt:
+        caught += 1
+    assert set(os.listdir()) <= {"a.h5", "a.sha256"}, os.listdir()
+print(caught)
 storage.write("b.h5", {"x": x}, {})
-print(storage.read("b.h5")[0]["x"].shape, os.listdir())
+print(storage.read("b.h5")[0]["x"].shape)
 """,
     )
-    assert done.stdout == "interrupted []\n(8, 1000000) ['b.h5']\n"
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.stdout, done.stderr) == ("50\n(8, 1000000)\n", "")
+    assert done.returncode == 0
+
+
+def test_a_lack_of_memory_is_an_error_before_hdf5_begins(tmp_path):
+    done = run_script(
+        tmp_path,
+        """
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 30_000_000, resource.RLIM_INFINITY))
+try:
+    storage.write("a.h5", {"x": x}, {})
+except MemoryError:
+    print("refused", os.listdir())
+storage.write("b.h5", {"x": x[:, :1000]}, {})
+print(storage.read("b.h5")[0]["x"].shape)
+""",
+    )
+    if not os.path.exists("/proc/self/statm"):
+        pytest.skip("needs /proc to see how much memory is used")
+    assert (done.stdout, done.stderr) == ("refused []\n(8, 1000)\n", "")
+    assert done.returncode == 0
 
 
 def test_a_file_open_elsewhere_can_be_read(tmp_path):

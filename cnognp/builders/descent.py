@@ -99,7 +99,7 @@ def bfgs(trials: int = 30) -> Method:
 
 
 def lbfgs_gss(
-    history: int = 10, trials: int = 20, tolerance: float = 0.01, published: bool = False
+    history: int = 10, trials: int = 10, tolerance: float = 0.1, published: bool = False
 ) -> Method:
     """Limited-memory BFGS whose step length is found by golden sections.
 

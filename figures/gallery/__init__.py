@@ -1,1 +1,1 @@
-"""Pictures drawn from real runs, for the README: ``python -m figures.gallery runs/wine runs/demo``."""
+"""Pictures of real runs: ``python -m figures.gallery runs/wine runs/demo`` draws them."""

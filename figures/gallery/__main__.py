@@ -22,9 +22,17 @@ def overview(plane: Surface, restarts: Stationary) -> Figure:
 
 
 def main(run: Path, demo: Path) -> None:
-    """Writes the PNG of every picture in the gallery."""
-    plane = load(run / "analysis" / "plane.h5")
-    restarts = load(demo / "analysis" / "himmelblau-gd.h5")
+    """Writes the PNG of every picture in the gallery.
+
+    Raises:
+        TypeError: if a file holds something else than ``make demo`` writes there.
+    """
+    plane, restarts = (
+        load(run / "analysis" / "plane.h5"),
+        load(demo / "analysis" / "himmelblau-gd.h5"),
+    )
+    if not isinstance(plane, Surface) or not isinstance(restarts, Stationary):
+        raise TypeError("plane.h5 must hold a plane, and himmelblau-gd.h5 the ends of restarts")
     pictures = {"overview": overview(plane, restarts)}
     for name in ("history", "spectrum", "plane"):
         for kind, figure in page.figures_of(load(run / "analysis" / f"{name}.h5")).items():
