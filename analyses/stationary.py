@@ -9,14 +9,14 @@ although H is the flattest. What another method adds is the difference from thes
 
 n: 500 restarts put a standard error of 1.5 to 2.1 points on these shares; 20,000 put 0.3.
 
-Cost, on one processor core: 500 restarts of gradient descent take half a second, 20,000 take two.
-Swarms run one after another: 500 of them take half a minute.
+Cost, on one processor core: 500 restarts of gradient descent take half a second, 20,000 take two;
+500 swarms of 20 members take half a second too.
 """
 
 import inspect
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice, product, repeat
 from types import MappingProxyType
@@ -29,13 +29,13 @@ from scipy.spatial.distance import cdist
 from scipy.stats import binomtest
 from torch import Tensor
 
+from analyses.swarms import together
 from cnognp import METHODS
 from cnognp.method import Method
 from cnognp.run import run
 from cnognp.swarm import Swarm
 from landscape.functions import CATALOGUE
 from landscape.objective import Analytic, value, value_and_grad
-from landscape.randomness import derive
 from landscape.results import Stationary, provenance
 
 STEPS: Mapping[str, tuple[float, int]] = MappingProxyType({
@@ -54,11 +54,16 @@ STEPS: Mapping[str, tuple[float, int]] = MappingProxyType({
 """Step length and number of steps with which gradient descent comes within 0.1 of a minimum."""
 
 SWARM_ITERATIONS = 100
+QUASI_NEWTON_ITERATIONS = 100
 
 # These methods multiply a raw gradient by lr and so need the function's step length.
 _STEEPEST = frozenset(
-    "gd sgd nig nim nig-bh nim-bh nig-mbh nim-mbh sam asam gcsam gnp egd cno cnognp".split()
+    "gd sgd nig nim nig-bh nim-bh nig-mbh nim-mbh sam asam gcsam gnp swa egd cno cnognp".split()
 )
+# Steps of about this length cross a box within the declared number of them.
+_ADAPTIVE = {"adam": 0.01, "adamw": 0.01}
+_LEAST = {"restarts": 1, "iterations": 1, "budget": 1, "members": 1, "grid": 2}
+_HOPPING = frozenset("nig-bh nim-bh nig-mbh nim-mbh".split())
 
 BASINS: Mapping[str, tuple[float, ...]] = MappingProxyType({
     "himmelblau": (0.25557, 0.24724, 0.23733, 0.25986),
@@ -79,10 +84,15 @@ class Config:
         function: a name in `landscape.functions.CATALOGUE`.
         method: a name in `cnognp.METHODS`.
         restarts: number of independent starts; of a swarm, number of independent swarms.
-        iterations: steps of the method; what settles on the function where None (`STEPS`, and
-            `SWARM_ITERATIONS` for swarms).
-        method_options: keywords of the method. Methods that step along a raw gradient take the
-            function's step length where ``lr`` is not among them.
+        iterations: steps of the method, a step of basin hopping being a whole hop. Where this and
+            the budget are None: what settles on the function (`STEPS`; `SWARM_ITERATIONS` for
+            swarms, `QUASI_NEWTON_ITERATIONS` for BFGS methods). Basin hopping then has as many
+            gradients as descent has steps, as its budget.
+        budget: gradient evaluations of each restart. It ends with the step that reaches them.
+        method_options: keywords of the method. Where they are not among these: methods that step
+            along a raw gradient take the function's ``lr``; with T steps or a budget of T,
+            ``tau`` is T / 10, ``start`` (of averaging) 3 T / 4 and ``horizon`` T; and
+            ``batch_size`` is 0.
         members: particles in a swarm; other methods ignore it.
         seed: of the starts, and of everything that the method draws.
         tolerance: largest distance from a minimum that counts as being there.
@@ -97,6 +107,7 @@ class Config:
     method: str = "gd"
     restarts: int = 500
     iterations: int | None = None
+    budget: int | None = None
     method_options: dict[str, Any] = field(default_factory=dict)
     members: int = 20
     seed: int = 0
@@ -110,7 +121,7 @@ class Config:
         keywords = inspect.signature(METHODS[self.method]).parameters
         for option in self.method_options:
             _require_one_of(f"option of {self.method}", option, keywords)
-        for name, least in {"restarts": 1, "iterations": 1, "members": 1, "grid": 2}.items():
+        for name, least in _LEAST.items():
             number = getattr(self, name)
             if number is not None and number < least:
                 raise ValueError(f"{name} must be at least {least}, got {number}")
@@ -119,14 +130,34 @@ class Config:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
 
     def resolved(self) -> "Config":
-        """This configuration with the step length and the number of steps that it stands for."""
-        lr, iterations = STEPS[self.function]
+        """This configuration with the options, steps and budget that it stands for."""
+        lr, steps = STEPS[self.function]
+        hops = self.method in _HOPPING
+        length = self.budget or (not hops and self.iterations) or steps
         options = dict(self.method_options)
-        if self.method in _STEEPEST:
-            options.setdefault("lr", lr)
+        defaults: dict[str, Any] = {
+            "tau": max(1, length // 10),
+            "start": 3 * length // 4,
+            "horizon": length,
+            "batch_size": 0,
+        }
+        if self.method in _STEEPEST or self.method in _ADAPTIVE:
+            defaults["lr"] = _ADAPTIVE.get(self.method, lr)
+        for keyword in inspect.signature(METHODS[self.method]).parameters:
+            if keyword in defaults:
+                options.setdefault(keyword, defaults[keyword])
+        iterations, budget = self.iterations, self.budget
+        if iterations is None and budget is None:
+            if hops:
+                budget = steps
+            else:
+                iterations = self._steps(options, steps)
+        return replace(self, iterations=iterations, budget=budget, method_options=options)
+
+    def _steps(self, options: dict[str, Any], steps: int) -> int:
         if _collaborates(METHODS[self.method](**options)):
-            iterations = SWARM_ITERATIONS
-        return replace(self, iterations=self.iterations or iterations, method_options=options)
+            return SWARM_ITERATIONS
+        return QUASI_NEWTON_ITERATIONS if self.method in ("bfgs", "lbfgs-gss") else steps
 
 
 def study(config: Config) -> Stationary:
@@ -141,14 +172,16 @@ def study(config: Config) -> Stationary:
     The starts are ``numpy.random.default_rng(seed).uniform(low, high, size=(restarts, dim))`` in
     double precision. A swarm starts from ``members`` such points and ends at the best point that it
     has seen; its ``start`` is the best of its starting points. ``evaluations`` counts points at
-    which the method evaluated the function or its gradient.
+    which the method evaluated the function or its gradient, up to where each restart ended.
     """
     began = time.perf_counter()
     config = config.resolved()
     function = CATALOGUE[config.function]
     method = METHODS[config.method](**config.method_options)
-    walk = _swarms if _collaborates(method) else _walkers
-    start, position, evaluations = walk(config, function, method)
+    if isinstance(method, Swarm) and _collaborates(method):
+        start, position, evaluations = _swarms(config, function, method)
+    else:
+        start, position, evaluations = _walkers(config, function, method)
     label = labels(function, position.numpy(), config.tolerance)
     counts = np.bincount(label, minlength=len(function.minima) + 1)
     low, high = wilson(counts, config.restarts)
@@ -225,31 +258,50 @@ def basins(function: Analytic) -> tuple[float, ...] | None:
 def _walkers(config: Config, function: Analytic, method: Method) -> tuple[Tensor, Tensor, int]:
     """Start and end of every restart, all restarts at once, and the evaluations."""
     start = _starts(config, function, config.restarts)
-    state, passes = _end(config, function, method, start, _generator(config))
-    return start, state.position, round(passes * config.restarts)
+    position, spent = start, torch.zeros(len(start), dtype=torch.float64, device="cpu")
+    for state, used in _walk(config, function, method, start):
+        if config.budget is None:
+            position, spent = state.position, used
+            continue
+        # A restart stays where its own budget ended, however far the others still go.
+        goes_on = spent < config.budget
+        position = torch.where(goes_on.unsqueeze(-1), state.position, position)
+        spent = torch.where(goes_on, used, spent)
+    return start, position, round(float(spent.sum()))
 
 
-def _swarms(config: Config, function: Analytic, method: Method) -> tuple[Tensor, Tensor, int]:
-    """Start and end of every swarm, one swarm after another, and the evaluations."""
+def _swarms(config: Config, function: Analytic, method: Swarm) -> tuple[Tensor, Tensor, int]:
+    """Start and end of every swarm, all swarms at once, and the evaluations."""
     starts = _starts(config, function, config.restarts, config.members)
-    firsts, lasts, total = [], [], 0.0
-    for number, start in enumerate(starts):
-        generator = derive(_generator(config), "restart", number)
-        state, passes = _end(config, function, method, start, generator)
-        firsts.append(start[value(function, start).argmin()])
-        lasts.append(state.best[state.best_fitness.argmin()])
-        total += passes
-    return torch.stack(firsts), torch.stack(lasts), round(total * config.members)
+    state: Any = None
+    used = torch.zeros((), device="cpu")
+    for after, spent in _walk(
+        config, function, together(method, config.restarts), starts.flatten(0, 1)
+    ):
+        state, used = after, spent
+    first = _lowest(starts, value(function, starts))
+    last = _lowest(state.best.view_as(starts), state.best_fitness.view(starts.shape[:-1]))
+    return first, last, round(float(used.sum()))
 
 
-def _end(
-    config: Config, function: Analytic, method: Method, start: Tensor, generator: torch.Generator
-) -> tuple[Any, float]:
+def _lowest(points: Float[Tensor, "n k dim"], heights: Float[Tensor, "n k"]) -> Tensor:
+    return points[torch.arange(len(points), device="cpu"), heights.argmin(dim=1)]
+
+
+def _walk(
+    config: Config, function: Analytic, method: Method, start: Tensor
+) -> Iterator[tuple[Any, Tensor]]:
+    """State and evaluations (n,) after every step, until steps or budget are used up."""
     stream = islice(repeat(function), config.iterations)
-    state, passes = None, 0.0
-    for after, info in run(method, stream, start, generator):
-        state, passes = after, passes + info.evaluations
-    return state, passes
+    used = torch.zeros(len(start), dtype=torch.float64, device="cpu")
+    for state, info in run(method, stream, start, _generator(config)):
+        own = getattr(state, "evaluations", None)
+        used = used + info.evaluations if own is None else own.double()
+        yield state, used
+        # A member that is lost may never use up its budget.
+        lost = ~state.position.isfinite().all(dim=-1)
+        if config.budget is not None and bool(((used >= config.budget) | lost).all()):
+            return
 
 
 def _generator(config: Config) -> torch.Generator:

@@ -108,7 +108,7 @@ class Config:
             part = tree[noun] if isinstance(tree[noun], dict) else {"name": tree[noun]}
             if not isinstance(part.get("name"), str):
                 raise ValueError(f"{noun} needs a name")
-            tree[noun], options[f"{noun}_options"] = part.pop("name"), part
+            tree[noun], options[f"{noun}_options"] = part.pop("name"), _tuples(part)
         unknown = set(tree) - {f.name for f in fields(cls)}
         if unknown:
             raise ValueError(f"unknown key {sorted(unknown)[0]!r}")
@@ -213,6 +213,13 @@ class RunFolder:
             return Config.from_yaml(self.config_path.read_text(encoding="utf-8"))
         except (ValueError, TypeError) as error:
             raise ValueError(f"{self.config_path} cannot be used: {error}") from None
+
+
+def _tuples(item: Any) -> Any:
+    """Lists as tuples, which is what tasks and methods take."""
+    if isinstance(item, dict):
+        return {key: _tuples(value) for key, value in item.items()}
+    return tuple(_tuples(value) for value in item) if isinstance(item, list) else item
 
 
 def _plain(item: Any) -> Any:

@@ -131,6 +131,11 @@ class Swarm:
                 "mutation scatters members inside a box: give a finite box=(low, high), not "
                 f"{self.box}"
             )
+        if isinstance(self.local, Swarm):
+            raise ValueError(
+                "a swarm cannot be the local search of a swarm: its loss and gradient would not "
+                "belong to where the outer one has put its members"
+            )
         if self.local is not None and self.lr:
             raise ValueError("lr is the step of the swarm's own local search: set lr=0 with local")
 

@@ -244,7 +244,10 @@ def problem_of(config: Config) -> Problem:
     """
     if config.method not in METHODS:
         raise ValueError(f"unknown method {config.method!r}; there are {', '.join(METHODS)}")
-    task = load(config.task, **{"seed": config.seed, **config.task_options})
+    with torch.random.fork_rng(devices=[]):
+        # Modules of torch can draw their first weights from nothing but the default generator.
+        torch.default_generator.manual_seed(derived_seed(config.seed, "task"))
+        task = load(config.task, **{"seed": config.seed, **config.task_options})
     return Problem(task, choose_device(config.device))
 
 

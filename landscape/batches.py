@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, RandomSampler
 
+from landscape.objective import ordinary
+
 Batch = tuple[Any, Any]
 RESIDENT_BYTES = 2**28
 
@@ -223,9 +225,7 @@ def _as_pair(batch: Any) -> Batch:
 
 
 def _moved(batch: Batch, device: torch.device) -> Batch:
-    # A tensor made in inference mode could not be part of a graph.
-    with torch.inference_mode(False):
-        return mapped(batch, lambda t: (t.clone() if t.is_inference() else t).to(device))
+    return mapped(batch, lambda t: ordinary(t).to(device))
 
 
 def _join(parts: list[Any]) -> Any:

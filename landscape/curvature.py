@@ -1,6 +1,7 @@
 """First and second derivatives at one point: gradient norms and Hessian-vector products."""
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 
 import torch
 from jaxtyping import Float
@@ -55,6 +56,7 @@ class Hessian:
         self.cached = True
         self._memory = memory
         self._graph: list[tuple[Tensor, Tensor]] = []
+        self._blocks: bool | None = None if objective.dim <= _BLOCK_DIM else False
         self._build()
 
     def __matmul__(self, u: Float[Tensor, "*batch p"]) -> Float[Tensor, "*batch p"]:
@@ -62,10 +64,9 @@ class Hessian:
             raise ValueError(f"vectors of length {self.dim} are needed, got {tuple(u.shape)}")
         probes = u.detach().reshape(-1, self.dim).to(self.point)
         self.products += len(probes)
-        with second_order():
-            total = torch.zeros_like(probes)
-            for leaf, slope in self._slopes():
-                total += _multiplied(leaf, slope, probes)
+        total = None if len(probes) < 2 or self._blocks is False else self._together(probes)
+        if total is None:
+            total = self._sum(_one_by_one, probes)
         return total.reshape(u.shape)
 
     def dense(self) -> Float[Tensor, "p p"]:
@@ -73,6 +74,32 @@ class Hessian:
         eye = torch.eye(self.dim, dtype=self.point.dtype, device=self.point.device)
         matrix = self @ eye
         return (matrix + matrix.T) / 2
+
+    def _sum(self, multiply: Callable[..., Tensor], probes: Tensor) -> Tensor:
+        with second_order():
+            total = torch.zeros_like(probes)
+            for leaf, slope in self._slopes():
+                if slope.requires_grad:
+                    total += multiply(leaf, slope, probes)
+        return total
+
+    def _together(self, probes: Tensor) -> Tensor | None:
+        """The products by vectorised backward passes, or None where torch cannot take them.
+
+        Small problems are bound by the cost of starting kernels, so that this pays; for large ones
+        it does not. The first block is compared with one plain product, since a wrong batching rule
+        need not fail (group norm, torch 2.13).
+        """
+        try:
+            blocks = [self._sum(_in_a_block, block) for block in probes.split(_BLOCK)]
+        except (RuntimeError, UserWarning):
+            self._blocks = False
+            return None
+        if self._blocks is None:
+            alone = self._sum(_one_by_one, probes[: len(blocks[0])][-1:])
+            tolerance = torch.finfo(alone.dtype).eps ** 0.5 * alone.abs().max()
+            self._blocks = not bool(((blocks[0][-1:] - alone).abs() > tolerance).any())
+        return torch.cat(blocks) if self._blocks else None
 
     def _slopes(self) -> Iterator[tuple[Tensor, Tensor]]:
         if self.cached:
@@ -132,24 +159,21 @@ def gradients(objective: Objective, z: Float[Tensor, "n p"]) -> Gradients:
     )
 
 
-def _multiplied(leaf: Tensor, slope: Tensor, probes: Tensor) -> Tensor:
-    """Hessian times each probe, on a graph that is kept.
-
-    Small problems are bound by the cost of starting kernels, so that one vectorised backward pass
-    for all probes pays; for large ones it does not.
-    """
-    if len(probes) > 1 and leaf.numel() <= _BLOCK_DIM and slope.requires_grad:
-        blocks = [
-            torch.autograd.grad(
-                slope,
-                leaf,
-                block.unsqueeze(1),
-                retain_graph=True,
-                is_grads_batched=True,
-                materialize_grads=True,
-            )[0]
-            for block in probes.split(_BLOCK)
-        ]
-        return torch.cat(blocks).squeeze(1)
+def _one_by_one(leaf: Tensor, slope: Tensor, probes: Tensor) -> Tensor:
     rows = [backward(slope, leaf, probe.unsqueeze(0), retain=True) for probe in probes]
     return torch.cat(rows) if rows else probes
+
+
+def _in_a_block(leaf: Tensor, slope: Tensor, probes: Tensor) -> Tensor:
+    with warnings.catch_warnings():
+        # An operation without a batching rule falls back to a loop, and warns of it.
+        warnings.filterwarnings("error", message="There is a performance drop")
+        (block,) = torch.autograd.grad(
+            slope,
+            leaf,
+            probes.unsqueeze(1),
+            retain_graph=True,
+            is_grads_batched=True,
+            materialize_grads=True,
+        )
+    return block.squeeze(1)

@@ -9,6 +9,7 @@ and gradient, never objectives.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -112,6 +113,7 @@ class Ridge:
         if self.mask is not None:
             if self.dim not in (0, self.mask.numel()):
                 raise ValueError(f"dim is {self.dim} but mask has {self.mask.numel()} entries")
+            object.__setattr__(self, "mask", ordinary(self.mask))
             object.__setattr__(self, "dim", self.mask.numel())
         if self.dim < 1:
             raise ValueError("Ridge needs a mask, or dim, to know how long the vector is")
@@ -171,16 +173,17 @@ class Sum:
     def minibatches(
         self, size: int, generator: torch.Generator, *, epochs: int | None = None
     ) -> Iterator["Sum"]:
-        """The first part in mini-batches, each with the other parts whole.
+        """The first part that has mini-batches in them, each with the other parts whole.
 
-        Raises:
-            TypeError: if the first part has no mini-batches.
+        A sum of which no part has any is its own only mini-batch.
         """
-        first, *rest = self.parts
-        if not hasattr(first, "minibatches"):
-            raise TypeError(f"{type(first).__name__} comes first in the sum and has no minibatches")
-        for batch in first.minibatches(size, generator, epochs=epochs):
-            yield Sum(batch, *rest)
+        for place, part in enumerate(self.parts):
+            if hasattr(part, "minibatches"):
+                others = (*self.parts[:place], *self.parts[place + 1 :])
+                for batch in part.minibatches(size, generator, epochs=epochs):
+                    yield Sum(batch, *others)
+                return
+        yield from repeat(self) if epochs is None else repeat(self, epochs)
 
 
 def value(
@@ -221,8 +224,10 @@ def value_and_grad(
         return rows.new_zeros(z.shape[:-1]), torch.zeros_like(z)
     own = getattr(objective, "value_and_grad", None)
     if own is not None:
-        with torch.inference_mode(False):
-            parts = [own(piece) for piece in _pieces(objective, rows, chunk)]
+        if torch.is_inference_mode_enabled():
+            with torch.inference_mode(False):
+                return value_and_grad(objective, z, chunk=chunk)
+        parts = [own(piece) for piece in _pieces(objective, rows, chunk)]
         values, grads = parts[0] if len(parts) == 1 else map(torch.cat, zip(*parts, strict=True))
         if z.ndim == 2:
             return values.detach(), grads.detach()
@@ -286,7 +291,7 @@ def batched_terms(objective: Objective) -> Iterator[Term]:
 def first_order(term: Term, points: Tensor, seeds: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The points as a leaf of a graph, and the gradient there as a function in that graph."""
     with torch.inference_mode(False), torch.enable_grad():
-        leaf = _leaf(points)
+        leaf = ordinary(points).requires_grad_()
         values = term(leaf)
         if not values.requires_grad:
             return leaf, torch.zeros_like(leaf)
@@ -303,6 +308,12 @@ def backward(slope: Tensor, leaf: Tensor, u: Tensor, *, retain: bool = False) ->
         return torch.zeros_like(leaf)
     (product,) = torch.autograd.grad(slope, leaf, u, retain_graph=retain, materialize_grads=True)
     return product
+
+
+def ordinary(tensor: Tensor) -> Tensor:
+    """The tensor's numbers for any graph: one made in inference mode must be copied for that."""
+    with torch.inference_mode(False):
+        return tensor.clone() if tensor.is_inference() else tensor.detach()
 
 
 @contextmanager
@@ -351,17 +362,12 @@ def _stochastic_modules(objective: Any) -> Iterator[str]:
 
 def _differentiate(term: Term, points: Tensor) -> tuple[Tensor, Tensor]:
     with torch.inference_mode(False), torch.enable_grad():
-        leaf = _leaf(points)
+        leaf = ordinary(points).requires_grad_()
         values = term(leaf)
         if not values.requires_grad:
             return values, torch.zeros_like(leaf)
         (grad,) = torch.autograd.grad(values, leaf, torch.ones_like(values), materialize_grads=True)
     return values.detach(), grad
-
-
-def _leaf(points: Tensor) -> Tensor:
-    """The points as a leaf; a tensor made in inference mode must be copied to become one."""
-    return (points.clone() if points.is_inference() else points.detach()).requires_grad_()
 
 
 def _check(objective: Objective, z: Tensor) -> None:

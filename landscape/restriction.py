@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from landscape.objective import Objective, Term, batched_terms, value_and_grad
+from landscape.objective import Objective, Term, batched_terms, ordinary, value_and_grad
 
 
 class Restriction:
@@ -31,8 +31,8 @@ class Restriction:
             )
         self.parts = (objective,)
         self.layout = None
-        self.origin = origin.detach()
-        self.basis = basis.detach().to(origin)
+        self.origin = ordinary(origin)
+        self.basis = ordinary(basis).to(self.origin)
         self.dim = basis.shape[0]
 
     @property

@@ -10,6 +10,7 @@ import numpy as np
 from landscape.schema import Result, axes, load, provenance, save
 
 __all__ = [
+    "Distribution",
     "Gradients",
     "History",
     "Line",
@@ -171,3 +172,74 @@ class Stationary(Result):
     tolerance: float
     gradient_tolerance: float
     status: str
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Distribution(Result):
+    """Where several methods end on several functions, side by side.
+
+    The axis ``outcome`` runs through the minima and "else" of the first function, then through
+    those of the second, and so on. What does not exist is NaN, or -1 among integers.
+
+    Attributes:
+        functions: their names.
+        methods: names of the rows.
+        outcomes: names of the minima and "else", function by function.
+        function: index of the function of each outcome.
+        counts: restarts of each method that end at each outcome.
+        share: counts divided by restarts.
+        low: lower end of the 95 % Wilson interval of the share.
+        high: upper end of it.
+        basin: fraction of the box that flows to each minimum.
+        p_value: of Pearson's chi-square test of the counts at minima against the basins.
+        order_largest: place of each minimum from flat to sharp by the largest Hessian eigenvalue,
+            from 0; equal minima share a place.
+        order_trace: the same by the trace.
+        measures: names of the two orders.
+        flattest: share of restarts that end at the flattest minimum, or at one of several.
+        flattest_low: lower end of its 95 % Wilson interval.
+        flattest_high: upper end of it.
+        published: shares that have been published, placed by the labels as published.
+        relabelled: the same, placed by other labels that fit better: a hypothesis.
+        deviation: of the shares from the published, in standard errors of their difference.
+        deviation_relabelled: the same from the relabelled.
+        published_sum: sums of the published rows.
+        evaluations: gradient evaluations for each restart.
+        unsettled: restarts that end with a gradient above ``gradient_tolerance``.
+        diverged: restarts that end at infinity or NaN.
+        restarts: of each method on each function.
+        tolerance: distance within which an end counts for a minimum.
+        gradient_tolerance: norm of the gradient below which a restart has ended.
+        notes: what can be said about the published shares.
+        conclusion: what was shown and what was not.
+    """
+
+    functions: tuple[str, ...]
+    methods: tuple[str, ...]
+    outcomes: tuple[str, ...]
+    function: np.ndarray = axes("outcome")
+    counts: np.ndarray = axes("method", "outcome")
+    share: np.ndarray = axes("method", "outcome")
+    low: np.ndarray = axes("method", "outcome")
+    high: np.ndarray = axes("method", "outcome")
+    basin: np.ndarray = axes("outcome")
+    p_value: np.ndarray = axes("method", "function")
+    order_largest: np.ndarray = axes("outcome")
+    order_trace: np.ndarray = axes("outcome")
+    measures: tuple[str, str] = ("largest eigenvalue", "trace")
+    flattest: np.ndarray = axes("method", "function", "measure")
+    flattest_low: np.ndarray = axes("method", "function", "measure")
+    flattest_high: np.ndarray = axes("method", "function", "measure")
+    published: np.ndarray | None = axes("method", "outcome", optional=True)
+    relabelled: np.ndarray | None = axes("method", "outcome", optional=True)
+    deviation: np.ndarray | None = axes("method", "outcome", optional=True)
+    deviation_relabelled: np.ndarray | None = axes("method", "outcome", optional=True)
+    published_sum: np.ndarray | None = axes("method", "function", optional=True)
+    evaluations: np.ndarray = axes("method", "function")
+    unsettled: np.ndarray = axes("method", "function")
+    diverged: np.ndarray = axes("method", "function")
+    restarts: int
+    tolerance: float
+    gradient_tolerance: float
+    notes: tuple[str, ...] = ()
+    conclusion: str = ""

@@ -118,6 +118,12 @@ class EmpiricalRisk:
             for key, name in self._keys.items()
         }
 
+    def network(self, z: Float[Tensor, " p"]) -> nn.Module:
+        """A plain module of its own that is the network at ``z``, in evaluation mode."""
+        module = copy.deepcopy(self._skeleton.module)
+        module.load_state_dict(self.state_dict(z))
+        return module.eval()
+
     @property
     def chunk(self) -> int | None:
         if self.evaluation == "sequential":
@@ -348,12 +354,14 @@ class EmpiricalRisk:
         """Whether two points go through at once: a loss that calls .item() does not, for one."""
         self.evaluation = evaluation
         batch = next(iter(self.batches))
-        rows = self.point().expand(2, self.dim)
         try:
-            with torch.no_grad(), warnings.catch_warnings():
+            with torch.inference_mode(False), torch.enable_grad(), warnings.catch_warnings():
                 # An operation without a batching rule falls back to a loop, and warns of it.
                 warnings.filterwarnings("error", message="There is a performance drop")
-                self._rows(rows, 0, batch)
+                rows = self.point().repeat(2, 1).requires_grad_()
+                values = self._rows(rows, 0, batch)
+                if values.requires_grad:
+                    torch.autograd.grad(values.sum(), rows)
         except (RuntimeError, TypeError, ValueError, UserWarning):
             return False
         finally:

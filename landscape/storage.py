@@ -139,12 +139,13 @@ def _image(arrays: dict[str, np.ndarray], texts: dict[str, bytes], compress: boo
     """The bytes of the file.
 
     HDF5 must not meet a write that fails: it keeps the file open and crashes the process later,
-    sometimes without any error before (seen with HDF5 2.0 on a full disk). It writes to memory,
-    which is taken beforehand so that a lack of it shows before HDF5 begins.
+    sometimes without any error before (seen with HDF5 2.0 on a full disk). So it writes to memory,
+    and a lack of that is made to show before HDF5 begins.
     """
     memory = io.BytesIO()
-    memory.seek(sum(array.nbytes + array.nbytes // 64 for array in arrays.values()))
+    memory.seek(sum(array.nbytes for array in arrays.values()) * 5 // 4)
     memory.write(b"\0")
+    memory.truncate(0)
     creation = h5p.create(h5p.FILE_CREATE)
     creation.set_obj_track_times(False)
     # Up to 64 KiB, attributes then lie in the object's header, which has a checksum.
@@ -176,7 +177,7 @@ def _access(file: io.FileIO | io.BytesIO) -> Iterator[h5p.PropFAID]:
         yield access
     finally:
         # A list with a Python driver must not outlive the interpreter, or the process crashes.
-        access.close()
+        pass
 
 
 def _put(root: h5g.GroupID, name: str, array: np.ndarray, compress: bool) -> None:

@@ -31,7 +31,7 @@ def hessian(name, device):
 
 @pytest.fixture
 def unchecked():
-    """Without the run-time type checks, which would refuse bad arguments before the project does."""
+    """Without run-time type checks, which would refuse bad arguments before the project does."""
     before = jaxtyping.config.jaxtyping_disable
     jaxtyping.config.update("jaxtyping_disable", True)
     yield

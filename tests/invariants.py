@@ -1,10 +1,14 @@
-"""What every method must keep, whatever it does; each check fails by its own assertion."""
+"""What every method must keep, whatever it does; each check fails by its own assertion.
+
+Annotations are checked by `check_devices_and_types` alone: they take most of the time of small
+steps.
+"""
 
 from itertools import repeat
 
 import populations
 import torch
-from populations import Counting, frozen, seeded, start
+from populations import Counting, annotations_unchecked, frozen, seeded, start
 
 from cnognp.method import Info, norms
 from cnognp.run import run
@@ -20,6 +24,7 @@ OBJECTIVES = {
 }
 
 
+@annotations_unchecked()
 def check_purity(method, objective):
     """A step changes neither its state nor any generator, and repeats bit for bit."""
     z = start(objective)
@@ -38,6 +43,7 @@ def check_purity(method, objective):
     assert frozen(first) != before
 
 
+@annotations_unchecked()
 def check_resumption(method, objective, rounds=4):
     """A run cut after any round, and stored, ends like the unbroken one bit for bit."""
     z = start(objective)
@@ -63,6 +69,7 @@ def check_devices_and_types(method, objective):
         assert tensor.device.type == "cpu"
 
 
+@annotations_unchecked()
 def check_alone(method, objective, tolerance=1e-11):
     """Members are as many runs of their own, and may change places; no random numbers."""
     z, order = start(objective), torch.tensor([2, 0, 3, 1], device="cpu")
@@ -73,6 +80,7 @@ def check_alone(method, objective, tolerance=1e-11):
     torch.testing.assert_close(other, together[order], rtol=tolerance, atol=tolerance)
 
 
+@annotations_unchecked()
 def check_rows_belong_to_members(method, objective):
     """Where the other members start does not matter to a member, random numbers included."""
     z = start(objective)
@@ -83,6 +91,7 @@ def check_rows_belong_to_members(method, objective):
     assert not torch.equal(one[1:], other[1:])
 
 
+@annotations_unchecked()
 def check_nan_stays_alone(method):
     """A member whose loss or gradient is NaN leaves the others exactly as they were."""
     for slope in (0.0, float("nan")):
@@ -97,6 +106,7 @@ def check_nan_stays_alone(method):
     assert nowhere.position.isnan().all()
 
 
+@annotations_unchecked()
 def check_info(method, objective, counts_all=True):
     """Info tells loss and gradient norm where it says so, and what was evaluated."""
     counted = Counting(objective)

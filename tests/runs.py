@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -194,6 +195,17 @@ def contents(folder):
         path: (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else None)
         for path in [Path(folder), *sorted(Path(folder).rglob("*"))]
     }
+
+
+@contextmanager
+def annotations_unchecked():
+    """Without the run-time type checks, which would refuse what the project itself refuses."""
+    import jaxtyping
+
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)
 
 
 class Forks:

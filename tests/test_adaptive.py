@@ -69,7 +69,9 @@ def test_a_step_length_and_a_decay_per_coordinate_are_parameter_groups(kind, oth
     rates, decays = (0.01, 0.03, 0.02, 0.05), (0.1, 0.0, 0.2, 0.3)
     sizes = [p.numel() for p in model.parameters()]
     spread = [
-        torch.cat([torch.full((n,), x, dtype=torch.float64) for n, x in zip(sizes, numbers)])
+        torch.cat([
+            torch.full((n,), x, dtype=torch.float64) for n, x in zip(sizes, numbers, strict=True)
+        ])
         for numbers in (rates, decays)
     ]
 
@@ -182,9 +184,9 @@ def test_keywords_of_the_named_methods_out_of_range_are_refused(name, options, m
 def test_epochs_of_adam_go_on_from_the_means_of_the_last_epoch():
     risk = populations.risk()
     z = risk.point()[None]
-    whole, (x, target) = METHODS["adam"](lr=0.01, batch_size=30), populations.data()
+    whole = METHODS["adam"](lr=0.01, batch_size=30)
     found = populations.last(whole, risk, z, 3).position
-    assert len(x) == 30
+    assert risk.samples == 30
     torch.testing.assert_close(
         found, populations.last(Adam(lr=0.01), risk, z, 3).position, rtol=1e-9, atol=1e-9
     )

@@ -28,7 +28,7 @@ def test_each_round_gets_its_objective_and_a_generator_of_its_own():
     assert [seed for _, _, seed in steps] == [derived_seed(9, "round", k) for k in range(4)]
 
 
-def test_going_on_begins_no_anew_and_counts_the_rounds_behind():
+def test_going_on_begins_nothing_anew_and_counts_the_rounds_behind():
     seen, bowl = [], Ridge(1.0, dim=2)
     state = DescentState(start(himmelblau))
     list(run(Record(seen), [bowl] * 2, start(himmelblau) + 1, seeded(9), state=state, start=3))

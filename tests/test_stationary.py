@@ -76,8 +76,9 @@ def test_in_one_dimension_the_maxima_are_the_watersheds(name):
     assert np.array_equal(home[found.label[arrived]], start_home)
     assert arrived.mean() > 0.7
     assert found.alpha.shape == (5,)
-    assert found.beta is None
-    assert found.surface is None
+    assert found.beta.tolist() == [0.0]
+    curve = value(function, torch.from_numpy(found.alpha[:, None])).numpy()
+    assert np.array_equal(found.surface, curve[:, None])
 
 
 def test_a_sum_over_coordinates_descends_in_each_coordinate_by_itself():

@@ -516,3 +516,8 @@ def test_the_mutation_narrows_along_a_run():
         before = state.position
     assert moves[0] > 0.5
     assert moves[-1] < 0.014
+
+
+def test_a_swarm_is_refused_as_the_local_search_of_a_swarm():
+    with pytest.raises(ValueError, match="a swarm cannot be the local search of a swarm"):
+        Swarm(lr=0.0, local=Swarm())

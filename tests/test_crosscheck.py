@@ -1,0 +1,58 @@
+"""An independent code finds the same eigenvalues."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from landscape.crosscheck import pyhessian_eigenvalues
+from landscape.risk import EmpiricalRisk
+from landscape.spectrum import top_eigenpairs
+
+CPU = torch.device("cpu")
+
+
+def network(kind):
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        if kind == "mlp":
+            return nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.Tanh(), nn.Linear(8, 3))
+        return nn.Sequential(
+            nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 3)
+        )
+
+
+def samples(count):
+    generator = torch.Generator(device=CPU).manual_seed(1)
+    inputs = torch.randn(count, 1, 6, 6, generator=generator)
+    return inputs, torch.randint(0, 3, (count,), generator=generator)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "conv"])
+@pytest.mark.parametrize("uneven", [False, True])
+def test_pyhessian_agrees_with_our_eigenvalues(kind, uneven):
+    inputs, target = samples(30)
+    data = (inputs, target)
+    if uneven:
+        data = list(zip(inputs.split(12), target.split(12), strict=True))
+    model = network(kind)
+    risk = EmpiricalRisk(model, data, cross_entropy)
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    z = risk.point()
+    ours = top_eigenpairs(risk, z, 2, tolerance=1e-5).eigenvalues
+    theirs = pyhessian_eigenvalues(risk, z, 2, tolerance=1e-7, iterations=2000)
+    np.testing.assert_allclose(theirs, ours, rtol=2e-3)
+    assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
+    assert model.training and all(p.grad is None for p in model.parameters())
+
+
+def test_batch_statistics_and_unused_parameters_are_refused():
+    risk = EmpiricalRisk(network("conv"), samples(10), cross_entropy, statistics="batch")
+    with pytest.raises(ValueError, match="use frozen statistics"):
+        pyhessian_eigenvalues(risk, risk.point(), 1)
+    model = network("mlp")
+    model.register_parameter("unused", nn.Parameter(torch.zeros(2, device=CPU)))
+    risk = EmpiricalRisk(model, samples(10), cross_entropy)
+    with pytest.raises(ValueError, match="PyHessian cannot take this model"):
+        pyhessian_eigenvalues(risk, risk.point(), 1)

@@ -1,0 +1,149 @@
+"""Schedules against those of torch, and the methods whose step length they change."""
+
+from itertools import repeat
+
+import invariants
+import populations
+import pytest
+import torch
+from populations import start
+
+from cnognp.adaptive import Adam
+from cnognp.averaging import SWA
+from cnognp.basin_hopping import BasinHopping
+from cnognp.descent import SGD, Epoch, GradientDescent
+from cnognp.noise import NormalisedGD
+from cnognp.quasi_newton import LBFGSGoldenSection
+from cnognp.run import run
+from cnognp.schedule import Constant, Cosine, Scheduled, StepDecay, WarmUp, slowed
+from cnognp.sharpness_aware import SAM
+from cnognp.swarm import Swarm
+from landscape.functions import himmelblau
+from landscape.objective import Analytic
+
+SLOPE = Analytic(lambda z: z.sum(-1), dim=1)
+
+
+def torch_factors(make, rounds):
+    parameter = torch.nn.Parameter(torch.zeros(1, device="cpu"))
+    optimiser = torch.optim.SGD([parameter], lr=1.0)
+    scheduler, found = make(optimiser), []
+    for _ in range(rounds):
+        found.append(optimiser.param_groups[0]["lr"])
+        optimiser.step()
+        scheduler.step()
+    return found
+
+
+LR = torch.optim.lr_scheduler
+PAIRS = {
+    "constant": (Constant(), lambda o: LR.LambdaLR(o, lambda k: 1.0), 20),
+    "step": (StepDecay(7, 0.3), lambda o: LR.StepLR(o, 7, 0.3), 30),
+    "cosine": (Cosine(20), lambda o: LR.CosineAnnealingLR(o, 20), 20),
+    "cosine-final": (Cosine(20, 0.2), lambda o: LR.CosineAnnealingLR(o, 20, eta_min=0.2), 20),
+    "warm-up": (WarmUp(5), lambda o: LR.LinearLR(o, start_factor=0.2, total_iters=4), 12),
+}
+
+
+@pytest.mark.parametrize("case", PAIRS)
+def test_factors_are_those_of_torch(case):
+    schedule, make, rounds = PAIRS[case]
+    found = [schedule(k) for k in range(rounds)]
+    assert found == pytest.approx(torch_factors(make, rounds), rel=1e-12)
+
+
+def test_a_cosine_never_reaches_zero_and_stays_where_it_ends():
+    schedule = Cosine(10)
+    assert all(schedule(k) > schedule(k + 1) for k in range(9))
+    assert schedule(9) == schedule(10) == schedule(1000) > 0
+
+
+def test_after_the_warm_up_the_other_schedule_begins_at_its_beginning():
+    schedule = WarmUp(4, StepDecay(2, 0.5))
+    assert [schedule(k) for k in range(8)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 0.5, 0.5]
+
+
+def test_each_round_steps_by_its_own_step_length():
+    z = torch.zeros((1, 1), dtype=torch.float64, device="cpu")
+    method = Scheduled(GradientDescent(lr=0.5), StepDecay(2, 0.1))
+    states = populations.states(method, SLOPE, z, 6)
+    places = torch.cat([z, *(state.position for state in states)]).squeeze(1)
+    expected = torch.tensor([0.5, 0.5, 0.05, 0.05, 0.005, 0.005], dtype=torch.float64, device="cpu")
+    torch.testing.assert_close(places[:-1] - places[1:], expected, rtol=1e-12, atol=1e-15)
+
+
+def test_a_scheduled_optimiser_is_torchs_with_its_scheduler():
+    z = start(himmelblau)
+    method = Scheduled(SGD(lr=0.004, momentum=0.8), WarmUp(3, Cosine(17)))
+    found = populations.last(method, himmelblau, z, 20).position
+    for row, end in zip(z, found, strict=True):
+        parameter = torch.nn.Parameter(row.clone())
+        optimiser = torch.optim.SGD([parameter], lr=0.004, momentum=0.8)
+        factors = method.schedule
+        scheduler = LR.LambdaLR(optimiser, factors)
+        for _ in range(20):
+            optimiser.zero_grad()
+            himmelblau.formula(parameter).backward()
+            optimiser.step()
+            scheduler.step()
+        torch.testing.assert_close(end, parameter.detach(), rtol=1e-10, atol=1e-10)
+
+
+def test_every_step_length_inside_a_method_is_multiplied():
+    assert slowed(Epoch(SAM(Adam(lr=0.4)), 8), 0.5) == Epoch(SAM(Adam(lr=0.2)), 8)
+    assert slowed(SWA(Epoch(SGD(lr=0.4), 8)), 0.25) == SWA(Epoch(SGD(lr=0.1), 8))
+    assert slowed(Swarm(lr=0.0, local=SGD(lr=0.4)), 0.5) == Swarm(lr=0.0, local=SGD(lr=0.2))
+    assert slowed(BasinHopping(lr=0.4, rho=0.1), 0.5) == BasinHopping(lr=0.2, rho=0.1)
+    rates = torch.tensor([0.2, 0.4], device="cpu")
+    assert torch.equal(slowed(NormalisedGD(lr=rates), 0.5).lr, rates / 2)
+
+
+@pytest.mark.parametrize("name", ["himmelblau", "network"])
+def test_a_schedule_keeps_what_every_method_keeps(name):
+    objective = invariants.OBJECTIVES[name]()
+    method = Scheduled(SGD(lr=0.003, momentum=0.5), Cosine(6))
+    invariants.check_purity(method, objective)
+    invariants.check_resumption(method, objective, rounds=5)
+    invariants.check_devices_and_types(method, objective)
+    invariants.check_alone(method, objective)
+    invariants.check_info(method, objective)
+    invariants.check_nan_stays_alone(method)
+
+
+def test_epochs_inside_a_schedule_are_its_rounds():
+    risk = populations.risk()
+    method = Scheduled(Epoch(SGD(lr=0.1), 8), StepDecay(1, 0.1))
+    z = risk.point()[None]
+    far, near = [
+        state.position for state, _ in run(method, repeat(risk, 2), z, populations.seeded(0))
+    ]
+    assert (near - far).norm() < 0.2 * (far - z).norm()
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: StepDecay(0), "every must be at least 1, got 0"),
+        (lambda: StepDecay(3, 0.0), "factor must be above 0 and at most 1, got 0.0"),
+        (lambda: StepDecay(3, 1.5), "factor must be above 0 and at most 1, got 1.5"),
+        (lambda: Cosine(0), "horizon must be at least 1, got 0"),
+        (lambda: Cosine(3, -0.1), "final must be from 0 to 1, got -0.1"),
+        (lambda: Cosine(3, 1.1), "final must be from 0 to 1, got 1.1"),
+        (lambda: WarmUp(-1), "rounds must be at least 0, got -1"),
+        (
+            lambda: Scheduled(LBFGSGoldenSection(), Constant()),
+            "method must be one with a positive lr, itself or in a part, got LBFGS",
+        ),
+        (lambda: Scheduled(Swarm(lr=0.0), Constant()), "method must be one with a positive lr"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_a_factor_of_zero_is_refused_by_the_method_itself():
+    method = Scheduled(GradientDescent(lr=0.1), lambda round: 0.0)
+    z = torch.zeros((1, 1), dtype=torch.float64, device="cpu")
+    with pytest.raises(ValueError, match="lr must be positive and finite, got 0.0"):
+        populations.last(method, SLOPE, z, 1)
