@@ -178,14 +178,11 @@ def study(config: Config) -> Stationary:
     config = config.resolved()
     function = CATALOGUE[config.function]
     method = METHODS[config.method](**config.method_options)
-    if isinstance(method, Swarm) and _collaborates(method):
-        start, position, evaluations = _swarms(config, function, method)
-    else:
-        start, position, evaluations = _walkers(config, function, method)
+    start, position, evaluations = ends(config, function, method)
     label = labels(function, position.numpy(), config.tolerance)
     counts = np.bincount(label, minlength=len(function.minima) + 1)
     low, high = wilson(counts, config.restarts)
-    verdict = _verdict(config, function, position)
+    found = verdict(function, position, config.gradient_tolerance)
     basin = basins(function)
     return Stationary(
         function=function.name,
@@ -207,11 +204,26 @@ def study(config: Config) -> Stationary:
         evaluations=evaluations,
         tolerance=config.tolerance,
         gradient_tolerance=config.gradient_tolerance,
-        status=", ".join(f"{n} {what}" for what, n in verdict.items() if n) or "converged",
+        status=", ".join(f"{n} {what}" for what, n in found.items() if n) or "converged",
         provenance=provenance(
-            configuration=asdict(config), **verdict, seconds=time.perf_counter() - began
+            configuration=asdict(config), **found, seconds=time.perf_counter() - began
         ),
     )
+
+
+def ends(
+    config: Config, function: Analytic, method: Method
+) -> tuple[Float[Tensor, "n dim"], Float[Tensor, "n dim"], int]:
+    """Start and end of every restart, and the evaluations of all of them.
+
+    Args:
+        config: resolved; its method and options are not read.
+        function: what is minimised.
+        method: how.
+    """
+    if isinstance(method, Swarm) and _collaborates(method):
+        return _swarms(config, function, method)
+    return _walkers(config, function, method)
 
 
 def labels(
@@ -227,6 +239,15 @@ def labels(
     distance = cdist(position, _minima(function))
     near = distance.min(axis=1) <= tolerance
     return np.where(near, distance.argmin(axis=1), len(function.minima))
+
+
+def verdict(
+    function: Analytic, position: Float[Tensor, "n dim"], gradient_tolerance: float
+) -> dict[str, int]:
+    """How many points are "unsettled", with a gradient above the tolerance, or "diverged"."""
+    finite = position.isfinite().all(dim=-1)
+    settled = value_and_grad(function, position)[1].norm(dim=-1) <= gradient_tolerance
+    return {"unsettled": int((finite & ~settled).sum()), "diverged": int((~finite).sum())}
 
 
 def wilson(
@@ -312,12 +333,6 @@ def _starts(config: Config, function: Analytic, *shape: int) -> Tensor:
     low, high = np.array(function.box).T
     drawn = np.random.default_rng(config.seed).uniform(low, high, size=(*shape, function.dim))
     return torch.from_numpy(drawn)
-
-
-def _verdict(config: Config, function: Analytic, position: Tensor) -> dict[str, int]:
-    finite = position.isfinite().all(dim=-1)
-    settled = value_and_grad(function, position)[1].norm(dim=-1) <= config.gradient_tolerance
-    return {"unsettled": int((finite & ~settled).sum()), "diverged": int((~finite).sum())}
 
 
 def _surface(function: Analytic, grid: int) -> dict[str, np.ndarray]:

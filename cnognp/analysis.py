@@ -140,13 +140,14 @@ def analyze(
         done: called with the name of every file written.
 
     Raises:
-        ValueError: if a kind does not exist.
+        ValueError: if a kind does not exist, or none is named.
         RuntimeError: if the model is random.
         OSError: if the disk refuses.
     """
     unknown = [kind for kind in kinds if kind not in KINDS]
-    if unknown:
-        raise ValueError(f"unknown measurement {unknown[0]!r}; there are {', '.join(KINDS)}")
+    if unknown or not kinds:
+        what = f"unknown measurement {unknown[0]!r}" if unknown else "no measurement is named"
+        raise ValueError(f"{what}; there are {', '.join(KINDS)}")
     check_deterministic(subject.problem.as_given, subject.population[0])
     folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, Result] = {}
@@ -172,7 +173,7 @@ def _found(folder: RunFolder, step: str) -> Checkpoint:
         steps = checkpoint.steps(folder.checkpoints) if folder.checkpoints.is_dir() else []
         if not step.isdigit() or int(step) not in steps:
             raise ValueError(f"checkpoint must be last or one of {steps}, got {step}")
-        return checkpoint.load(folder.checkpoints, int(step))
+        return folder.load(int(step))
     found, _ = folder.newest()
     if found is None:
         raise ValueError(f"{folder.path} has no checkpoint yet: train it first")

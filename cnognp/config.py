@@ -171,6 +171,19 @@ class RunFolder:
             self._check(found.meta)
         return found, damaged
 
+    def load(self, step: int) -> "Checkpoint":
+        """The checkpoint of that round.
+
+        Raises:
+            DamagedFile: if it is not whole, or not of this run.
+            FileNotFoundError: if there is none.
+        """
+        from cnognp import checkpoint
+
+        found = checkpoint.load(self.checkpoints, step)
+        self._check(found.meta)
+        return found
+
     def _check(self, meta: dict[str, Any]) -> None:
         """Nothing, if a checkpoint describes this run; device and threads do not matter.
 

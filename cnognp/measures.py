@@ -42,6 +42,8 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self):
+        ends = ("LM", "LA", "SA", "BE")
+        require(self.which in ends, "which", f"one of {', '.join(ends)}", self.which)
         require(self.k >= 1, "k", "at least 1", self.k)
         require(self.points >= 2, "points", "at least 2", self.points)
         require(self.grid >= 2, "grid", "at least 2", self.grid)

@@ -165,10 +165,6 @@ class Sum:
         found = (getattr(part, "layout", None) for part in self.parts)
         return next((layout for layout in found if layout is not None), None)
 
-    @property
-    def statistics(self) -> str:
-        found = (getattr(part, "statistics", "") for part in self.parts)
-        return next((statistics for statistics in found if statistics), "")
 
     def minibatches(
         self, size: int, generator: torch.Generator, *, epochs: int | None = None

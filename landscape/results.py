@@ -204,6 +204,7 @@ class Distribution(Result):
         deviation: of the shares from the published, in standard errors of their difference.
         deviation_relabelled: the same from the relabelled.
         published_sum: sums of the published rows.
+        moved: share of restarts that end elsewhere than those of the first method, start by start.
         evaluations: gradient evaluations for each restart.
         unsettled: restarts that end with a gradient above ``gradient_tolerance``.
         diverged: restarts that end at infinity or NaN.
@@ -235,6 +236,7 @@ class Distribution(Result):
     deviation: np.ndarray | None = axes("method", "outcome", optional=True)
     deviation_relabelled: np.ndarray | None = axes("method", "outcome", optional=True)
     published_sum: np.ndarray | None = axes("method", "function", optional=True)
+    moved: np.ndarray | None = axes("method", "function", optional=True)
     evaluations: np.ndarray = axes("method", "function")
     unsettled: np.ndarray = axes("method", "function")
     diverged: np.ndarray = axes("method", "function")

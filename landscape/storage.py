@@ -139,13 +139,9 @@ def _image(arrays: dict[str, np.ndarray], texts: dict[str, bytes], compress: boo
     """The bytes of the file.
 
     HDF5 must not meet a write that fails: it keeps the file open and crashes the process later,
-    sometimes without any error before (seen with HDF5 2.0 on a full disk). So it writes to memory,
-    and a lack of that is made to show before HDF5 begins.
+    sometimes without any error before (seen with HDF5 2.0 on a full disk). So it writes to memory.
     """
     memory = io.BytesIO()
-    memory.seek(sum(array.nbytes for array in arrays.values()) * 5 // 4)
-    memory.write(b"\0")
-    memory.truncate(0)
     creation = h5p.create(h5p.FILE_CREATE)
     creation.set_obj_track_times(False)
     # Up to 64 KiB, attributes then lie in the object's header, which has a checksum.
@@ -154,6 +150,10 @@ def _image(arrays: dict[str, np.ndarray], texts: dict[str, bytes], compress: boo
         _access(memory) as access,
         h5py.File(h5f.create(NAME, h5f.ACC_TRUNC, creation, access)) as file,
     ):
+        # All of the memory is taken here, where a lack of it is an error of Python alone. What is
+        # too much falls away when HDF5 closes the file.
+        memory.seek(sum(array.nbytes for array in arrays.values()) * 65 // 64)
+        memory.write(b"\0")
         root = h5g.open(file.id, b"/")
         for name, array in sorted(arrays.items()):
             _put(root, name, array, compress)
@@ -177,7 +177,7 @@ def _access(file: io.FileIO | io.BytesIO) -> Iterator[h5p.PropFAID]:
         yield access
     finally:
         # A list with a Python driver must not outlive the interpreter, or the process crashes.
-        pass
+        access.close()
 
 
 def _put(root: h5g.GroupID, name: str, array: np.ndarray, compress: bool) -> None:

@@ -112,6 +112,8 @@ def _subjects(options: Namespace) -> Iterator[Any]:
         raise ValueError("--point and --data go with my_task.py:make_task, not with a run")
     run = RunFolder(Path(options.run))
     run.config()
+    for path in run.newest()[1] if options.checkpoint == "last" else ():
+        console.note(f"{path} is damaged; measuring the checkpoint before it")
     steps = [options.checkpoint]
     if options.checkpoint == "all":
         steps = [str(step) for step in checkpoint.steps(run.checkpoints)]

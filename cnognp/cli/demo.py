@@ -26,6 +26,9 @@ def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
         "--tolerance", type=float, default=0.1, help="distance that counts as there"
     )
     parser.add_argument("--out", type=str, default="runs/demo", help="folder of results, pictures")
+    parser.add_argument(
+        "--table", action="store_true", help="all methods of the published table, side by side"
+    )
     parser.add_argument("--json", action="store_true", help="one object on standard output")
     hint = f"one of {', '.join(METHODS)}; the keys shown are those of {method}"
     arguments.add_group(parser, "method", method, METHODS, hint)
@@ -34,6 +37,11 @@ def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
 
 def command(options: Namespace) -> None:
     """Runs the study for each function, draws it, and prints the shares."""
+    if options.table:
+        from cnognp.cli.distribution import tabulate
+
+        tabulate(options)
+        return
     from analyses.stationary import Config, study
     from landscape import results
 
