@@ -14,7 +14,7 @@ demo: install
 	@echo "Pictures: runs/wine/figures and runs/demo/figures"
 
 test: install lint
-	$(RUN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -q -n 2
 
 lint: install
 	$(RUN)/ruff format --check .
