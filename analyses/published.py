@@ -174,7 +174,8 @@ _STANDING = (
     (
         "himmelblau",
         "himmelblau: the published rows of SAM and NiM-MBH are identical; by the largest "
-        "eigenvalue D is the flattest minimum, by the trace it is A.",
+        "eigenvalue D is the flattest minimum, by the trace it is A. Which minimum a published "
+        "column means is not said; the order by the trace is assumed.",
     ),
     (
         "three-hump-camel",

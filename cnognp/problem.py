@@ -110,6 +110,21 @@ class Problem:
                 break
         return digest.hexdigest()
 
+    def check_finite(self) -> None:
+        """Nothing, if the training data that are kept in memory are finite numbers.
+
+        Raises:
+            ValueError: if they are not; a `Task` does not see what a loader gives.
+        """
+        batches = self.training.batches
+        for number, batch in enumerate(batches if isinstance(batches, list) else ()):
+            for tensor in tensors_of(batch):
+                if tensor.is_floating_point() and not tensor.isfinite().all():
+                    raise ValueError(
+                        f"train batch {number} holds a number that is not finite; fill the gap or "
+                        "drop the row"
+                    )
+
     def _risk(self, data: Any, measure: Any, z: Tensor) -> EmpiricalRisk:
         risk = EmpiricalRisk(self._judged, data, measure)
         return risk.reestimated(z, self._data["train"]) if self.normalised else risk

@@ -52,9 +52,11 @@ class Training:
         """A run that has not begun.
 
         Raises:
-            ValueError: if the task, the method, a keyword or the device does not exist or fit.
+            ValueError: if the task, the method, a keyword or the device does not exist or fit, or
+                the data are not finite.
         """
         problem = problem_of(config)
+        problem.check_finite()
         method = METHODS[config.method](**config.method_options)
         layout = problem.training.layout
         start = initial_population(
@@ -145,13 +147,22 @@ class Training:
         }
 
     def _stay_at_the_start(self) -> None:
-        """Where the very first round diverged, the starts are all that is known."""
+        """Where the very first round diverged, the starts are all that is known.
+
+        Raises:
+            RuntimeError: if the loss is finite at none of them.
+        """
         self.state = self._begun()
         if hasattr(self.state, "best_fitness"):
             self.record.offer(self.state.best, self.state.best_fitness)
         else:
             objective = next(self.problem.stream(self.method, self._seed))
             self.record.offer(*_valued(objective, self.start))
+        if self.record.best is None:
+            raise RuntimeError(
+                "the loss is finite at no member's start: look at the data, the loss and the "
+                "starting weights"
+            )
 
     def _judge_last(self, info: Info) -> None:
         """A method that moves after it evaluates leaves its last points to be evaluated here."""

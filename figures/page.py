@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from figures import line, minima, population, spectrum, style, surface
-from landscape.results import Gradients, History, Line, Spectrum, Stationary, Surface
+from figures import distribution, line, minima, population, spectrum, style, surface
+from landscape.results import Distribution, Gradients, History, Line, Spectrum, Stationary, Surface
 
 
 def figures_of(result: Any) -> dict[str, Figure]:
@@ -116,12 +116,33 @@ def _shares(result: Stationary) -> Figure:
     return figure
 
 
+@style.context()
+def _distribution(result: Distribution) -> Figure:
+    size = len(result.methods), len(result.functions)
+    widths = np.bincount(result.function)
+    figure = style.new_figure(1.6 + 0.42 * len(result.outcomes), 1.0 + 1.05 * size[0])
+    axes = figure.subplots(*size, squeeze=False, width_ratios=widths)
+    distribution.shares(result, axes)
+    style.note(figure, *_side_by_side(result))
+    return figure
+
+
+@style.context()
+def _flattest(result: Distribution) -> Figure:
+    figure = style.new_figure(1.8 + 3.0 * len(result.functions), 1.7 + 0.27 * len(result.methods))
+    axes = figure.subplots(1, len(result.functions), squeeze=False)
+    distribution.flattest(result, axes[0])
+    style.note(figure, *_side_by_side(result))
+    return figure
+
+
 FIGURES: Mapping[str, Mapping[str, Callable[[Any], Figure]]] = MappingProxyType({
     "Line": {"line": _line},
     "Surface": {"contour": _contour, "heat": _heat, "relief": _relief},
     "Spectrum": {"spectrum": _spectrum},
     "Gradients": {"gradients": _gradients},
     "History": {"history": _history},
+    "Distribution": {"shares": _distribution, "flattest": _flattest},
     "Stationary": {"map": _map, "shares": _shares},
 })
 
@@ -153,6 +174,15 @@ def _restarts(result: Stationary) -> tuple[str, ...]:
         _plural(result.restarts, "restart"),
         _plural(result.evaluations, "gradient evaluation"),
         result.status,
+    )
+
+
+def _side_by_side(result: Distribution) -> tuple[str, ...]:
+    cost = result.evaluations.min(initial=np.inf), result.evaluations.max(initial=0.0)
+    return (
+        _plural(result.restarts, "restart") + " each",
+        f"{cost[0]:,.0f} to {cost[1]:,.0f} gradient evaluations for each restart",
+        f"a minimum within {result.tolerance:g}",
     )
 
 

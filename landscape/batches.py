@@ -166,7 +166,7 @@ def _read_loader(loader: DataLoader, device: torch.device) -> "list[Batch] | Loa
 
 def _fresh_state(loader: DataLoader, seed: int) -> list[Any]:
     torch_state = torch.Generator(device="cpu").manual_seed(seed).get_state()
-    numpy_state = np.random.RandomState(seed).get_state()
+    numpy_state = np.random.RandomState(seed & 0xFFFFFFFF).get_state()
     own = [
         torch.Generator(device=generator.device).manual_seed(seed).get_state()
         for generator in _generators(loader)

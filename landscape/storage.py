@@ -60,7 +60,7 @@ def write(
     compress = compress and total <= claims.COMPRESSED_BYTES
     image = _image(stored, texts, compress)
     with replacing(path, digest=digest) as temporary:
-        temporary.write_bytes(image.getbuffer())
+        temporary.write_bytes(image)
 
 
 def read(
@@ -135,7 +135,7 @@ def storable(name: str, array: Any) -> np.ndarray:
     return array if whole else np.array(array, dtype=dtype, order="C")
 
 
-def _image(arrays: dict[str, np.ndarray], texts: dict[str, bytes], compress: bool) -> io.BytesIO:
+def _image(arrays: dict[str, np.ndarray], texts: dict[str, bytes], compress: bool) -> bytes:
     """The bytes of the file.
 
     HDF5 must not meet a write that fails: it keeps the file open and crashes the process later,
@@ -159,7 +159,7 @@ def _image(arrays: dict[str, np.ndarray], texts: dict[str, bytes], compress: boo
             _put(root, name, array, compress)
         for name, text in sorted(texts.items()):
             file.attrs[name] = np.bytes_(text)
-    return memory
+    return memory.getvalue()
 
 
 @contextmanager

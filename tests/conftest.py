@@ -31,7 +31,10 @@ def hessian(name, device):
 
 @pytest.fixture
 def unchecked():
-    """Without run-time type checks, which would refuse bad arguments before the project does."""
+    """Without run-time type checks.
+
+    They would refuse bad arguments before the project does, and they draw from Python's generator.
+    """
     before = jaxtyping.config.jaxtyping_disable
     jaxtyping.config.update("jaxtyping_disable", True)
     yield

@@ -156,6 +156,13 @@ class Labelled(nn.Module):
         return F.cross_entropy(logits, labels), logits
 
 
+class Coin(nn.Module):
+    """Adds noise that no mode switches off."""
+
+    def forward(self, x):
+        return x + 0.1 * torch.rand(x.shape[-1], dtype=x.dtype, device=x.device)
+
+
 def chain():
     inner = nn.Sequential(nn.Linear(5, 4), nn.GELU(), nn.Identity())
     return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), inner, nn.Linear(4, 3, bias=False))

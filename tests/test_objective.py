@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from objectives import NAMES, RISKS, chain, normal, seeded
+from objectives import NAMES, RISKS, Coin, chain, normal, seeded
 from objectives import case as made
 from torch.nn.functional import cross_entropy
 
@@ -284,17 +284,6 @@ def test_a_sum_in_mini_batches_keeps_its_other_parts_whole(first):
     close(torch.stack(gradients).mean(0), expected, **CLOSE)
     assert total.layout is risk.layout
     assert total.chunk == risk.chunk
-
-
-class Coin(torch.nn.Module):
-    """Adds noise that no mode switches off."""
-
-    def __init__(self):
-        super().__init__()
-        self.linear = torch.nn.Linear(4, 3)
-
-    def forward(self, x):
-        return self.linear(x) + 0.1 * torch.rand(3, device=x.device)
 
 
 def test_a_random_formula_is_noticed_and_the_random_state_left_alone():

@@ -4,6 +4,7 @@ import difflib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def read_config(argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
 def value_of(argv: Sequence[str], flag: str) -> str | None:
     """The last value that a flag is given."""
     found = None
-    for word, following in zip(argv, [*argv[1:], None], strict=True):
+    for word, following in zip_longest(argv, argv[1:]):
         if word == flag:
             found = following
         elif word.startswith(f"{flag}="):

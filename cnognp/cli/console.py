@@ -4,17 +4,33 @@
 import json
 import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+_OUTPUT: ContextVar[TextIO | None] = ContextVar("output", default=None)
+
+
+@contextmanager
+def only_objects() -> Iterator[None]:
+    """Inside, what anybody prints goes to standard error; `emit` alone has the standard output."""
+    token = _OUTPUT.set(sys.stdout)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _OUTPUT.reset(token)
+
 
 def emit(document: Mapping[str, Any]) -> None:
     """Writes one machine-readable object to standard output; not finite numbers become null."""
-    json.dump(plain(document), sys.stdout, allow_nan=False, indent=2)
-    sys.stdout.write("\n")
+    output = _OUTPUT.get() or sys.stdout
+    json.dump(plain(document), output, allow_nan=False, indent=2)
+    output.write("\n")
 
 
 def plain(item: Any) -> Any:

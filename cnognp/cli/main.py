@@ -7,12 +7,14 @@ import sys
 import traceback
 from argparse import ArgumentError
 from collections.abc import Sequence
+from contextlib import nullcontext
 from types import MappingProxyType
 
 from jsonargparse import ArgumentParser
 
 from cnognp import __version__
 from cnognp.cli.arguments import explained, unknown, value_of
+from cnognp.cli.console import only_objects
 
 VERBS = MappingProxyType({
     "train": "train a population on a task",
@@ -38,8 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             sys.stdout.write(script(shell, VERBS))
             return GOOD
-        options = parser_of(verb, argv)
-        return importlib.import_module(f"cnognp.cli.{verb}").command(options) or GOOD
+        # Already reading the arguments may run a file of the user's, which may print.
+        helps = "-h" in argv or "--help" in argv
+        with only_objects() if "--json" in argv and not helps else nullcontext():
+            options = parser_of(verb, argv)
+            return importlib.import_module(f"cnognp.cli.{verb}").command(options) or GOOD
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else USAGE
     except KeyboardInterrupt:

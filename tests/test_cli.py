@@ -1,0 +1,350 @@
+"""The command line: what it prints where, what wins over what, and that help comes at once."""
+
+import os
+import pty
+import subprocess
+import sys
+from textwrap import dedent
+
+import pytest
+import runs
+import yaml
+
+from cnognp import METHODS
+from cnognp.cli import arguments
+from cnognp.cli.main import VERBS
+from cnognp.tasks import TASKS
+
+OBJECTS = {
+    "train": ["train", "wine", "--members", "2", "--iterations", "2", "--out", "new", "--json"],
+    "analyze": ["analyze", "run", "--only", "gradient,line", "--points", "3", "--json"],
+    "plot": ["plot", "run", "--json"],
+    "show": ["show", "run", "--json"],
+    "demo": ["demo", "six-hump-camel", "--restarts", "50", "--iterations", "300", "--out", "demo",
+             "--json"],
+    "tasks": ["tasks", "--json"],
+    "methods": ["methods", "--json"],
+    "methods NAME": ["methods", "cnognp", "--json"],
+}  # fmt: skip
+
+
+@pytest.fixture
+def call(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return runs.calls(capsys)
+
+
+@pytest.fixture
+def run(call):
+    """A finished run in the folder ``run``."""
+    outcome = call(*runs.train("run", "--json", members=3, iterations=4))
+    assert outcome.code == 0
+    return outcome.document
+
+
+def config(call, *argv):
+    """The configuration that a command resolves to, from the run that it makes."""
+    sizes = [] if "--iterations" in argv else ["--iterations", "1"]
+    outcome = call("train", *argv, *sizes, "--out", "resolved", "--json")
+    assert (outcome.code, outcome.err) == (0, "")
+    with open("resolved/run.yaml") as file:
+        return yaml.safe_load(file)
+
+
+@pytest.mark.parametrize("verb", OBJECTS)
+def test_json_is_one_object_on_standard_output_and_nothing_else(call, run, verb):
+    outcome = call(*OBJECTS[verb])
+    assert (outcome.code, outcome.err) == (0, "")
+    assert isinstance(outcome.document, dict) and outcome.document
+
+
+@pytest.mark.parametrize("verb", OBJECTS)
+def test_without_json_every_verb_prints_a_table(call, run, verb):
+    outcome = call(*[word for word in OBJECTS[verb] if word != "--json"])
+    assert outcome.code == 0 and "─" in outcome.out + outcome.err
+    assert "Traceback" not in outcome.err
+
+
+def test_show_has_the_promised_fields_and_says_what_train_said(call, run):
+    document = call("show", "run", "--json").document
+    assert document == run
+    assert {"status", "iterations", "method", "best"} <= set(document)
+    assert {"member", "loss", "gradient_norm", "fitness", "metrics"} <= set(document["best"])
+    assert list(document["best"]["metrics"]) == ["train", "validation", "test"]
+    for measured in document["best"]["metrics"].values():
+        assert 0 <= measured["accuracy"] <= 1 and measured["loss"] > 0
+
+
+def test_show_of_a_run_that_has_only_begun_has_the_same_fields(call, run):
+    for path in (runs.Path("run") / "checkpoints").iterdir():
+        path.unlink()
+    document = call("show", "run", "--json").document
+    assert (document["status"], document["iterations"]) == ("not begun", 0)
+    assert set(document["best"]) == set(run["best"]) and document["best"]["loss"] is None
+    assert set(document["best"]["metrics"]) == {"train", "validation", "test"}
+
+
+def test_demo_has_the_promised_fields(call):
+    document = call(*OBJECTS["demo"]).document
+    assert (document["function"], document["method"]) == ("six-hump-camel", "gd")
+    assert "G-" in document["shares"] and "else" in document["shares"]
+    assert sum(document["shares"].values()) == pytest.approx(1.0)
+
+
+def test_methods_and_tasks_are_listed_with_a_line_each(call):
+    methods = call("methods", "--json").document["methods"]
+    tasks = call("tasks", "--json").document["tasks"]
+    assert list(methods) == list(METHODS) and list(tasks) == list(TASKS)
+    assert all(line.endswith(".") for line in [*methods.values(), *tasks.values()])
+    keys = call("methods", "cnognp", "--json").document["keys"]
+    assert keys["penalty"]["default"] == 0.01 and "lambda" in keys["penalty"]["help"]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_key_of_every_method_is_explained(call, name):
+    keys = call("methods", name, "--json").document["keys"]
+    assert keys and all(entry["help"] for entry in keys.values())
+
+
+def test_what_a_users_task_prints_does_not_spoil_the_object(call):
+    with open("loud.py", "w") as file:
+        file.write(
+            dedent("""
+            import torch
+            from cnognp.tasks import Task
+            print("loading")
+            def loss(output, target):
+                print("evaluating")
+                return ((output - target) ** 2).mean()
+            def make(width: int = 1):
+                print("making")
+                return Task(model=torch.nn.Linear(2, width), loss=loss,
+                            train=(torch.ones(4, 2), torch.zeros(4, width)))
+        """)
+        )
+    outcome = call(*runs.train("loud", "--json", "--task.width", "2", task="loud.py:make",
+                               members=2, iterations=2))  # fmt: skip
+    assert outcome.code == 0 and outcome.document["status"] == "finished"
+    assert {"loading", "making", "evaluating"} <= set(outcome.err.split())
+
+
+def test_defaults_lose_to_the_file_and_the_file_to_flags_wherever_they_stand(call):
+    with open("f.yaml", "w") as file:
+        file.write("task: wine\nmethod: {name: sgd, lr: 1e-3, batch_size: 16}\nmembers: 3\n")
+    found = config(call, "--config", "f.yaml")
+    assert found["members"] == 3 and found["seed"] == 0
+    assert found["method"]["lr"] == 0.001 and found["method"]["momentum"] == 0.0
+    for argv in (
+        ["--members", "2", "--method.lr", "0.5", "--config", "f.yaml"],
+        ["--config", "f.yaml", "--members", "2", "--method.lr", "0.5"],
+        ["--config=f.yaml", "--members=2", "--method.lr=0.5", "wine"],
+        ["wine", "--members", "2", "--config", "f.yaml", "--method.lr", "5e-1"],
+    ):
+        subprocess.run(["rm", "-r", "resolved"], check=True)
+        found = config(call, *argv)
+        assert (found["members"], found["method"]["lr"]) == (2, 0.5)
+        assert found["method"]["name"] == "sgd" and found["method"]["batch_size"] == 16
+
+
+def test_another_method_or_task_on_the_command_line_leaves_the_keys_of_the_file_behind(call):
+    with open("f.yaml", "w") as file:
+        file.write("task: {name: wine, hidden: [4]}\nmethod: {name: cnognp, penalty: 0.5}\n"
+                   "members: 2\niterations: 1\n")  # fmt: skip
+    found = config(call, "breast-cancer", "--config", "f.yaml", "--method", "gd")
+    assert found["task"] == {"name": "breast-cancer", "hidden": [10]}
+    assert found["method"] == {"name": "gd", "lr": 0.1} and found["members"] == 2
+
+
+def test_keys_of_a_file_without_a_name_belong_to_the_name_on_the_command_line(call):
+    with open("f.yaml", "w") as file:
+        file.write("method: {lr: 0.25}\nmembers: 2\n")
+    found = config(call, "wine", "--config", "f.yaml", "--method", "sgd")
+    assert (found["method"]["name"], found["method"]["lr"]) == ("sgd", 0.25)
+
+
+def test_the_task_may_stand_anywhere_and_a_file_may_name_it_alone(call):
+    with open("f.yaml", "w") as file:
+        file.write("task: wine\nmethod: gd\n")
+    ways = (
+        ["--config", "f.yaml"],
+        ["--members", "2", "--method", "gd", "wine"],
+        ["--task", "wine", "--method=gd"],
+        ["--task=wine", "--method.name", "gd"],
+    )
+    for argv in ways:
+        found = config(call, *argv)
+        assert (found["task"]["name"], found["method"]["name"]) == ("wine", "gd")
+        subprocess.run(["rm", "-r", "resolved"], check=True)
+
+
+def test_keys_of_a_users_task_come_from_its_signature(call, tmp_path):
+    own = runs.task_file(tmp_path)
+    own.write_text(own.read_text() + "\n\ndef sized(n: int = 20, seed: int = 0): "
+                   "return task(network(), data(n))\n")  # fmt: skip
+    found = config(call, "own.py:sized", "--task.n", "30", "--method", "gd")
+    assert found["task"] == {"name": "own.py:sized", "n": 30}
+    shown = call("train", "own.py:sized", "--help")
+    assert shown.code == 0 and "--task.n" in shown.out and "--task.seed" not in shown.out
+
+
+def test_the_folder_of_a_run_is_named_after_its_task_where_none_is_given(call, tmp_path):
+    runs.task_file(tmp_path)
+    for argv, name in ((["wine"], "wine"), (["own.py:plain"], "own")):
+        assert call("train", *argv, "--members", "2", "--iterations", "1").code == 0
+        assert (tmp_path / "runs" / name / "run.yaml").is_file()
+
+
+HELP = [
+    [], ["--help"], *([verb, "--help"] for verb in VERBS),
+    *(["train", "--method", name, "--help"] for name in METHODS),
+    *(["train", name, "--help"] for name in TASKS),
+    *(["demo", "--method", name, "--help"] for name in ("gd", "cno")),
+    ["tasks"], ["methods"], ["--version"], ["--print_completion", "bash"],
+]  # fmt: skip
+
+
+def test_help_of_everything_comes_without_torch():
+    script = dedent(f"""
+        import contextlib, io, sys
+        from cnognp.cli.main import main
+        for argv in {HELP!r}:
+            with contextlib.redirect_stdout(io.StringIO()) as out:
+                assert main(argv) == 0, argv
+            assert out.getvalue().strip(), argv
+            heavy = {{"torch", "sklearn", "scipy", "matplotlib", "h5py"}} & set(sys.modules)
+            assert not heavy, (argv, heavy)
+    """)
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=runs.ENVIRONMENT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_help_lists_the_verbs_the_methods_and_the_keys_of_the_one_that_is_named(call):
+    assert all(verb in call("--help").out for verb in VERBS)
+    shown = call("train", "--help").out
+    assert all(name in " ".join(shown.split()) for name in METHODS)
+    shown = call("train", "--method", "sgd", "--help").out
+    assert "--method.nesterov" in shown and "--method.penalty" not in shown
+    assert "--method.penalty" in call("train", "--method=cnognp", "--help").out
+    assert "--task.network" in call("train", "digits", "--help").out
+    assert "--task.network" not in call("train", "wine", "--help").out
+    with open("f.yaml", "w") as file:
+        file.write("task: digits\nmethod: sgd\n")
+    shown = call("train", "--config", "f.yaml", "--help").out
+    assert "--method.nesterov" in shown and "--task.network" in shown
+
+
+def test_help_hides_how_a_name_is_spelled_inside(call):
+    for argv in (["train", "wine"], ["demo"]):
+        shown = call(*argv, "--help").out
+        assert "--method NAME" in shown and "method.name" not in shown
+        assert "print_shtab" not in shown and "==SUPPRESS==" not in shown
+    assert "--task NAME" in call("train", "wine", "--help").out
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["train", "--json", "--help"], ["--version"]])
+def test_python_m_cnognp_is_the_same_command(argv):
+    outcome = runs.command(argv)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "usage" in outcome.out or outcome.out.startswith("cnognp 0")
+
+
+def test_no_arguments_at_all_print_the_help(call):
+    assert call() == call("--help")
+
+
+def completed(script, *words):
+    """What bash offers for the last of the words."""
+    line = " ".join(f"'{word}'" for word in words)
+    program = (
+        f"source {script}; COMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; "
+        '_shtab_cnognp; echo "${COMPREPLY[@]}"'
+    )
+    done = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+def test_bash_completes_verbs_tasks_methods_and_options(call, tmp_path):
+    outcome = call("--print_completion", "bash")
+    assert (outcome.code, outcome.err) == (0, "")
+    (tmp_path / "completion").write_text(outcome.out)
+    script = tmp_path / "completion"
+    assert set(completed(script, "cnognp", "")) >= set(VERBS)
+    assert completed(script, "cnognp", "tr") == ["train"]
+    assert completed(script, "cnognp", "train", "wi") == ["wine"]
+    assert completed(script, "cnognp", "train", "--method", "cnog") == ["cnognp"]
+    assert "--method.penalty" in completed(script, "cnognp", "train", "--method.p")
+    assert completed(script, "cnognp", "analyze", "--eval") == ["--eval-mode"]
+    for verb in VERBS:
+        shown = call(verb, "--help").out
+        offered = completed(script, "cnognp", verb, "--")
+        assert {word for word in offered if word in shown} >= {"--help", "--json"}
+
+
+def test_completion_for_a_shell_that_is_not_known_names_those_that_are(call):
+    outcome = call("--print_completion", "cmd")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "bash" in outcome.err and "'cmd'" in outcome.err and outcome.err.count("\n") == 1
+
+
+def terminal(argv, folder):
+    """What a command prints to standard output, and to a terminal on standard error."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cnognp", *argv], cwd=folder, stdout=subprocess.PIPE, stderr=theirs,
+        env={**runs.ENVIRONMENT, "TERM": "xterm", "COLUMNS": "100"},
+    )  # fmt: skip
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            piece = os.read(ours, 4096)
+        except OSError:
+            break
+        if not piece:
+            break
+        shown += piece
+    out = process.stdout.read().decode()
+    process.stdout.close()
+    os.close(ours)
+    assert process.wait() == 0
+    return out, shown.decode()
+
+
+def test_the_bar_is_drawn_on_a_terminal_alone_and_never_on_standard_output(tmp_path):
+    argv = runs.train("run", "--json", members=2, iterations=30, every=10)
+    out, shown = terminal(argv, tmp_path)
+    assert runs.strict_json(out)["status"] == "finished"
+    assert "cnognp on wine" in shown and "best fitness" in shown
+    piped = runs.command(runs.train("other", "--json", members=2, iterations=30), tmp_path)
+    assert (piped.code, piped.err) == (0, "") and piped.document["status"] == "finished"
+
+
+def test_a_reader_that_leaves_early_is_no_reason_for_a_traceback():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cnognp", "methods", "--json"], env=runs.ENVIRONMENT,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    process.stdout.close()
+    err = process.stderr.read()
+    process.stderr.close()
+    assert process.wait() in (0, 1) and err == b""
+
+
+@pytest.mark.parametrize(
+    ("lower", "upper", "merged"),
+    [
+        ({"a": 1, "b": 2}, {"b": 3}, {"a": 1, "b": 3}),
+        ({"method": {"name": "gd", "lr": 1}}, {"method": {"lr": 2}},
+         {"method": {"name": "gd", "lr": 2}}),
+        ({"method": {"name": "gd", "lr": 1}}, {"method": {"name": "gd"}},
+         {"method": {"name": "gd", "lr": 1}}),
+        ({"method": {"name": "gd", "lr": 1}}, {"method": {"name": "sgd"}},
+         {"method": {"name": "sgd"}}),
+        ({"method": {"lr": 1}}, {"method": {"name": "sgd"}}, {"method": {"name": "sgd", "lr": 1}}),
+        ({}, {"task": {"name": "wine"}}, {"task": {"name": "wine"}}),
+    ],
+)  # fmt: skip
+def test_one_configuration_over_another(lower, upper, merged):
+    assert arguments.over(lower, upper) == merged
