@@ -1,14 +1,15 @@
 """Does a swarm with a flatness-seeking fitness end in the flattest of equally deep minima?
 
 Question: F2 has five minima of one value and Himmelblau's function four. Which share of runs of
-CNO, of CNOGNP over its penalty, and of CNOGNP with fitnesses that see curvature ends in the flattest
-one, at equal evaluations?
+CNO, of CNOGNP over its penalty, and of CNOGNP with fitnesses that see curvature ends in the
+flattest one, at equal evaluations?
 
 Expected: at a minimum the gradient norm penalty is zero, so it cannot rank tied minima; it favours
 the flat one of F2 all the same, since more of the points that a swarm samples near a flat minimum
 have small gradients. A fitness that looks around the point, or at the Hessian, does rank them. On
 Himmelblau's function the flattest minimum depends on the measure: D by the largest eigenvalue, A by
-the trace and by the Frobenius norm.
+the trace and by the Frobenius norm. Saddles and maxima are stationary too: a large penalty on the
+gradient norm keeps swarms there.
 
 n: 200 runs put a standard error of at most 3.5 points on a share.
 
@@ -21,6 +22,8 @@ from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
+from scipy.spatial.distance import cdist
+from torch import Tensor
 
 from analyses import stationary
 from analyses.distribution import Cell, tabulated
@@ -144,9 +147,14 @@ def study(config: Config, progress: Callable[[str], None] | None = None) -> Dist
     began = time.perf_counter()
     functions = [CATALOGUE[name] for name in config.functions]
     names = [name for name, _ in config.rows(1)]
-    cells = []
+    cells: list[list[Cell]] = []
+    notes = []
     for number, name in enumerate(names):
-        cells.append([_cell(config, f, config.rows(f.dim)[number][1]) for f in functions])
+        cells.append([])
+        for function in functions:
+            best, cell = _swarms(config, function, config.rows(function.dim)[number][1])
+            cells[-1].append(cell)
+            notes += _saddles(f"{name} on {function.name}", function, best, cell)
         if progress is not None:
             progress(name)
     fields = tabulated(functions, cells)
@@ -156,12 +164,14 @@ def study(config: Config, progress: Callable[[str], None] | None = None) -> Dist
         **fields,
         tolerance=config.tolerance,
         gradient_tolerance=config.gradient_tolerance,
+        notes=tuple(notes),
         conclusion=_conclusion(config, names, fields["flattest"]),
         provenance=provenance(configuration=asdict(config), seconds=time.perf_counter() - began),
     )
 
 
-def _cell(config: Config, function: Analytic, fitness: Fitness) -> Cell:
+def _swarms(config: Config, function: Analytic, fitness: Fitness) -> tuple[Tensor, Cell]:
+    """The best point of every run, and how many of these are where."""
     swarm = Swarm(
         lr=config.lr,
         fitness=fitness,
@@ -178,7 +188,17 @@ def _cell(config: Config, function: Analytic, fitness: Fitness) -> Cell:
     lost = stationary.verdict(function, best, config.gradient_tolerance)
     # The loss and gradient of a step are one evaluation; what the fitness adds is counted here.
     evaluations = iterations * _cost(fitness) * config.members * config.restarts
-    return Cell(counts, evaluations, lost["unsettled"], lost["diverged"])
+    return best, Cell(counts, evaluations, lost["unsettled"], lost["diverged"])
+
+
+def _saddles(row: str, function: Analytic, best: Tensor, cell: Cell) -> list[str]:
+    """A note on runs that end within 0.01 of a saddle or a maximum, where there are any."""
+    others = np.array([point.point for point in (*function.saddles, *function.maxima)])
+    caught = int((cdist(best.numpy(), others) < 0.01).any(axis=1).sum()) if len(others) else 0
+    missed = int(cell.counts[-1])
+    return [f"{row}: {caught} of the {missed} runs at no minimum end at a saddle or maximum."] * (
+        caught > 0
+    )
 
 
 def _cost(fitness: Fitness) -> int:

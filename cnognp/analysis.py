@@ -101,18 +101,16 @@ def of_weights(problem: Problem, weights: Path | None) -> Subject:
     """The point that a file of weights holds, or the model as it is given.
 
     Raises:
-        DamagedFile: if the file is no safetensors file, or holds another model's weights.
+        DamagedFile: if the file is no safetensors file, or holds another model's weights, or
+            numbers that are not finite.
         FileNotFoundError: if there is none.
     """
     if weights is not None:
         try:
-            tensors = parse(weights.read_bytes())
-        except SafetensorError as error:
-            raise DamagedFile(weights, f"it is no safetensors file ({error})") from None
-        try:
-            problem.task.model.load_state_dict(tensors)
+            problem.task.model.load_state_dict(_weights(weights))
         except RuntimeError as error:
-            raise DamagedFile(weights, f"it holds another model's weights: {error}") from None
+            what = str(error).rstrip(".")
+            raise DamagedFile(weights, f"it holds another model's weights: {what}") from None
         problem = Problem(problem.task, problem.device)
     z = problem.as_given.point()
     origin = {
@@ -166,6 +164,19 @@ def analyze(
             found[file] = result
             done(file)
     return found
+
+
+def _weights(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}; --point takes a safetensors file of weights")
+    try:
+        tensors = parse(path.read_bytes())
+    except SafetensorError as error:
+        raise DamagedFile(path, f"it is no safetensors file ({error})") from None
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise DamagedFile(path, f"{name} holds numbers that are not finite")
+    return tensors
 
 
 def _found(folder: RunFolder, step: str) -> Checkpoint:

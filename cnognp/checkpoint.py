@@ -47,6 +47,7 @@ def save(folder: PathLike, checkpoint: Checkpoint) -> Path:
 
     Raises:
         TypeError: if an array or an entry of ``meta`` has a type that cannot be stored.
+        ValueError: if ``meta`` has more than 1 MiB, or a name cannot be used.
         OSError: if the disk refuses, for instance because it is full. Older checkpoints stay.
     """
     path = _path(folder, checkpoint.iteration)

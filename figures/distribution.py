@@ -37,7 +37,8 @@ def shares(result: Distribution, axes: np.ndarray) -> dict[str, Any]:
             ax.set_ylim(0, max(tops))
         axes[-1, k].tick_params(axis="x", labelbottom=True)
     for i, name in enumerate(result.methods):
-        axes[i, 0].set_ylabel(f"{name}\n%")
+        look: dict[str, Any] = {"rotation": 0, "ha": "right", "va": "center"}
+        axes[i, 0].set_ylabel(f"{name}\n(%)", **look)
     handles = [
         artists[name][0]
         for name in ("intervals", "basins", "published", "relabelled")

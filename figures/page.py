@@ -119,8 +119,8 @@ def _shares(result: Stationary) -> Figure:
 @style.context()
 def _distribution(result: Distribution) -> Figure:
     size = len(result.methods), len(result.functions)
-    widths = np.bincount(result.function)
-    figure = style.new_figure(1.6 + 0.42 * len(result.outcomes), 1.0 + 1.05 * size[0])
+    widths = np.bincount(result.function).tolist()
+    figure = style.new_figure(2.2 + 0.42 * len(result.outcomes), 1.0 + 1.05 * size[0])
     axes = figure.subplots(*size, squeeze=False, width_ratios=widths)
     distribution.shares(result, axes)
     style.note(figure, *_side_by_side(result))
@@ -178,10 +178,11 @@ def _restarts(result: Stationary) -> tuple[str, ...]:
 
 
 def _side_by_side(result: Distribution) -> tuple[str, ...]:
-    cost = result.evaluations.min(initial=np.inf), result.evaluations.max(initial=0.0)
+    ends = result.evaluations.min(), result.evaluations.max()
+    costs = dict.fromkeys(f"{cost:,.0f}" for cost in ends)
     return (
         _plural(result.restarts, "restart") + " each",
-        f"{cost[0]:,.0f} to {cost[1]:,.0f} gradient evaluations for each restart",
+        f"{' to '.join(costs)} gradient evaluations for each restart",
         f"a minimum within {result.tolerance:g}",
     )
 

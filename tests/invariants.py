@@ -107,6 +107,16 @@ def check_nan_stays_alone(method):
 
 
 @annotations_unchecked()
+def check_moved(method):
+    """Members that somebody else has moved, a swarm for one, go on from where they are."""
+    z = start(himmelblau)
+    state = populations.last(method, himmelblau, z, 2)
+    stayed, _ = method.step(himmelblau, state, seeded(3))
+    moved, _ = method.step(himmelblau, state._replace(position=z + 0.25), seeded(3))
+    assert not torch.isclose(moved.position, stayed.position).all(-1).any()
+
+
+@annotations_unchecked()
 def check_info(method, objective, counts_all=True):
     """Info tells loss and gradient norm where it says so, and what was evaluated."""
     counted = Counting(objective)

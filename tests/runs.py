@@ -4,15 +4,18 @@ are forked once torch is there, and as real commands.
 Run as a program, this module is the parent of those children: one job a line, in JSON.
 """
 
+import atexit
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -214,8 +217,8 @@ class Forks:
     A child may be killed, signalled or kept from the disk; see `job` for how.
     """
 
-    def __init__(self, folder):
-        self.folder = Path(folder)
+    def __init__(self):
+        self.folder = Path(tempfile.mkdtemp())
         self.server = subprocess.Popen(
             [sys.executable, __file__], env=ENVIRONMENT, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -244,22 +247,26 @@ class Forks:
         self.server.stdin.close()
         self.server.stdout.close()
         self.server.wait()
+        shutil.rmtree(self.folder)
+
+
+@cache
+def forks():
+    """The one such process that all tests share; it takes seconds to start."""
+    server = Forks()
+    atexit.register(server.close)
+    return server
 
 
 def points():
     """The steps of writing a file: where they are, and which argument is what they write."""
-    import pathlib
-
-    from landscape import storage
-
     return {
-        "mkdir": (pathlib.Path, "mkdir", None),
+        "mkdir": (Path, "mkdir", None),
         "fsync": (os, "fsync", None),
         "replace": (os, "replace", None),
-        "unlink": (pathlib.Path, "unlink", None),
-        "hdf5": (storage._Disk, "_write", 1),
-        "text": (pathlib.Path, "write_text", 1),
-        "bytes": (pathlib.Path, "write_bytes", 1),
+        "unlink": (Path, "unlink", None),
+        "text": (Path, "write_text", 1),
+        "bytes": (Path, "write_bytes", 1),
     }
 
 

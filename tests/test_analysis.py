@@ -25,10 +25,8 @@ def call(capsys):
 
 
 @pytest.fixture(scope="module")
-def forks(tmp_path_factory):
-    server = runs.Forks(tmp_path_factory.mktemp("logs"))
-    yield server
-    server.close()
+def forks():
+    return runs.forks()
 
 
 @pytest.fixture(scope="module")

@@ -269,6 +269,11 @@ def test_a_nan_stays_with_its_member(case):
     invariants.check_nan_stays_alone(METHODS_HERE[case])
 
 
+@every_method
+def test_members_that_a_swarm_has_moved_go_on_from_there(case):
+    invariants.check_moved(METHODS_HERE[case])
+
+
 def test_a_swarm_may_search_by_hopping():
     hops = BasinHopping(lr=0.002, rho=0.05, eps=0.1, tau=20, perturbation="model")
     swarm = Swarm(lr=0.0, local=hops)

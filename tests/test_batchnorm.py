@@ -149,8 +149,7 @@ def in_training(make, parts):
     return truth
 
 
-@pytest.mark.parametrize("mode", [True, False])
-@pytest.mark.parametrize("sizes", [(10,), (4, 4, 2)])
+@pytest.mark.parametrize(("sizes", "mode"), [((10,), False), ((4, 4, 2), True)])
 def test_batch_statistics_are_differentiated_through(make, x, sizes, mode):
     parts, z = uneven(x, Y, sizes), moved(make)
     risk = EmpiricalRisk(built(make).train(mode), parts, CE, statistics="batch")

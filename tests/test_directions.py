@@ -1,168 +1,286 @@
-"""Directions are orthogonal, as long as they say, and zero where they say."""
+"""Directions: lengths of filters, orthogonality, what stays zero, principal axes, differences."""
+
+import itertools
+import math
 
 import numpy as np
 import pytest
 import torch
+from objectives import built, normal, own_point, seeded
+from scipy import stats
 from torch import nn
 
 from landscape import directions
+from landscape.functions import himmelblau
 from landscape.layout import Layout
+from landscape.objective import hvp
+from landscape.restriction import Restriction
 
-CPU = torch.device("cpu")
-
-
-def seeded(seed=0):
-    return torch.Generator(device=CPU).manual_seed(seed)
+close = torch.testing.assert_close
 
 
-def model():
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)
-        network = nn.Sequential(
-            nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.ConvTranspose2d(4, 3, 2),
-            nn.Flatten(), nn.Linear(75, 6), nn.LayerNorm(6), nn.Linear(6, 3),
-        )  # fmt: skip
-        return network.double()
+class Network(nn.Module):
+    """Filters along every axis that occurs, a filter of one entry, norms and biases."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution = nn.Conv2d(2, 3, 2)
+        self.transposed = nn.ConvTranspose2d(3, 4, 2)
+        self.norm = nn.BatchNorm2d(4, affine=True)
+        self.words = nn.Embedding(5, 6)
+        self.linear = nn.Linear(4, 3)
+        self.narrow = nn.Linear(1, 3)
+        self.gain = nn.Parameter(torch.ones(()))
 
 
-@pytest.fixture
-def network():
-    module = model()
-    layout = Layout.of(module)
-    z = layout.flatten({name: p.detach() for name, p in module.named_parameters()})
-    return module, layout, z
+@pytest.fixture(scope="module")
+def layout():
+    return Layout.of(built(Network))
 
 
-def filters(module, layout, u):
-    """Every filter of every weight, by the axis that torch documents for its output units."""
-    tensors = layout.unflatten(u)
-    for prefix, child in module.named_children():
-        if isinstance(child, nn.ConvTranspose2d):
-            yield from tensors[f"{prefix}.weight"].transpose(0, 1).flatten(1)
-        elif isinstance(child, (nn.Conv2d, nn.Linear)):
-            yield from tensors[f"{prefix}.weight"].flatten(1)
+@pytest.fixture(scope="module")
+def z():
+    return own_point(built(Network)) * 3
+
+
+def filters(flat, layout):
+    """Every filter of every tensor with weights, by hand: name, index, entries."""
+    for entry in layout.entries:
+        block = flat[entry.span].reshape(entry.shape)
+        if entry.role in ("norm", "bias"):
+            continue
+        if entry.name == "transposed.weight":
+            parts = [block[:, i] for i in range(block.shape[1])]
+        elif block.ndim > 1:
+            parts = list(block)
+        else:
+            parts = [block]
+        for i, part in enumerate(parts):
+            yield entry.name, i, part.reshape(-1)
+
+
+def ignored(flat, layout):
+    return torch.cat([flat[e.span] for e in layout.entries if e.role in ("norm", "bias")])
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_every_filter_is_as_long_as_its_weights_and_orthogonal_to_the_others(network, count):
-    module, layout, z = network
-    basis = directions.random(layout, z, seeded(), count=count)
-    assert basis.shape == (count, len(z))
-    for parts in zip(filters(module, layout, z), *(filters(module, layout, u) for u in basis),
-                     strict=True):  # fmt: skip
-        own, rest = parts[0], torch.stack(parts[1:])
-        gram = rest @ rest.T
-        torch.testing.assert_close(gram, own @ own * torch.eye(count, dtype=z.dtype, device=CPU))
-    gram = basis @ basis.T
-    assert (gram - torch.diag(gram.diag())).abs().max() < 1e-12 * gram.max()
+def test_every_filter_is_as_long_as_the_same_filter_of_the_point(layout, z, count):
+    found = directions.random(layout, z, seeded(0), count=count)
+    assert found.shape == (count, len(z))
+    for i, direction in enumerate(found):
+        pairs = zip(filters(direction, layout), filters(z, layout), strict=True)
+        for (_, _, part), (_, _, own) in pairs:
+            room = len(own) > i
+            close(part.norm(), own.norm() if room else own.new_zeros(()))
+        assert not ignored(direction, layout).any()
+    assert len(list(filters(z, layout))) == 3 + 4 + 5 + 3 + 3 + 1
 
 
-def test_biases_and_normalisation_scales_are_left_out_unless_wanted(network):
-    _, layout, z = network
-    kept = layout.mask(lambda entry: entry.role not in ("bias", "norm"), device=CPU)
-    (u,) = directions.random(layout, z, seeded(), count=1)
-    assert bool((u[~kept] == 0).all()) and bool((u[kept] != 0).all())
-    (everything,) = directions.random(layout, z, seeded(), count=1, ignore=())
+def test_directions_are_orthogonal_within_every_filter_and_overall(layout, z):
+    found = directions.random(layout, z, seeded(1), count=3)
+    for first, second in itertools.combinations(found, 2):
+        for (_, _, a), (_, _, b) in zip(
+            filters(first, layout), filters(second, layout), strict=True
+        ):
+            assert abs(a @ b) <= 1e-12 * (a.norm() * b.norm() + 1e-300)
+        assert abs(first @ second) <= 1e-12 * first.norm() * second.norm()
+
+
+@pytest.mark.parametrize("by", ["layer", "model"])
+def test_layers_or_the_whole_may_be_scaled_instead(layout, z, by):
+    found = directions.random(layout, z, seeded(1), by=by)
+    assert abs(found[0] @ found[1]) <= 1e-12 * found[0].norm() * found[1].norm()
+    for direction in found:
+        assert not ignored(direction, layout).any()
+        if by == "model":
+            kept = torch.where(layout.mask(lambda e: e.role not in ("norm", "bias"), "cpu"), z, 0)
+            close(direction.norm(), kept.norm())
+            continue
+        for entry in layout.entries:
+            if entry.role not in ("norm", "bias") and entry.size > 1:
+                close(direction[entry.span].norm(), z[entry.span].norm())
+
+
+def test_directions_by_the_model_are_gaussian_and_favour_no_filter():
+    model = built(
+        lambda: nn.Sequential(nn.Linear(1, 30, bias=False), nn.Linear(30, 30, bias=False))
+    )
+    layout, z = Layout.of(model), own_point(model)
+    found = directions.random(layout, z, seeded(0), count=1, by="model")[0]
+    entries = found / found.std()
+    small, large = entries[:30], entries[30:]
+    assert stats.kstest(large.numpy(), "norm").pvalue > 1e-3
+    assert 0.5 < float(small.std()) < 2
+
+
+def test_within_a_filter_directions_are_gaussian():
+    layout = Layout.of(nn.Linear(4000, 1, bias=False))
+    z = torch.ones(4000, dtype=torch.float64, device="cpu")
+    for direction in directions.random(layout, z, seeded(0)):
+        assert stats.kstest(direction.numpy(), "norm").pvalue > 1e-3
+
+
+def test_without_scaling_directions_are_orthonormal(layout, z):
+    found = directions.random(layout, z, seeded(0), count=4, by="none")
+    close(found @ found.T, torch.eye(4, dtype=z.dtype, device="cpu"))
+    assert not any(ignored(direction, layout).any() for direction in found)
+
+
+def test_a_vector_without_structure_is_one_filter():
+    z = normal(6)
+    found = directions.random(None, z, seeded(0))
+    close(found @ found.T, torch.eye(2, dtype=z.dtype, device="cpu") * (z @ z))
+    plain = directions.random(None, z, seeded(0), by="none")
+    close(plain @ plain.T, torch.eye(2, dtype=z.dtype, device="cpu"))
+    u = normal(2, 3, 6, seed=1)
+    scaled = directions.normalise(None, z, u)
+    close(scaled, u * z.norm() / u.norm(dim=-1, keepdim=True))
+
+
+def test_directions_are_a_function_of_the_generator(layout, z):
+    first, again, other = (directions.random(layout, z, seeded(s)) for s in (3, 3, 4))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    one = directions.random(layout, z, seeded(3), count=1)
+    close(one[0].norm(), first[0].norm())
+
+
+def test_roles_to_ignore_may_be_chosen(layout, z):
+    everything = directions.random(layout, z, seeded(0), ignore=())
+    assert everything[0, layout.entries[1].span].any()
     for entry in layout.entries:
-        wanted = torch.linalg.vector_norm(z[entry.span])
-        got = torch.linalg.vector_norm(everything[entry.span])
-        torch.testing.assert_close(got, wanted)
+        if entry.role in ("norm", "bias"):
+            close(everything[0, entry.span].norm(), z[entry.span].norm())
+    without = directions.random(layout, z, seeded(0), ignore=("convolution", "norm"))
+    spans = {entry.name: without[0, entry.span] for entry in layout.entries}
+    assert not spans["convolution.weight"].any() and not spans["transposed.weight"].any()
+    assert spans["linear.bias"].any()
 
 
-def test_a_filter_without_room_for_a_second_direction_is_zero_in_it():
-    layout = Layout.of(nn.Linear(1, 5))
-    z = torch.arange(1.0, 11.0, device=CPU, dtype=torch.float64)
-    first, second = directions.random(layout, z, seeded())
-    torch.testing.assert_close(first[:5].abs(), z[:5])
-    assert not second.any()
-
-
-def test_the_same_seed_gives_the_same_directions_and_another_others(network):
-    _, layout, z = network
-    first = directions.random(layout, z, seeded(3))
-    assert torch.equal(first, directions.random(layout, z, seeded(3)))
-    assert not torch.equal(first, directions.random(layout, z, seeded(4)))
-
-
-def test_directions_are_gaussian_before_they_are_normalised():
-    """Entries of one long filter: mean 0 within 5 standard errors, kurtosis 3 within 5."""
-    layout = Layout.of(nn.Linear(20_000, 1, bias=False))
-    z = torch.ones(20_000, device=CPU, dtype=torch.float64)
-    (u,) = directions.random(layout, z, seeded(1), count=1)
-    n = len(u)
-    assert abs(float(u.mean())) < 5 / n**0.5
-    kurtosis = float((u**4).mean() / (u**2).mean() ** 2)
-    assert abs(kurtosis - 3) < 5 * (24 / n) ** 0.5
-
-
-@pytest.mark.parametrize("by", ["filter", "layer", "model"])
-def test_normalising_twice_changes_nothing_and_scale_does_not_matter(network, by):
-    _, layout, z = network
-    u = torch.randn(2, len(z), generator=seeded(5), dtype=z.dtype, device=CPU)
+@pytest.mark.parametrize("by", ["filter", "layer", "model", "none"])
+def test_normalising_twice_changes_nothing_and_keeps_leading_axes(layout, z, by):
+    u = normal(2, 3, len(z))
     once = directions.normalise(layout, z, u, by=by)
-    torch.testing.assert_close(directions.normalise(layout, z, once, by=by), once)
-    torch.testing.assert_close(directions.normalise(layout, z, 7.5 * u, by=by), once)
+    assert once.shape == u.shape
+    close(directions.normalise(layout, z, once, by=by), once)
+    close(directions.normalise(layout, z, 7 * u, by=by), 7 * once if by == "none" else once)
+    close(once[1, 2], directions.normalise(layout, z, u[1, 2], by=by))
 
 
-def test_by_layer_and_by_model_give_the_norms_that_they_name(network):
-    _, layout, z = network
-    u = torch.randn(len(z), generator=seeded(5), dtype=z.dtype, device=CPU)
-    layers = directions.normalise(layout, z, u, by="layer")
-    for entry in layout.entries:
-        wanted = 0.0 if entry.role in ("bias", "norm") else float(z[entry.span].norm())
-        assert float(layers[entry.span].norm()) == pytest.approx(wanted)
-    kept = layout.mask(lambda entry: entry.role not in ("bias", "norm"), device=CPU)
-    whole = directions.normalise(layout, z, u, by="model")
-    assert float(whole.norm()) == pytest.approx(float(z[kept].norm()))
-    torch.testing.assert_close(whole / whole.norm(), (u * kept) / (u * kept).norm())
+def test_the_point_itself_is_a_direction_of_the_right_length(layout, z):
+    kept = layout.mask(lambda entry: entry.role not in ("norm", "bias"), "cpu")
+    close(directions.normalise(layout, z, z), torch.where(kept, z, 0))
 
 
-def test_a_part_that_is_zero_stays_zero_and_never_becomes_nan(network):
-    _, layout, z = network
-    z = z.clone()
-    z[layout.entries[0].span] = 0
-    u = torch.ones_like(z)
-    u[layout.entries[2].span] = 0
-    out = directions.normalise(layout, z, u)
-    assert bool(out.isfinite().all())
-    assert not out[layout.entries[0].span].any() and not out[layout.entries[2].span].any()
+def test_parts_that_are_zero_stay_zero(layout, z):
+    u, point = normal(len(z)), z.clone()
+    u[layout.entries[0].span] = 0
+    point[layout.entries[2].span] = 0
+    found = directions.normalise(layout, point, u)
+    assert not found[layout.entries[0].span].any()
+    assert not found[layout.entries[2].span].any()
+    assert torch.isfinite(found).all()
 
 
-def test_without_a_layout_directions_are_orthogonal_and_as_long_as_the_point():
-    z = torch.tensor([3.0, 4.0, 0.0], device=CPU, dtype=torch.float64)
-    basis = directions.random(None, z, seeded())
-    expected = 25 * torch.eye(2, dtype=z.dtype, device=CPU)
-    torch.testing.assert_close(basis @ basis.T, expected)
-    unit = directions.random(None, z, seeded(), by="none")
-    torch.testing.assert_close(unit @ unit.T, torch.eye(2, dtype=z.dtype, device=CPU))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_directions_have_the_type_of_the_point_and_no_graph(layout, z, dtype):
+    point = z.to(dtype).requires_grad_()
+    found = directions.random(layout, point, seeded(0))
+    assert found.dtype == dtype and not found.requires_grad
+    assert not directions.normalise(layout, point, found).requires_grad
+    expected = directions.random(layout, z.to(dtype).double(), seeded(0))
+    tolerance = 8 * torch.finfo(dtype).eps
+    close(found.double(), expected, rtol=tolerance, atol=tolerance * float(expected.abs().max()))
 
 
-def test_principal_directions_are_those_of_a_singular_value_decomposition():
-    cloud = torch.randn(12, 40, generator=seeded(2), dtype=torch.float64, device=CPU)
-    cloud[:, 0] *= 9
-    cloud[:, 1] *= 5
-    basis, shares = directions.pca(cloud, count=3)
-    centred = cloud.numpy() - cloud.numpy().mean(0)
-    _, singular, rows = np.linalg.svd(centred, full_matrices=False)
-    np.testing.assert_allclose(abs((basis.numpy() * rows[:3]).sum(1)), 1.0, rtol=1e-10)
-    np.testing.assert_allclose(shares.numpy(), singular[:3] ** 2 / (singular**2).sum())
-    assert bool((basis.gather(1, basis.abs().argmax(1, keepdim=True)) > 0).all())
-
-
-def test_between_leads_from_one_point_to_the_other():
-    a, b = torch.tensor([1.0, 2.0], device=CPU), torch.tensor([0.5, 4.0], device=CPU)
-    assert torch.equal(a + directions.between(a, b), b)
-
-
-def test_bad_arguments_are_refused(network, unchecked):
-    _, layout, z = network
+@pytest.mark.usefixtures("unchecked")
+def test_bad_arguments_are_refused(layout, z):
     with pytest.raises(ValueError, match="count must be at least 1, got 0"):
-        directions.random(layout, z, seeded(), count=0)
-    with pytest.raises(ValueError, match="directions of length|directions \\(..., p\\) are needed"):
+        directions.random(layout, z, seeded(0), count=0)
+    for by in ("filters", ""):
+        with pytest.raises(ValueError, match=f"filter, layer, model or none, got '{by}'"):
+            directions.normalise(layout, z, z, by=by)
+        with pytest.raises(ValueError, match=f"filter, layer, model or none, got '{by}'"):
+            directions.random(layout, z, seeded(0), by=by)
+    wrong = rf"one point \({len(z)},\) is needed, got shape"
+    for point in (z[:-1], z.expand(2, -1)):
+        with pytest.raises(ValueError, match=wrong):
+            directions.random(layout, point, seeded(0))
+    with pytest.raises(ValueError, match=wrong):
+        directions.normalise(layout, z[:-1], z[:-1])
+    with pytest.raises(ValueError, match=r"directions \(\.\.\., p\) are needed, got"):
         directions.normalise(layout, z, z[:-1])
-    with pytest.raises(ValueError, match="two points are equal"):
-        directions.between(z, z)
-    with pytest.raises(ValueError, match="more than 2 points"):
-        directions.pca(z.expand(2, -1))
+
+
+# ------------------------------------------------------------------------------ between and along
+
+
+def test_between_leads_from_the_one_point_to_the_other():
+    a, b = normal(5), normal(5, seed=1)
+    restricted = Restriction(quadratic := _Quadratic(5), a, directions.between(a, b))
+    ends = restricted.point(torch.tensor([[0.0], [1.0]], dtype=torch.float64, device="cpu"))
+    close(ends, torch.stack([a, b]))
+    assert quadratic.dim == 5
+
+
+class _Quadratic:
+    def __init__(self, dim):
+        self.dim = dim
+
+    def terms(self):
+        yield lambda z: (z**2).sum()
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_there_is_no_direction_between_equal_or_unequally_long_points():
+    with pytest.raises(ValueError, match="the two points are equal"):
+        directions.between(normal(3), normal(3))
+    with pytest.raises(ValueError, match=r"two points \(p,\) are needed, got \(3,\) and \(4,\)"):
+        directions.between(normal(3), normal(4))
+    with pytest.raises(ValueError, match=r"two points \(p,\) are needed, got \(1, 3\)"):
+        directions.between(normal(1, 3), normal(1, 3, seed=1))
+
+
+@pytest.mark.parametrize("shape", [(8, 3), (5, 200), (30, 30)])
+@pytest.mark.parametrize("count", [1, 3])
+def test_principal_directions_are_those_of_numpy(shape, count):
+    scales = torch.logspace(0, 1.5, shape[1], dtype=torch.float64, device="cpu")
+    points = normal(*shape) * scales + 5
+    found, shares = directions.pca(points, count)
+    centred = points.numpy() - points.numpy().mean(0)
+    _, singular, axes = np.linalg.svd(centred, full_matrices=False)
+    np.testing.assert_allclose(shares, (singular**2 / (singular**2).sum())[:count], rtol=1e-9)
+    np.testing.assert_allclose(abs((found.numpy() * axes[:count]).sum(1)), 1, rtol=1e-9)
+    close(found @ found.T, torch.eye(count, dtype=points.dtype, device="cpu"))
+    peaks = found.abs().argmax(1)
+    assert (found[torch.arange(count, device="cpu"), peaks] > 0).all()
+
+
+def test_the_path_of_a_descent_lies_in_the_plane_of_its_principal_directions():
+    target = normal(2, 40)
+    points = torch.stack([math.exp(-k / 3) * target[0] + k * target[1] for k in range(9)])
+    found, shares = directions.pca(points)
+    rest = points - points.mean(0)
+    close(rest @ found.T @ found, rest)
+    close(shares.sum(), torch.ones((), dtype=points.dtype, device="cpu"))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_too_few_or_too_similar_points_have_no_principal_directions():
+    with pytest.raises(ValueError, match="more than 2 points .* for 2 directions, got shape"):
+        directions.pca(normal(2, 5))
+    with pytest.raises(ValueError, match="more than 0 points"):
+        directions.pca(normal(4, 5), count=0)
+    with pytest.raises(ValueError, match=r"got shape \(5,\)"):
+        directions.pca(normal(5))
+    with pytest.raises(ValueError, match="span fewer than 2 directions"):
+        directions.pca(normal(5).outer(normal(7)))
     with pytest.raises(ValueError, match="span fewer than 1 directions"):
-        directions.pca(z.expand(3, -1), count=1)
+        directions.pca(torch.ones(4, 3, device="cpu"), 1)
+
+
+def test_curvature_along_a_direction_is_that_of_the_restriction():
+    z, u = normal(2), normal(2, seed=1)
+    restricted = Restriction(himmelblau, z, u)
+    one = torch.ones(1, dtype=torch.float64, device="cpu")
+    close(hvp(restricted, 0 * one, one), (u @ hvp(himmelblau, z, u)).reshape(1))

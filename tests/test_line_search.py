@@ -348,6 +348,11 @@ def test_a_nan_stays_with_its_member(case):
     invariants.check_nan_stays_alone(METHODS_HERE[case])
 
 
+@every_method
+def test_members_that_a_swarm_has_moved_go_on_from_there(case):
+    invariants.check_moved(METHODS_HERE[case])
+
+
 @pytest.mark.parametrize(
     "make, message",
     [

@@ -184,6 +184,11 @@ def test_a_nan_stays_with_its_member(case):
     invariants.check_nan_stays_alone(METHODS_HERE[case])
 
 
+@every_method
+def test_members_that_a_swarm_has_moved_go_on_from_there(case):
+    invariants.check_moved(METHODS_HERE[case])
+
+
 def test_members_and_rounds_draw_different_numbers():
     states = populations.states(NiG(lr=1.0, rho=0.5), bowl(1.0), zeros(4, 2), 3)
     drawn = torch.cat([state.position for state in states])

@@ -108,6 +108,7 @@ def test_a_schedule_keeps_what_every_method_keeps(name):
     invariants.check_alone(method, objective)
     invariants.check_info(method, objective)
     invariants.check_nan_stays_alone(method)
+    invariants.check_moved(method)
 
 
 def test_epochs_inside_a_schedule_are_its_rounds():

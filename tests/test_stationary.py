@@ -77,7 +77,7 @@ def test_in_one_dimension_the_maxima_are_the_watersheds(name):
     assert arrived.mean() > 0.7
     assert found.alpha.shape == (5,)
     assert found.beta.tolist() == [0.0]
-    curve = value(function, torch.from_numpy(found.alpha[:, None])).numpy()
+    curve = value(function, torch.tensor(found.alpha[:, None])).numpy()
     assert np.array_equal(found.surface, curve[:, None])
 
 

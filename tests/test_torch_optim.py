@@ -95,9 +95,7 @@ def test_parameter_groups_have_their_own_rates(model, data):
 
     for name in ("SGD", "Adam", "AdamW"):
         ours = trained(model, data, lambda m, n=name: getattr(torch_optim, n)(groups(m), lr=0.01))
-        theirs = trained(
-            model, data, lambda m, n=name: getattr(torch.optim, n)(groups(m), lr=0.01)
-        )
+        theirs = trained(model, data, lambda m, n=name: getattr(torch.optim, n)(groups(m), lr=0.01))
         # SGD and Adam of torch decay by 0 where no group says otherwise; AdamW by 0.01, as here.
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 

@@ -20,13 +20,12 @@ def tabulate(options: Namespace) -> None:
     Raises:
         ValueError: if options contradict each other.
     """
-    from analyses.distribution import Config, study
+    from analyses.distribution import FUNCTIONS, Config, study
     from landscape import results
 
     _refuse(options)
-    functions = tuple(options.functions)
     config = Config(
-        **({"functions": functions} if functions else {}),
+        functions=tuple(options.functions) or FUNCTIONS,
         restarts=options.restarts,
         seed=options.seed,
         tolerance=options.tolerance,

@@ -1,0 +1,267 @@
+"""The table of stationary distributions, against seeded counts, symmetry and closed forms."""
+
+import itertools
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chisquare
+
+from analyses import stationary
+from analyses.distribution import Cell, Config, order, study, tabulated
+from analyses.published import LABELS, NAMES, PUBLISHED, PUBLISHED_SUMS, RELABELLED, compared
+from cnognp import METHODS
+from cnognp.cli.main import main
+from cnognp.run import run
+from figures import page
+from landscape.functions import CATALOGUE, himmelblau, six_hump_camel
+from landscape.objective import value
+from landscape.results import Distribution, load, save
+
+GOLDEN = {
+    "himmelblau": [130, 154, 96, 120, 0],
+    "three-hump-camel": [165, 142, 193, 0],
+    "six-hump-camel": [96, 107, 82, 110, 48, 57, 0],
+}
+TWO = Config(
+    methods=("gd", "sam"), functions=("himmelblau", "six-hump-camel"), restarts=20, budget=400
+)
+
+
+@pytest.fixture(scope="module")
+def descent():
+    return study(Config(methods=("gd",)))
+
+
+@pytest.fixture(scope="module")
+def small():
+    return study(TWO)
+
+
+def row(function, method, **given):
+    return stationary.study(stationary.Config(function, method, **{"grid": 2, **given}))
+
+
+def test_gradient_descent_has_the_known_counts_on_all_three_functions(descent):
+    assert descent.counts[0].tolist() == sum(GOLDEN.values(), [])
+    assert descent.evaluations[0].tolist() == [1500, 4000, 1500]
+    assert (descent.moved == 0).all()
+
+
+def test_p_values_are_those_of_pearsons_test_against_the_areas_of_the_basins(descent):
+    for k, (name, counts) in enumerate(GOLDEN.items()):
+        expected = 500 * np.array(stationary.BASINS[name]) / sum(stationary.BASINS[name])
+        statistic = ((np.array(counts[:-1]) - expected) ** 2 / expected).sum()
+        assert chisquare(counts[:-1], expected).statistic == pytest.approx(statistic)
+        assert descent.p_value[0, k] == pytest.approx(chisquare(counts[:-1], expected).pvalue)
+
+
+def test_deviations_from_the_published_row_are_standard_errors_of_a_difference(descent):
+    ours, theirs = 130 / 500, 0.28
+    pooled = (ours + theirs) / 2
+    expected = (ours - theirs) / math.sqrt(pooled * (1 - pooled) * 2 / 500)
+    assert descent.deviation[0, 0] == pytest.approx(expected)
+    assert descent.deviation[0, 4] == 0
+
+
+def test_the_published_six_hump_row_disagrees_as_labelled_and_mostly_agrees_relabelled(descent):
+    here = descent.function == 2
+    assert (np.abs(descent.deviation[0, here]) > 3).sum() == 5
+    assert (np.abs(descent.deviation_relabelled[0, here]) > 3).sum() == 3
+    assert any("A hypothesis" in note for note in descent.notes)
+    assert (np.abs(descent.deviation[0, ~here]) < 3).all()
+
+
+def test_what_is_not_at_hand_of_the_published_table_stays_unknown(small):
+    known = np.isfinite(small.published)
+    assert known.sum(axis=1).tolist() == [12, 8]
+    assert np.array_equal(np.isfinite(small.deviation), known)
+    other = compared([six_hump_camel], ["adam"], np.full((1, 7), 1 / 7), 10)
+    assert np.isnan(other["published"]).all()
+
+
+def test_published_rows_that_are_whole_have_the_declared_sums():
+    whole = 0
+    for function, rows in PUBLISHED.items():
+        assert len(LABELS[function]) == len(CATALOGUE[function].minima) + 1
+        assert set(rows) <= set(NAMES)
+        for method, cells in rows.items():
+            assert len(cells) == len(LABELS[function])
+            if np.isfinite(cells).all():
+                whole += 1
+                assert sum(cells) == pytest.approx(PUBLISHED_SUMS[function][method])
+    assert whole == 6
+    for function, labels in RELABELLED.items():
+        assert sorted(labels) == sorted(LABELS[function])
+
+
+def test_both_orders_of_flatness_are_those_of_the_declared_eigenvalues(descent):
+    himmelblau = descent.outcomes[:5]
+    assert himmelblau == ("A", "B", "C", "D", "else")
+    assert descent.order_largest[:5].tolist() == [1, 2, 3, 0, -1]
+    assert descent.order_trace[:5].tolist() == [0, 1, 3, 2, -1]
+    for places in (descent.order_largest, descent.order_trace):
+        assert places[5:9].tolist() == [0, 1, 1, -1]
+        assert places[9:].tolist() == [1, 1, 2, 2, 0, 0, -1]
+    assert order(np.array([3.0, 1.0, 3.0, 2.0])).tolist() == [2, 0, 2, 1]
+
+
+def test_the_flattest_share_is_that_of_the_flattest_minima_together(descent):
+    flattest = np.array([[120, 130], [165, 165], [105, 105]]) / 500
+    np.testing.assert_allclose(descent.flattest[0], flattest, rtol=0, atol=1e-15)
+    assert (descent.flattest_low < descent.flattest).all()
+    assert (descent.flattest_high > descent.flattest).all()
+
+
+def test_moved_counts_restarts_that_end_elsewhere_than_those_of_the_first_method(small):
+    first, second = (
+        row("himmelblau", name, restarts=20, budget=400).label for name in ("gd", "sam")
+    )
+    assert small.moved[0].tolist() == [0, 0]
+    assert small.moved[1, 0] == (first != second).mean()
+
+
+@pytest.mark.parametrize(
+    "method", ["gd", *(pytest.param(m, marks=pytest.mark.slow) for m in ("nig", "nim", "nig-bh"))]
+)
+def test_mirror_images_get_equal_shares_within_sampling_error(method):
+    found = row("six-hump-camel", method, restarts=1000, seed=5)
+    first, second = found.counts[:-1:2], found.counts[1:-1:2]
+    # The difference of two multinomial counts has the variance of their sum, at most.
+    assert (np.abs(first - second) < 4 * np.sqrt(first + second)).all()
+
+
+def test_sam_ends_outside_the_tolerance_where_its_two_cycle_is_wider():
+    options = {"lr": 0.01, "rho": 0.05}
+    found = row("himmelblau", "sam", restarts=1000, method_options=options, iterations=500)
+    # 11.7 % of 2,000 starts; four standard errors of the difference from 1,000.
+    error = 4 * math.sqrt(0.117 * 0.883 * (1 / 1000 + 1 / 2000))
+    assert found.share[-1] == pytest.approx(0.117, abs=error)
+    # On the quadratic at C the half-amplitude is just beyond the tolerance of 0.1.
+    assert 0.05 * 0.01 * 133.7856152130671 / (2 - 0.01 * 133.7856152130671) > 0.1
+    lost = found.position[found.label == 4]
+    distance = np.linalg.norm(lost - found.points[2], axis=1)
+    assert (distance < 0.12).mean() > 0.95
+
+
+def test_only_monotone_hopping_never_ends_above_its_first_minimum():
+    def heights(method, hops):
+        options = {"rho": 2.0, "lr": 0.01, "tau": 100}
+        given = {"restarts": 60, "method_options": options, "iterations": hops}
+        return value(six_hump_camel, torch.tensor(row("six-hump-camel", method, **given).position))
+
+    assert (heights("nim-mbh", 6) <= heights("nim-mbh", 1)).all()
+    assert (heights("nim-bh", 6) > heights("nim-bh", 1) + 0.1).any()
+
+
+def test_large_hops_empty_the_shallowest_pair_first():
+    found = row("six-hump-camel", "nim-bh", method_options={"rho": 0.5, "lr": 0.01}, budget=800)
+    high = found.share[4:6]
+    assert (high < 0.05).all()
+    assert (found.share[:4] > 0.15).all()
+    # Basins alone would give 12.4 % each.
+    assert found.high[4:6].max() < 0.124
+
+
+@pytest.mark.parametrize("method", ["nim-bh", "nig-mbh", "nim"])
+def test_a_budget_ends_each_restart_with_the_step_that_reaches_it(method):
+    found = row("six-hump-camel", method, restarts=20, budget=60)
+    tau = 6
+    assert 20 * 60 <= found.evaluations <= 20 * (60 + tau + 2)
+    assert found.provenance["configuration"]["method_options"]["tau"] == tau
+
+
+def test_a_step_of_sam_costs_two_evaluations_of_a_budget():
+    found = row("himmelblau", "sam", restarts=10, budget=50)
+    same = row("himmelblau", "sam", restarts=10, iterations=25)
+    assert found.evaluations == same.evaluations == 500
+    assert np.array_equal(found.position, same.position)
+
+
+def test_a_restart_stays_where_its_own_budget_ended():
+    budget, tau = 150, 60
+    options = {"lr": 0.01, "rho": 0.05, "tau": tau}
+    found = row("himmelblau", "nim-bh", restarts=20, budget=budget, method_options=options)
+    stream, generator = itertools.repeat(himmelblau, budget), torch.Generator("cpu").manual_seed(0)
+    steps = run(METHODS["nim-bh"](**options), stream, torch.tensor(found.start), generator)
+    states = list(itertools.takewhile(lambda s: s[0].evaluations.min() < 3 * budget, steps))
+    used = torch.stack([state.evaluations for state, _ in states])
+    assert len(set((used >= budget).int().argmax(dim=0).tolist())) > 1
+    for member in range(20):
+        first = int((used[:, member] >= budget).int().argmax())
+        assert np.array_equal(found.position[member], states[first][0].position[member].numpy())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_runs_with_its_defaults_on_a_function(method):
+    config = stationary.Config("six-hump-camel", method).resolved()
+    short = {} if config.budget else {"iterations": min(config.iterations, 40)}
+    config = replace(config, restarts=6, members=5, grid=2, **short)
+    if config.budget:
+        config = replace(config, budget=200)
+    found = stationary.study(config)
+    assert found.counts.sum() == 6
+    assert np.isfinite(found.position).all()
+    assert found.evaluations >= 6
+
+
+def test_counts_of_nothing_at_a_minimum_have_no_p_value():
+    cells = [[Cell(np.array([0, 0, 0, 0, 7]), 70, 7, 0)]]
+    fields = tabulated([CATALOGUE["himmelblau"]], cells)
+    assert np.isnan(fields["p_value"]).all()
+    assert fields["share"][0].tolist() == [0, 0, 0, 0, 1]
+    assert fields["evaluations"].tolist() == [[10]]
+
+
+def test_the_result_survives_a_file(small, tmp_path):
+    save(small, tmp_path / "table.h5")
+    again = load(tmp_path / "table.h5")
+    assert type(again) is Distribution
+    assert np.array_equal(again.published, small.published, equal_nan=True)
+    assert (again.methods, again.notes) == (("GD", "SAM"), small.notes)
+    assert again.conclusion.startswith("From the same starts")
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"methods": ()}, r"methods must be different names, at least one, got \(\)"),
+        ({"functions": ("himmelblau",) * 2}, "functions must be different names"),
+        ({"methods": ("newton",)}, "method must be one of gd, .*got 'newton'"),
+        ({"functions": ("himelblau",)}, "function must be one of himmelblau, "),
+        ({"budget": 0}, "budget must be at least 1, got 0"),
+    ],
+)
+def test_a_configuration_that_cannot_run_is_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        Config(**given)
+
+
+def test_the_pictures_show_the_shares_and_what_is_published(descent):
+    shown = page.figures_of(descent)
+    assert sorted(shown) == ["flattest", "shares"]
+    bars = shown["shares"].axes
+    heights = [bar.get_height() for ax in bars for bar in ax.patches]
+    np.testing.assert_allclose(heights, 100 * descent.share[0], rtol=0, atol=1e-12)
+    printed = [
+        line.get_ydata() for ax in bars for line in ax.lines if line.get_label() == "published"
+    ]
+    np.testing.assert_allclose(np.concatenate(printed), 100 * descent.published[0])
+    points = shown["flattest"].axes[0].lines[0].get_xdata()
+    np.testing.assert_allclose(points, [100 * 120 / 500])
+
+
+def test_the_command_prints_one_object_with_the_table_and_draws_it(tmp_path, capsys):
+    argv = ["demo", "himmelblau", "--table", "--restarts", "3", "--json", "--out", str(tmp_path)]
+    assert main(argv) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert list(told["methods"]) == list(NAMES.values())
+    gd = told["methods"]["GD"]
+    assert sum(gd["counts"].values()) == 3
+    assert gd["published"]["himmelblau A"] == 0.28
+    assert told["methods"]["NiG-GD"]["published"]["himmelblau A"] is None
+    assert (tmp_path / "figures" / "distribution-shares.png").exists()
+    assert isinstance(load(tmp_path / "analysis" / "distribution.h5"), Distribution)
