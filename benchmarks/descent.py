@@ -4,6 +4,7 @@ Through `cnognp.run.run`, against one torch optimiser and autograd per trajector
 are timed and scaled).
 """
 
+from collections import deque
 from itertools import repeat
 
 import torch
@@ -25,8 +26,7 @@ def main() -> None:
     ends = {}
 
     def population() -> None:
-        for state, _ in run(method, repeat(himmelblau, STEPS), start, generator):
-            pass
+        ((state, _),) = deque(run(method, repeat(himmelblau, STEPS), start, generator), maxlen=1)
         ends["population"] = state.position[:SAMPLE]
 
     def alone() -> None:

@@ -5,6 +5,7 @@ z <- z - omega eta grad f + c1 r1 (p - z) + c2 r2 (g - z), one evaluation of los
 member and step, fitness loss + lambda |grad|^2. The final best fitness of both is compared first.
 """
 
+from collections import deque
 from itertools import repeat
 
 import torch
@@ -65,8 +66,7 @@ def evaluated(module, inputs, target) -> tuple[torch.Tensor, float]:
 def together(risk: Objective, start, generator) -> float:
     """The best fitness after the same iterations by the swarm."""
     method = METHODS["cnognp"](lr=LR, penalty=PENALTY, cognitive=COGNITIVE, social=SOCIAL)
-    for state, _ in run(method, repeat(risk, ITERATIONS), start, generator):
-        pass
+    ((state, _),) = deque(run(method, repeat(risk, ITERATIONS), start, generator), maxlen=1)
     return float(state.best_fitness.min())
 
 

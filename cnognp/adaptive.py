@@ -125,8 +125,10 @@ def _moved(method: Adam | AdamW, z: Tensor, grad: Tensor, state: AdamState) -> A
     (beta1, beta2), t = method.betas, int(state.round) + 1
     mean = torch.lerp(state.mean, grad, 1 - beta1)
     square = torch.addcmul(beta2 * state.square, grad, grad, value=1 - beta2)
-    scale = square.sqrt().div_(math.sqrt(1 - beta2**t)).add_(method.eps)
-    rate = method.lr / (1 - beta1**t)
+    # Both bias corrections in one number each, not in passes over the vector.
+    correction = math.sqrt(1 - beta2**t)
+    scale = square.sqrt().add_(method.eps * correction)
+    rate = method.lr * (correction / (1 - beta1**t))
     if isinstance(rate, Tensor):
         z = z - rate * (mean / scale)
     else:

@@ -118,6 +118,19 @@ def first_samples(batches: Iterable[Batch], samples: int) -> Iterator[Batch]:
             return
 
 
+def without_singles(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """The batches, one of a single sample joined with its neighbour: batch statistics need two."""
+    held: Batch | None = None
+    for batch in batches:
+        if held is not None and 1 in (count(held), count(batch)):
+            batch = joined([held, batch])
+        elif held is not None:
+            yield held
+        held = batch
+    if held is not None:
+        yield held
+
+
 @dataclass(frozen=True)
 class LoaderBatches:
     """The batches of a loader that is too large to keep, the same ones in every pass.

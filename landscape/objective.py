@@ -165,7 +165,6 @@ class Sum:
         found = (getattr(part, "layout", None) for part in self.parts)
         return next((layout for layout in found if layout is not None), None)
 
-
     def minibatches(
         self, size: int, generator: torch.Generator, *, epochs: int | None = None
     ) -> Iterator["Sum"]:

@@ -143,8 +143,8 @@ def measured_statistics(
 ) -> dict[str, Tensor]:
     """Running mean and unbiased variance of every BatchNorm input, pooled over the batches.
 
-    Each batch goes through with its own batch statistics, as in training. Random modules draw from
-    a fixed seed.
+    Each batch goes through with its own batch statistics, as in training; one of a single sample
+    goes with its neighbour. Random modules draw from a fixed seed.
     """
     twin = Skeleton.of(skeleton.module, "batch")
     pools = {name: _Pool() for name, module in twin.module.named_modules() if is_batchnorm(module)}
@@ -153,7 +153,7 @@ def measured_statistics(
             module.register_forward_pre_hook(lambda _, args, pool=pools[name]: pool.add(args[0]))
     device = next(iter(tensors.values())).device
     with torch.no_grad(), seeded(0, device):
-        for batch in source if pools else ():
+        for batch in data_batches.without_singles(source) if pools else ():
             twin(tensors, data_batches.cast(batch, dtype)[0])
     found = {}
     for name, pool in pools.items():

@@ -223,6 +223,7 @@ def test_statistics_may_come_from_the_first_samples_or_from_other_data():
     model, z, other = built(twice), moved(twice), normal(8, 4, seed=11) + 1
     risk = EmpiricalRisk(model, uneven(X, Y), CE)
     found = {
+        "five": (risk.reestimated(z, 5), [X[:5]]),
         "six": (risk.reestimated(z, 6), X[:6].split((4, 2))),
         "plenty": (risk.reestimated(z, 100), X.split((4, 4, 2))),
         "other": (risk.reestimated(z, (other, Y[:8])), [other]),
@@ -304,6 +305,16 @@ def test_a_layer_that_is_called_twice_pools_what_it_saw_in_both_places():
     model, z = built(Shared), moved(Shared)
     state = EmpiricalRisk(model, (X, Y), CE).reestimated(z).state_dict(z)
     for name, expected in pooled(model, z, [X]).items():
+        close(state[name], expected, **CLOSE)
+
+
+@pytest.mark.parametrize("sizes", [(5, 4, 1), (1, 9), (1, 4, 1, 1, 3), (1,) * 10])
+def test_a_batch_of_a_single_sample_goes_with_its_neighbour(sizes):
+    risk = EmpiricalRisk(built(twice), uneven(X, Y, sizes), CE)
+    z = moved(twice)
+    joined = {(5, 4, 1): (5, 5), (1, 9): (10,), (1, 4, 1, 1, 3): (7, 3)}.get(sizes, (10,))
+    state = risk.reestimated(z).state_dict(z)
+    for name, expected in pooled(built(twice), z, X.split(joined)).items():
         close(state[name], expected, **CLOSE)
 
 

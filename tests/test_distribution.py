@@ -254,6 +254,7 @@ def test_the_pictures_show_the_shares_and_what_is_published(descent):
     np.testing.assert_allclose(points, [100 * 120 / 500])
 
 
+@pytest.mark.slow
 def test_the_command_prints_one_object_with_the_table_and_draws_it(tmp_path, capsys):
     argv = ["demo", "himmelblau", "--table", "--restarts", "3", "--json", "--out", str(tmp_path)]
     assert main(argv) == 0
