@@ -6,12 +6,13 @@ import subprocess
 import sys
 from textwrap import dedent
 
+import numpy as np
 import pytest
 import runs
 import yaml
 
 from cnognp import METHODS
-from cnognp.cli import arguments
+from cnognp.cli import arguments, console
 from cnognp.cli.main import VERBS
 from cnognp.tasks import TASKS
 
@@ -330,6 +331,13 @@ def test_a_reader_that_leaves_early_is_no_reason_for_a_traceback():
     err = process.stderr.read()
     process.stderr.close()
     assert process.wait() in (0, 1) and err == b""
+
+
+def test_numbers_that_json_does_not_know_become_null(capsys):
+    nan, inf = float("nan"), float("inf")
+    console.emit({"a": [nan, 1.0, (inf, -inf)], "b": np.array([[nan, 2.0]]), "c": np.float32(3)})
+    document = runs.strict_json(capsys.readouterr().out)
+    assert document == {"a": [None, 1.0, [None, None]], "b": [[None, 2.0]], "c": 3.0}
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,11 @@ from torch.nn.functional import cross_entropy
 from cnognp import METHODS, tasks
 from cnognp.config import Config, RunFolder
 from cnognp.method import Info
+from cnognp.problem import Problem
 from cnognp.record import Record
 from cnognp.training import train
 from landscape import results
+from landscape.objective import value
 
 ADULT = Path(__file__).resolve().parents[2] / "shared" / "data" / "adult"
 
@@ -236,6 +238,29 @@ def test_the_last_row_of_the_history_is_that_of_the_last_members(call, tmp_path)
         assert history.gradient_norm[-1, member] == pytest.approx(norm, rel=1e-4)
     spread = np.linalg.norm(arrays["state/position"] - arrays["best/position"], axis=1).mean()
     assert history.diversity[-1] == pytest.approx(spread, rel=1e-5)
+
+
+def test_a_method_that_moves_after_it_evaluates_is_judged_where_it_ends(call, tmp_path):
+    document = trained(call, tmp_path / "run", "--method", "gd", "--method.lr", "0.01")
+    arrays = runs.final(tmp_path / "run").arrays
+    # With steps this small the loss falls in every round, so the last point is the best.
+    best = arrays["state/position"][document["best"]["member"]]
+    assert arrays["best/position"].tobytes() == best.tobytes()
+    assert document["best"]["loss"] < arrays["history/loss"].min()
+
+
+def test_dropout_is_drawn_anew_in_every_round_and_again_alike(own):
+    problem = Problem(tasks.load(f"{own}:dropout"), torch.device("cpu"))
+    z = problem.training.point()
+    first, again = ([], [])
+    for values, seed in ((first, 3), (again, 3)):
+        stream = problem.stream(METHODS["gd"](), seed)
+        values += [float(value(next(stream), z)) for _ in range(4)]
+    assert len(set(first)) == 4 and first == again
+    late = problem.stream(METHODS["gd"](), 3, start=2)
+    assert float(value(next(late), z)) == first[2]
+    other = problem.stream(METHODS["gd"](), 4)
+    assert float(value(next(other), z)) != first[0]
 
 
 def test_the_history_says_where_it_comes_from(call, tmp_path):
