@@ -15,8 +15,7 @@ from cnognp import checkpoint
 from cnognp.checkpoint import Checkpoint
 from cnognp.config import RunFolder
 from cnognp.measures import MEASURES, Settings
-from cnognp.problem import Problem
-from cnognp.training import problem_of
+from cnognp.problem import Problem, problem_of
 from landscape import results
 from landscape.curvature import gradients
 from landscape.files import DamagedFile

@@ -2,7 +2,7 @@
 
 import copy
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from itertools import count
 from typing import Any
@@ -10,8 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cnognp.config import Config
 from cnognp.descent import Epoch
 from cnognp.method import Method
+from cnognp.methods import METHODS
+from cnognp.tasks.registry import load
 from cnognp.tasks.task import Task
 from landscape.batches import tensors_of
 from landscape.objective import Objective, value
@@ -128,6 +131,32 @@ class Problem:
     def _risk(self, data: Any, measure: Any, z: Tensor) -> EmpiricalRisk:
         risk = EmpiricalRisk(self._judged, data, measure)
         return risk.reestimated(z, self._data["train"]) if self.normalised else risk
+
+
+def problem_of(config: Config) -> Problem:
+    """The task of a configuration on its device.
+
+    Raises:
+        ValueError: if the task, the method or the device does not exist.
+    """
+    if config.method not in METHODS:
+        raise ValueError(f"unknown method {config.method!r}; there are {', '.join(METHODS)}")
+    task = task_of(config.task, config.seed, config.task_options)
+    return Problem(task, choose_device(config.device))
+
+
+def task_of(name: str, seed: int, options: Mapping[str, Any]) -> Task:
+    """The task called ``name``; what it draws from torch's default generator follows from the seed.
+
+    Modules draw their first weights there, and many a user's file its data: a run that goes on and
+    a measurement must find the same.
+
+    Raises:
+        ValueError: if there is no such task, or it does not take the options.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derived_seed(seed, "task"))
+        return load(name, **{"seed": seed, **options})
 
 
 def takes_minibatches(method: Method) -> bool:

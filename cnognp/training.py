@@ -19,11 +19,10 @@ from cnognp.checkpoint import Checkpoint
 from cnognp.config import Config, RunFolder
 from cnognp.method import Info, Method
 from cnognp.methods import METHODS
-from cnognp.problem import Problem, choose_device
+from cnognp.problem import Problem, choose_device, problem_of
 from cnognp.record import Record
 from cnognp.run import run
 from cnognp.state import from_arrays, to_arrays
-from cnognp.tasks.registry import load
 from cnognp.tasks.task import initial_population
 from landscape import results
 from landscape.files import DamagedFile, replacing
@@ -245,21 +244,6 @@ def train(
         last = training.checkpoint()
         checkpoint.save(folder.checkpoints, last)
     return last
-
-
-def problem_of(config: Config) -> Problem:
-    """The task of a configuration on its device.
-
-    Raises:
-        ValueError: if the task, the method or the device does not exist.
-    """
-    if config.method not in METHODS:
-        raise ValueError(f"unknown method {config.method!r}; there are {', '.join(METHODS)}")
-    with torch.random.fork_rng(devices=[]):
-        # Modules of torch can draw their first weights from nothing but the default generator.
-        torch.default_generator.manual_seed(derived_seed(config.seed, "task"))
-        task = load(config.task, **{"seed": config.seed, **config.task_options})
-    return Problem(task, choose_device(config.device))
 
 
 def _newest(folder: RunFolder, warn: Callable[[str], None]) -> Checkpoint | None:

@@ -46,8 +46,13 @@ class Skeleton(NamedTuple):
             buffers: where the running statistics of a skeleton that has none come back from.
 
         Raises:
-            TypeError: if the module cannot be copied.
+            TypeError: if the module cannot be copied, or was compiled by ``torch.jit``.
         """
+        if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+            raise TypeError(
+                f"{type(model).__name__} is compiled by torch.jit, which allows no other weights "
+                "in a call; give the plain module"
+            )
         shared = {id(t): t for t in chain(model.parameters(), model.buffers())}
         try:
             twin = copy.deepcopy(model, shared)

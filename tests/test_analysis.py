@@ -209,6 +209,29 @@ def test_given_weights_are_measured_with_the_statistics_that_come_with_them(
     assert len(found["line"].provenance["model"]) == 64
 
 
+def test_a_task_that_draws_its_data_and_weights_is_measured_on_those_it_was_trained_on(
+    call, tmp_path
+):
+    path = tmp_path / "drawn.py"
+    path.write_text(
+        "import torch\nfrom cnognp.tasks import Task\n"
+        "def make(seed: int = 0):\n"
+        "    x, y = torch.randn(30, 3), torch.randint(0, 2, (30,))\n"
+        "    return Task(torch.nn.Linear(3, 2), torch.nn.functional.cross_entropy, (x, y))\n"
+    )
+    torch.manual_seed(1)
+    sizes = {"task": f"{path}:make", "members": 2, "iterations": 3}
+    best = call(*runs.train(tmp_path / "run", "--json", **sizes)).document["best"]
+    torch.manual_seed(2)
+    weights = ("--point", tmp_path / "run" / "best.safetensors", "--only", "gradient")
+    found = measured(call, f"{path}:make", tmp_path / "out", *weights)["gradient"]
+    assert found.loss[0] == pytest.approx(best["loss"], rel=1e-6)
+    found = measured(call, tmp_path / "run", tmp_path / "again", "--only", "gradient")["gradient"]
+    assert found.loss[best["member"]] == pytest.approx(best["loss"], rel=1e-6)
+    other = call(*runs.train(tmp_path / "other", "--seed", "1", "--json", **sizes)).document
+    assert other["best"]["loss"] != best["loss"]
+
+
 def test_a_model_is_measured_as_given_where_no_weights_are_named(call, own, tmp_path):
     found = measured(call, f"{own}:plain", tmp_path / "out", "--only", "gradient")
     task = tasks.load(f"{own}:plain")

@@ -114,13 +114,12 @@ def test_rays_are_searched_by_expansion_contraction_and_section():
     assert len(set(used.tolist())) > 1
 
 
-def test_a_ray_that_only_rises_is_left_at_its_beginning_and_nan_counts_as_rising():
-    first = tensor(1.0, 1.0)
-    bad = tensor(1.0, math.nan)
-    bracket, used = search_ray(lambda t, rows: bad[rows] + t, tensor(0.0, 0.0), rules(first, 8))
-    assert bracket.best.tolist() == [0.0, 0.0]
-    assert bracket.value.tolist() == [0.0, 0.0]
-    assert used.tolist() == [8, 8]
+def test_a_ray_that_does_not_fall_is_left_at_its_beginning_and_nan_does_not_fall():
+    first, slopes = torch.ones(3, dtype=torch.float64, device="cpu"), tensor(1.0, math.nan, 0.0)
+    bracket, used = search_ray(lambda t, rows: slopes[rows] * t, 0 * first, rules(first, 8))
+    assert bracket.best.tolist() == [0.0, 0.0, 0.0]
+    assert bracket.value.tolist() == [0.0, 0.0, 0.0]
+    assert used.tolist() == [8, 8, 8]
     shrinking = [((3 - math.sqrt(5)) / 2) ** k for k in range(8)]
     assert float(bracket.high[0]) == pytest.approx(shrinking[-1])
 

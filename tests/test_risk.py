@@ -357,6 +357,13 @@ def test_something_that_is_no_module_or_cannot_be_copied_is_refused():
         EmpiricalRisk(model, (X, Y), CE)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_a_model_with_a_part_compiled_by_torch_jit_is_refused():
+    compiled = nn.Sequential(torch.jit.trace(built(chain), X), nn.Tanh())
+    with pytest.raises(TypeError, match="Sequential is compiled by torch.jit"):
+        EmpiricalRisk(compiled, (X, Y), CE)
+
+
 def test_a_hook_of_the_users_is_honoured():
     model = built(chain)
     model[0].register_forward_hook(lambda module, args, output: 2 * output)

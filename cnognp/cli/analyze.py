@@ -97,12 +97,11 @@ def _subjects(options: Namespace) -> Iterator[Any]:
         ValueError: if an argument belongs to another kind of subject.
     """
     from cnognp import analysis, checkpoint
-    from cnognp.problem import Problem, choose_device
-    from cnognp.tasks.registry import load
+    from cnognp.problem import Problem, choose_device, task_of
 
     if _is_file(options.run):
         data = {} if options.data is None else {"data": options.data}
-        task = load(options.run, **data)
+        task = task_of(options.run, 0, data)
         if options.eval_mode:
             task.model.eval()
         problem = Problem(task, choose_device(options.device or "auto"))
