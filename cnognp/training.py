@@ -108,12 +108,16 @@ class Training:
 
     def checkpoint(self) -> Checkpoint:
         """Everything that a resumed run needs, and what ``show`` prints."""
+        record = self.record
         meta = {
             "status": self.status,
             "method": self.config.method,
             "task": self.config.task,
             "iterations": self.iteration,
-            "best": {"member": self.record.best_member, "fitness": self.record.best_fitness},
+            "best": {
+                "member": None if record.best is None else record.best_member,
+                "fitness": record.best_fitness,
+            },
             "seed": self.config.seed,
             "config": self.config.to_yaml(),
             "versions": dict(_versions()),
@@ -121,7 +125,7 @@ class Training:
         }
         if self.status != RUNNING:
             meta["best"] |= self._best_measured()
-        arrays = {**to_arrays(self.state), **self.record.to_arrays()}
+        arrays = {**to_arrays(self.state), **record.to_arrays()}
         return Checkpoint(self.iteration, arrays, meta)
 
     def best(self) -> Tensor:

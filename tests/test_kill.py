@@ -160,7 +160,7 @@ def test_every_kind_of_run_survives_kills(forks, whole, tmp_path, kind):
 
 @pytest.mark.slow
 def test_five_real_processes_are_killed_and_go_on(forks, whole, tmp_path):
-    sizes = {"iterations": 150, "every": 5}
+    sizes = {"iterations": 100, "every": 10}
     reference, _, _ = whole(**sizes)
     moments = random.Random(11)
     for number in range(5):
@@ -169,7 +169,7 @@ def test_five_real_processes_are_killed_and_go_on(forks, whole, tmp_path):
         process = subprocess.Popen(argv, env=runs.ENVIRONMENT, stdout=subprocess.DEVNULL)
         while number and not list(folder.glob("checkpoints/*.h5")) and process.poll() is None:
             time.sleep(0.01)
-        time.sleep(moments.uniform(0, 0.4))
+        time.sleep(moments.uniform(0, 0.3))
         process.kill()
         assert process.wait() == KILLED
         assert_nothing_partial(folder, reference)

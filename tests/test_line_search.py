@@ -141,6 +141,10 @@ def test_wolfe_steps_satisfy_both_conditions():
     assert (loss <= places**2 - 1e-4 * t * 2 * places).all()
     assert (slope >= -0.9 * 2 * places).all()
     assert len(set(used.tolist())) > 1
+    # A step across the valley that gains next to nothing is not enough.
+    places = tensor(0.500001)
+    t, _ = search_wolfe(valleys, places**2, -2 * places, tensor(1.0), 40)
+    assert t == 0.5
 
 
 def test_wolfe_steps_that_are_not_found_are_zero_or_fall_enough():
@@ -311,6 +315,17 @@ def test_a_member_that_finds_nothing_better_stays_and_forgets():
     assert torch.equal(
         dense.inverse, torch.eye(2, dtype=torch.float64, device="cpu").expand(4, 2, 2)
     )
+
+
+@pytest.mark.parametrize("case", ["bfgs", "lbfgs-gss"])
+def test_a_member_whose_gradient_is_nan_stays(case):
+    half = Analytic(
+        lambda z: norms(z), dim=2, gradient=lambda z: torch.where(z[..., :1] > 0, math.nan, z)
+    )
+    z = torch.cat([tensor(1.0, 1.0)[None], tensor(-1.0, 1.0)[None]])
+    end = populations.last(METHODS_HERE[case], half, z, 3).position
+    assert torch.equal(end[0], z[0])
+    assert norms(end[1:]) < norms(z[1:])
 
 
 def test_a_swarm_may_search_by_golden_sections():

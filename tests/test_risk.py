@@ -39,6 +39,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from landscape import batches as data_batches
+from landscape import risk as risks
 from landscape import slices
 from landscape.curvature import gradients
 from landscape.objective import Ridge, Sum, hvp, value, value_and_grad
@@ -332,6 +333,16 @@ CHOICES = {
 def test_the_way_to_evaluate_is_chosen_by_model_loss_and_data(which):
     make, data, loss, expected = CHOICES[which]
     assert risk_of(make, data, loss).evaluation == expected
+
+
+@pytest.mark.parametrize("name", ["attention", "encoder", "lstm", "convolution", "transposed"])
+def test_where_nothing_is_slow_when_mapped_only_what_can_be_differentiated_is(name, monkeypatch):
+    monkeypatch.setattr(risks, "_SEQUENTIAL_ON_CPU", ())
+    objective, _, point = made(name)
+    anew = EmpiricalRisk(built(RISKS[name][0]), objective.batches, objective.loss)
+    z = point + 0.1 * normal(3, len(point))
+    close(value_and_grad(anew, z), value_and_grad(objective, z), **CLOSE)
+    close(hvp(anew, z, z), hvp(objective, z, z), **CLOSE)
 
 
 @pytest.mark.usefixtures("unchecked")
