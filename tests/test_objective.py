@@ -22,6 +22,11 @@ from landscape.objective import (
 from landscape.restriction import Restriction
 from landscape.risk import EmpiricalRisk
 
+# One of each kind, for what does not depend on the formula.
+KINDS = ("himmelblau", "minimal", "ridge", "stacked-padded", "vmapped", "sequential", "named",
+         "batch-norm-frozen", "encoder", "lstm", "sum", "twice-restricted")  # fmt: skip
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
 close = torch.testing.assert_close
 CLOSE = {"rtol": 1e-9, "atol": 1e-11}
 
@@ -79,8 +84,9 @@ def test_the_kept_graph_gives_the_same_products_and_the_whole_matrix(case, hessi
     assert kept.products == len(point) + 3
 
 
-def test_products_at_several_points_with_several_vectors_are_broadcast(name):
-    objective, _, point = made(name)
+@every_kind
+def test_products_at_several_points_with_several_vectors_are_broadcast(kind):
+    objective, _, point = made(kind)
     z, u = around(point, 2, 1), around(torch.zeros_like(point), 3)
     found = hvp(objective, z, u)
     assert found.shape == (2, 3, len(point))
@@ -89,8 +95,9 @@ def test_products_at_several_points_with_several_vectors_are_broadcast(name):
             close(found[i, j], hvp(objective, z[i, 0], u[j]), **CLOSE)
 
 
-def test_the_chunk_does_not_change_the_answer(name):
-    objective, _, point = made(name)
+@every_kind
+def test_the_chunk_does_not_change_the_answer(kind):
+    objective, _, point = made(kind)
     z, u = around(point, 5), around(torch.zeros_like(point), 5)
     expected = value(objective, z), value_and_grad(objective, z), hvp(objective, z, u)
     for chunk in (1, 2, 100):
@@ -138,8 +145,9 @@ def test_what_has_no_curvature_has_zero_products(flat):
     assert not (Hessian(objective, point) @ u).any()
 
 
-def test_no_point_gives_no_value(name):
-    objective, _, point = made(name)
+@every_kind
+def test_no_point_gives_no_value(kind):
+    objective, _, point = made(kind)
     none = point.new_empty(2, 0, objective.dim)
     values, gradients = value_and_grad(objective, none)
     assert value(objective, none).shape == values.shape == (2, 0)
@@ -147,8 +155,9 @@ def test_no_point_gives_no_value(name):
     assert (Hessian(objective, point) @ none).shape == (2, 0, objective.dim)
 
 
-def test_points_may_be_strided_expanded_or_part_of_a_graph(name):
-    objective, _, point = made(name)
+@every_kind
+def test_points_may_be_strided_expanded_or_part_of_a_graph(kind):
+    objective, _, point = made(kind)
     z = around(point, 3)
     values, gradients = value_and_grad(objective, z)
     strided = torch.stack([z, z], dim=-1)[..., 0]
@@ -166,9 +175,10 @@ def test_points_may_be_strided_expanded_or_part_of_a_graph(name):
     close(value_and_grad(objective, expanded)[1], value_and_grad(objective, point)[1].expand(3, -1))
 
 
+@every_kind
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_the_callers_gradient_mode_does_not_matter(name, mode):
-    objective, _, point = made(name)
+def test_the_callers_gradient_mode_does_not_matter(kind, mode):
+    objective, _, point = made(kind)
     u = around(torch.zeros_like(point))
     expected = value_and_grad(objective, point), hvp(objective, point, u)
     with mode():
