@@ -155,7 +155,10 @@ class LoaderBatches:
                 batch = next(iterator, None)
             if batch is None:
                 return
-            yield _moved(_as_pair(batch), self.device)
+            inputs, target = _as_pair(batch)
+            # A loader's default collation makes lists of the tuples that a dataset gives.
+            inputs = tuple(inputs) if isinstance(inputs, list) else inputs
+            yield _moved((inputs, target), self.device)
 
 
 def _read_loader(loader: DataLoader, device: torch.device) -> "list[Batch] | LoaderBatches":

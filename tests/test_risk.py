@@ -630,3 +630,22 @@ def test_a_spectral_norm_in_training_mode_is_a_function_of_the_point():
     z = risk.point() + normal(risk.dim)
     assert value(risk, z) == value(risk, z)
     assert all(torch.equal(model.state_dict()[name], before[name]) for name in before)
+
+
+def test_tuples_of_inputs_that_a_loader_collates_to_lists_go_in_as_arguments():
+    class Both(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(3, 2)
+
+        def forward(self, left, right):
+            return self.layer(left * right)
+
+    model = Both()
+    left, right = (torch.rand(6, 3, generator=seeded(k), device="cpu") for k in (0, 1))
+    target = torch.tensor([0, 1, 0, 1, 1, 0], device="cpu")
+    samples = [((a, b), t) for a, b, t in zip(left, right, target, strict=True)]
+    loader = torch.utils.data.DataLoader(samples, batch_size=4)
+    risk = EmpiricalRisk(model, loader, torch.nn.functional.cross_entropy)
+    whole = EmpiricalRisk(model, ((left, right), target), torch.nn.functional.cross_entropy)
+    torch.testing.assert_close(value(risk, risk.point()), value(whole, whole.point()))
