@@ -160,8 +160,9 @@ def task_of(name: str, seed: int, options: Mapping[str, Any]) -> Task:
 
 
 def takes_minibatches(method: Method) -> bool:
-    """Whether a step of the method is made of mini-batches."""
-    return isinstance(method, Epoch) or isinstance(getattr(method, "local", None), Epoch)
+    """Whether a step of the method, or of one that moves inside it, is made of mini-batches."""
+    inside = (getattr(method, name, None) for name in ("local", "method", "base"))
+    return isinstance(method, Epoch) or any(takes_minibatches(m) for m in inside if m is not None)
 
 
 def choose_device(name: str) -> torch.device:

@@ -303,18 +303,22 @@ def test_the_published_search_sections_the_larger_part_once_it_has_a_bracket():
     assert tried[4] == pytest.approx(fourth + 0.381966 * (1.6 - fourth), rel=1e-6)
 
 
-def test_a_member_that_finds_nothing_better_stays_and_forgets():
+def test_a_member_that_finds_nothing_better_stays_and_then_forgets():
     # Values that the gradient lies about: every trial is worse.
     liar = Analytic(lambda z: norms(z), dim=2, gradient=lambda z: -z)
-    z = start(liar)
-    states = populations.states(LBFGSGoldenSection(), liar, z, 3)
-    assert all(torch.equal(state.position, z) for state in states)
-    assert (states[-1].moves == 0).all()
-    dense = populations.last(BFGS(), liar, z, 3)
-    assert torch.equal(dense.position, z)
-    assert torch.equal(
-        dense.inverse, torch.eye(2, dtype=torch.float64, device="cpu").expand(4, 2, 2)
-    )
+    for method in (LBFGSGoldenSection(), BFGS()):
+        learned = populations.last(method, ROSENBROCK, start(ROSENBROCK), 4)
+        stuck, _ = method.step(liar, learned, seeded(0))
+        assert torch.equal(stuck.position, learned.position)
+        forgot, _ = method.step(liar, stuck, seeded(0))
+        if isinstance(method, BFGS):
+            identity = torch.eye(2, dtype=torch.float64, device="cpu").expand(4, 2, 2)
+            assert torch.equal(forgot.inverse, identity)
+            assert not torch.isclose(stuck.inverse, identity).all(-1).all(-1).any()
+            assert (forgot.updates == 0).all()
+        else:
+            assert (forgot.moves == 0).all()
+            assert (stuck.moves.abs().sum((-1, -2)) > 0).all()
 
 
 @pytest.mark.parametrize("case", ["bfgs", "lbfgs-gss"])

@@ -465,3 +465,12 @@ def test_unknown_names_are_refused_before_a_folder_is_made(tmp_path):
         with pytest.raises(ValueError, match=message):
             train(config, RunFolder(tmp_path / "run"))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "sam", "swa", "cno"])
+def test_mini_batches_are_seen_however_deep_a_method_holds_them(name):
+    from cnognp import METHODS
+    from cnognp.problem import takes_minibatches
+
+    assert takes_minibatches(METHODS[name](batch_size=8))
+    assert not takes_minibatches(METHODS[name](batch_size=0))
