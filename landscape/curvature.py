@@ -9,7 +9,6 @@ from torch import Tensor
 
 from landscape.objective import (
     Objective,
-    Term,
     backward,
     batched_terms,
     check_deterministic,
@@ -66,7 +65,7 @@ class Hessian:
         self.graph_bytes = 0
         self.cached = True
         self._memory = memory
-        self._graph: list[tuple[Tensor, Tensor]] = []
+        self._graph: list[tuple[Tensor, Tensor, Tensor]] = []
         self.blocks: bool | None = blocks if objective.dim <= _BLOCK_DIM else False
         self._build()
 
@@ -80,10 +79,14 @@ class Hessian:
             total = self._sum(_one_by_one, probes)
         return total.reshape(u.shape)
 
-    def gradient(self) -> Float[Tensor, " p"]:
-        """The gradient at the point, which the first-order graph holds."""
+    def value_and_grad(self) -> tuple[float, Float[Tensor, " p"]]:
+        """The objective and its gradient at the point, which the first-order graph holds."""
+        total, gradient = 0.0, torch.zeros_like(self.point)
         with second_order(self.objective):
-            return sum(slope.detach().squeeze(0) for _, slope in self._slopes())  # type: ignore[return-value]
+            for _, value, slope in self._first_order():
+                total += float(value)
+                gradient += slope.detach().squeeze(0)
+        return total, gradient
 
     def dense(self) -> Float[Tensor, "p p"]:
         """The whole matrix, made symmetric; p products."""
@@ -92,9 +95,10 @@ class Hessian:
         return (matrix + matrix.T) / 2
 
     def _sum(self, multiply: Callable[..., None], probes: Tensor) -> Tensor:
-        with second_order(self.objective):
+        # Of a graph that is kept, nothing is recorded again: its kernels were chosen when it was.
+        with second_order(self.objective, recording=not self.cached):
             total = torch.zeros_like(probes)
-            for leaf, slope in self._slopes():
+            for leaf, _, slope in self._first_order():
                 if slope.requires_grad:
                     multiply(leaf, slope, probes, total)
         return total
@@ -117,15 +121,12 @@ class Hessian:
             self.blocks = not bool(((blocks[0][-1:] - alone).abs() > tolerance).any())
         return torch.cat(blocks) if self.blocks else None
 
-    def _slopes(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def _first_order(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         if self.cached:
             yield from self._graph
             return
         for term in batched_terms(self.objective):
-            yield self._slope(term)
-
-    def _slope(self, term: Term) -> tuple[Tensor, Tensor]:
-        return first_order(term, self.point.unsqueeze(0))
+            yield first_order(term, self.point.unsqueeze(0))
 
     def _build(self) -> None:
         """Keeps the graphs of all terms, or gives up as soon as they outgrow the memory."""
@@ -140,7 +141,7 @@ class Hessian:
         with second_order(self.objective):
             for term in batched_terms(self.objective):
                 with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-                    self._graph.append(self._slope(term))
+                    self._graph.append(first_order(term, self.point.unsqueeze(0)))
                 self.graph_bytes = sum(storages.values())
                 if self.graph_bytes > self._memory:
                     self.cached = False

@@ -263,7 +263,7 @@ def hvp(
             start = 0
             for piece in _pieces(objective, rows, chunk):
                 stop = start + len(piece)
-                point, slope = first_order(term, piece)
+                point, _, slope = first_order(term, piece)
                 total[start:stop] += backward(slope, point, probes[start:stop])
                 start = stop
     return total.reshape(shape)
@@ -283,18 +283,17 @@ def batched_terms(objective: Objective) -> Iterator[Term]:
         )
 
 
-def first_order(term: Term, points: Tensor, seeds: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The points as a leaf of a graph, and the gradient there as a function in that graph."""
+def first_order(term: Term, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The points as a leaf of a graph, the values, and the gradients as functions in that graph."""
     with torch.inference_mode(False), torch.enable_grad():
         leaf = ordinary(points).requires_grad_()
         values = term(leaf)
         if not values.requires_grad:
-            return leaf, torch.zeros_like(leaf)
-        seeds = torch.ones_like(values) if seeds is None else seeds
+            return leaf, values, torch.zeros_like(leaf)
         (slope,) = torch.autograd.grad(
-            values, leaf, seeds, create_graph=True, materialize_grads=True
+            values, leaf, torch.ones_like(values), create_graph=True, materialize_grads=True
         )
-    return leaf, slope
+    return leaf, values.detach(), slope
 
 
 def backward(slope: Tensor, leaf: Tensor, u: Tensor, *, retain: bool = False) -> Tensor:
@@ -317,7 +316,7 @@ def widened(tensor: Tensor) -> Tensor:
 
 
 @contextmanager
-def second_order(objective: Any = None) -> Iterator[None]:
+def second_order(objective: Any = None, *, recording: bool = True) -> Iterator[None]:
     """Kernels that can be differentiated twice: the fused attention kernels cannot.
 
     Nor can cuDNN's recurrent layers, which are off where ``objective`` or a part of it says that it
@@ -326,9 +325,11 @@ def second_order(objective: Any = None) -> Iterator[None]:
 
     Args:
         objective: what will be differentiated.
+        recording: whether a graph is recorded inside, and not only one followed that is there.
     """
     with ExitStack() as stack:
-        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        if recording:
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(torch.inference_mode(False))
         # Before anything runs on CUDA these settings concern nothing.
         if torch.cuda.is_initialized():
@@ -356,8 +357,8 @@ def _recurrent(objective: Any) -> bool:
     return getattr(objective, "recurrent", False) or any(_recurrent(part) for part in parts)
 
 
-def check_deterministic(objective: Objective, z: Float[Tensor, " p"]) -> None:
-    """Nothing, if the objective gives the same value twice at ``z``.
+def check_deterministic(objective: Objective, z: Float[Tensor, " p"]) -> Tensor:
+    """The objective at ``z``, a scalar, if it has the same value twice.
 
     The second evaluation sees other random numbers than the first; the caller's random state is
     left as it was.
@@ -371,7 +372,7 @@ def check_deterministic(objective: Objective, z: Float[Tensor, " p"]) -> None:
         with torch.random.fork_rng(devices=[z.device] if z.device.type == "cuda" else []):
             first, second = value(objective, z), value(objective, z)
         if torch.allclose(first, second, rtol=1e-5, atol=0.0, equal_nan=True):
-            return
+            return first
         suspects = [f"unknown: two evaluations gave {float(first):.9g} and {float(second):.9g}"]
     raise RuntimeError(
         "the objective is random, so no measurement of it means anything; found "

@@ -14,7 +14,6 @@ from landscape.directions.parts import By, blocks
 from landscape.directions.principal import pca
 from landscape.directions.sources import eigenvectors, given, gradient, moments
 from landscape.layout import Layout
-from landscape.objective import widened
 
 __all__ = ["between", "eigenvectors", "given", "gradient", "moments", "normalise", "orthogonalise",
            "pca", "random"]  # fmt: skip
@@ -22,6 +21,7 @@ __all__ = ["between", "eigenvectors", "given", "gradient", "moments", "normalise
 IGNORED = ("norm", "bias")
 # What Gram-Schmidt in float64 leaves of a part with no room; a share of its length.
 _NOISE = 1e-10
+_PIECE = 2**20
 
 
 def random(
@@ -69,17 +69,13 @@ def random(
         known = beside.detach().reshape(-1, len(z))
     found = torch.zeros((count, len(z)), dtype=z.dtype, device=z.device)
     for block in blocks(layout, len(z), by, ignore):
-        # Block by block, so that no more than one of them is held in float64.
-        drawn = torch.randn(
-            (count, block.size), generator=generator, dtype=torch.float64, device=generator.device
-        )
-        if len(known):
-            drawn = torch.cat([widened(known[:, block.span]).to(drawn.device), drawn])
-        rows = block.orthogonal(drawn, _NOISE)[len(known) :]
-        lengths = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
-        # In float64 first, so that squares of long vectors do not overflow in half precision.
-        rows = rows.div_(torch.where(lengths > 0, lengths, 1.0)).to(z)
-        found[:, block.span] = rows if by == "none" else block.scaled(rows, z[block.span])
+        drawn = found[:, block.span]
+        for row in drawn:
+            _draw(row, generator)
+        rows = block.orthogonal(torch.cat([known[:, block.span], drawn]) if len(known) else drawn,
+                                _NOISE)[len(known) :]  # fmt: skip
+        for row, place in zip(rows, drawn, strict=True):
+            place.copy_(block.scaled(row, None if by == "none" else z[block.span]))
     empty = [len(known) + i + 1 for i, u in enumerate(found) if not bool(u.any())]
     if empty:
         raise ValueError(
@@ -119,7 +115,7 @@ def orthogonalise(
     u = u.detach()
     found = torch.zeros_like(u)
     for block in blocks(layout, u.shape[-1], by, ignore):
-        found[:, block.span] = block.orthogonal(widened(u[:, block.span]), noise).to(u)
+        found[:, block.span] = block.orthogonal(u[:, block.span].clone(), noise)
     return found
 
 
@@ -150,12 +146,13 @@ def normalise(
     _check_directions(z, u)
     z = z.detach()
     _check_point(layout, z)
-    found = torch.zeros_like(u)
+    rows = u.detach().reshape(-1, len(z))
+    found = torch.zeros_like(rows)
     for block in blocks(layout, len(z), by, ignore):
-        part = u[..., block.span]
-        own = z[block.span]
-        found[..., block.span] = block.zeroed(part) if by == "none" else block.scaled(part, own)
-    return found
+        for row, place in zip(rows[:, block.span], found[:, block.span], strict=True):
+            part = row.clone()
+            place.copy_(block.zeroed(part) if by == "none" else block.scaled(part, z[block.span]))
+    return found.reshape(u.shape)
 
 
 def between(a: Float[Tensor, " p"], b: Float[Tensor, " p"]) -> Float[Tensor, " p"]:
@@ -169,6 +166,15 @@ def between(a: Float[Tensor, " p"], b: Float[Tensor, " p"]) -> Float[Tensor, " p
     if torch.equal(a, b):
         raise ValueError("the two points are equal: there is no direction between them")
     return b - a
+
+
+def _draw(row: Tensor, generator: torch.Generator) -> None:
+    """Nothing; the row gets Gaussian numbers, drawn in float64 piece by piece."""
+    for piece in row.split(_PIECE):
+        numbers = torch.randn(
+            len(piece), generator=generator, dtype=torch.float64, device=generator.device
+        )
+        piece.copy_(numbers)
 
 
 def _check_point(layout: Layout | None, z: Tensor) -> None:

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from landscape.layout import Entry, Layout
+from landscape.objective import widened
 
 By = Literal["filter", "layer", "model", "none"]
 
-# Coordinates that are turned together, so that what Gram-Schmidt needs beside them stays small.
+# Coordinates that are held in float64 together, so that large vectors need no copy in it.
 _PIECE = 1 << 16
 
 
@@ -68,20 +69,38 @@ class Block(NamedTuple):
         return flat
 
     def orthogonal(self, u: Tensor, noise: float) -> Tensor:
-        """The directions (k, size), each part orthogonal to that of the directions before it."""
-        parts = self.rows(self.zeroed(u))
-        found = torch.empty_like(parts)
-        step = max(1, _PIECE // max(1, parts.shape[-1]))
-        for piece, place in zip(parts.split(step, dim=1), found.split(step, dim=1), strict=True):
-            place.copy_(orthogonal(piece.transpose(0, 1), noise).transpose(0, 1))
-        return self.flat(found)
+        """The directions (k, size), each part orthogonal to that of the directions before it.
 
-    def scaled(self, u: Tensor, own: Tensor) -> Tensor:
-        """The directions (..., size), each part as long as that of ``own``; zero where it is."""
-        rows, wanted = self.rows(self.zeroed(u)), self.rows(self.zeroed(own))
-        lengths = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
-        factors = torch.linalg.vector_norm(wanted, dim=-1, keepdim=True) / lengths
-        return self.flat(torch.where(lengths > 0, rows * factors, torch.zeros_like(rows)))
+        ``u`` may be written over. Parts that are longer than what is held in float64 at once are
+        turned in the type of ``u``, with coefficients from products in float64.
+        """
+        rows = self.rows(self.zeroed(u))
+        if rows.shape[-1] > _PIECE:
+            for part in rows.unbind(1):
+                _turn(part, max(noise, 16 * torch.finfo(u.dtype).eps))
+        else:
+            for piece in rows.split(_together(rows), dim=1):
+                turned = orthogonal(widened(piece).transpose(0, 1), noise)
+                piece.copy_(turned.transpose(0, 1))
+        return self.flat(rows)
+
+    def scaled(self, u: Tensor, own: Tensor | None) -> Tensor:
+        """The direction (size,), each part as long as that of ``own``, or one where that is None.
+
+        A part that is zero, or has none to be as long as, is zero. ``u`` may be written over.
+        """
+        rows = self.rows(self.zeroed(u))
+        lengths = _lengths(rows)
+        wanted = torch.ones_like(lengths) if own is None else _lengths(self.rows(self.zeroed(own)))
+        factors = torch.where(lengths > 0, wanted / lengths, 0.0)
+        if rows.shape[-1] > _PIECE:
+            for row, factor in zip(rows, factors.tolist(), strict=True):
+                row.mul_(factor)
+        else:
+            step = _together(rows)
+            for piece, factor in zip(rows.split(step), factors.split(step), strict=True):
+                piece.copy_(widened(piece) * factor.unsqueeze(-1))
+        return self.flat(rows)
 
     def _axes(self, lead: Sequence[int]) -> list[int]:
         return [len(lead) + axis for axis in self.axes]
@@ -124,3 +143,37 @@ def orthogonal(rows: Tensor, noise: float) -> Tensor:
         units.append(torch.where(room, row / length, torch.zeros_like(row)))
         done.append(torch.where(room, row, torch.zeros_like(row)))
     return torch.stack(done, dim=-2)
+
+
+def _turn(rows: Tensor, noise: float) -> None:
+    """`orthogonal`, for long rows (k, n) and in place."""
+    squares: list[float] = []
+    for place, row in enumerate(rows):
+        start = _dot(row, row)
+        for _ in range(2):
+            for other, square in zip(rows[:place], squares, strict=True):
+                if square > 0:
+                    row.sub_(other, alpha=_dot(row, other) / square)
+        squares.append(_dot(row, row))
+        if not squares[-1] > noise**2 * start:
+            row.zero_()
+            squares[-1] = 0.0
+
+
+def _dot(u: Tensor, v: Tensor) -> float:
+    pieces = zip(u.split(_PIECE), v.split(_PIECE), strict=True)
+    return float(sum(widened(a) @ widened(b) for a, b in pieces))
+
+
+def _lengths(rows: Tensor) -> Tensor:
+    """(parts,) in float64, of parts (parts, n)."""
+    if rows.shape[-1] > _PIECE:
+        squares = [_dot(row, row) for row in rows]
+        return torch.tensor(squares, dtype=torch.float64, device=widened(rows[:0]).device).sqrt()
+    pieces = rows.split(_together(rows))
+    return torch.cat([torch.linalg.vector_norm(widened(piece), dim=-1) for piece in pieces])
+
+
+def _together(rows: Tensor) -> int:
+    """How many parts are held in float64 together."""
+    return max(1, _PIECE // max(1, rows.shape[-1]))

@@ -15,7 +15,6 @@ from landscape.objective import (
     check_deterministic,
     normalisation_of,
     ordinary,
-    value,
 )
 from landscape.randomness import derive
 from landscape.recorder.points import point_of
@@ -218,9 +217,10 @@ class CurvatureRecorder:
             check_deterministic(objective, z)
             self._checked = True
         operator = Hessian(objective, z, blocks=self._blocks)
-        norm = torch.linalg.vector_norm(operator.gradient().double())
+        loss, gradient = operator.value_and_grad()
+        norm = torch.linalg.vector_norm(gradient.double())
         row: dict[str, Any] = dict.fromkeys(_NUMBERS, math.nan)
-        row |= {"step": step, "loss": float(value(objective, z)), "gradient_norm": float(norm)}
+        row |= {"step": step, "loss": loss, "gradient_norm": float(norm)}
         row["products"] = 0
         row |= dict(zip(_WIDE, (np.full(self.k, x) for x in (np.nan, np.inf, False)), strict=True))
         if stability is not None:
@@ -241,7 +241,8 @@ class CurvatureRecorder:
     def _measured(
         self, step: int, z: Tensor, operator: Hessian, stability: Stability | None
     ) -> dict[str, Any]:
-        found = self._tracked(operator, z, self._vectors, self.k, "eigenvalues", step)
+        probes = self._signs(z, step)
+        found = self._tracked(operator, z, self._vectors, self.k, "eigenvalues", step, probes)
         row: dict[str, Any] = {
             "eigenvalues": found.values[: self.k],
             "bounds": found.bounds[: self.k],
@@ -260,18 +261,21 @@ class CurvatureRecorder:
             row |= {"preconditioned": scaled.values[0], "preconditioned_bound": scaled.bounds[0]}
             row["products"] += scaled.products
         if self.trace_probes:
-            source = derive(self._generator, "trace", step)
-            shape = self.trace_probes, len(z)
-            signs = torch.randint(2, shape, generator=source, device=source.device)
-            probes = signs.to(z).mul_(2).sub_(1)
-            row["trace"], row["trace_error"] = _trace(operator, found, probes)
+            row["trace"], row["trace_error"] = _trace(found, probes)
         self._blocks = operator.blocks
         if self.minibatch:
             row |= self._minibatch_sharpness(step, z, operator.objective, found.vectors)
         return row
 
     def _tracked(
-        self, operator: Any, z: Tensor, vectors: Tensor | None, k: int, purpose: str, step: int
+        self,
+        operator: Any,
+        z: Tensor,
+        vectors: Tensor | None,
+        k: int,
+        purpose: str,
+        step: int,
+        beside: Tensor | None = None,
     ) -> Pairs:
         """The top of the spectrum from the vectors of the last record, or from a random one."""
         drawn = self._random(z, min(k + 1, len(z)), purpose, step)
@@ -281,7 +285,10 @@ class CurvatureRecorder:
             starts = vectors.to(z, copy=True)
             if len(starts) > k:
                 starts[k] += GUARD / 2 * self.tolerance * drawn[0]
-        return top_pairs(operator, starts, k, self.tolerance, spare=drawn, most=self.max_products)
+        return top_pairs(
+            operator, starts, k, self.tolerance,
+            spare=drawn, most=self.max_products, beside=beside,
+        )  # fmt: skip
 
     def _minibatch_sharpness(
         self, step: int, z: Tensor, objective: Any, vectors: Tensor
@@ -304,21 +311,31 @@ class CurvatureRecorder:
         mean, error = _mean(values)
         return {"minibatch_sharpness": mean, "minibatch_error": error}
 
+    def _signs(self, z: Tensor, step: int) -> Tensor:
+        """The random vectors of the trace, (probes, p)."""
+        source = derive(self._generator, "trace", step)
+        shape = self.trace_probes, len(z)
+        signs = torch.randint(2, shape, generator=source, device=source.device)
+        return signs.to(z).mul_(2).sub_(1)
+
     def _random(self, z: Tensor, count: int, purpose: str, step: int) -> Tensor:
         source = derive(self._generator, purpose, step)
         shape = count, len(z)
         return torch.randn(shape, generator=source, dtype=torch.float64, device=source.device).to(z)
 
 
-def _trace(operator: Any, found: Pairs, probes: Tensor) -> tuple[float, float]:
+def _trace(found: Pairs, probes: Tensor) -> tuple[float, float]:
     r"""The sum of the Ritz values, and Hutchinson's estimate of the trace on the complement.
 
     With orthonormal X and random signs s, :math:`\mathrm{tr}(X H X^\top) + t^\top H t` with
     :math:`t = s - X^\top X s` is the trace on average, whatever X. What is left to chance is what
-    the top of the spectrum does not hold.
+    the top of the spectrum does not hold. Since X are Ritz vectors, products with s are enough:
+    :math:`t^\top H t = s^\top H s - 2 c^\top X H s + \sum_i \theta_i c_i^2`, c = X s.
     """
-    rest = probes - (probes @ found.vectors.T) @ found.vectors
-    mean, error = _mean((rest * (operator @ rest)).sum(-1))
+    inside, images = (rows @ found.vectors.T for rows in (probes, found.beside))
+    theta = torch.as_tensor(found.values[: len(found.vectors)], device="cpu").to(inside)
+    whole = (probes * found.beside).sum(-1).double()
+    mean, error = _mean(whole + (inside * (theta * inside - 2 * images)).sum(-1).double())
     return mean + float(found.values.sum()), error
 
 

@@ -22,7 +22,8 @@ class Pairs(NamedTuple):
         bounds: (m,), the norms of H x - theta x and an allowance for rounding: an eigenvalue lies
             within.
         converged: (m,), whether the norm meets the tolerance.
-        products: how many products with the operator were taken.
+        products: how many products with the operator were taken for them.
+        beside: (q, p), the products with the vectors that came along.
     """
 
     values: np.ndarray
@@ -30,6 +31,7 @@ class Pairs(NamedTuple):
     bounds: np.ndarray
     converged: np.ndarray
     products: int
+    beside: Tensor
 
 
 def top_pairs(
@@ -40,6 +42,7 @@ def top_pairs(
     *,
     spare: Float[Tensor, "n p"] | None = None,
     most: int = 100,
+    beside: Float[Tensor, "q p"] | None = None,
 ) -> Pairs:
     r"""The k largest eigenpairs of a symmetric operator, and one more that is known less well.
 
@@ -62,6 +65,8 @@ def top_pairs(
         spare: (n, p), vectors to go on from where the space of the starts closes before there are
             pairs enough.
         most: bound on the products; as many as there are starts are taken in any case.
+        beside: (q, p), vectors whose products somebody else needs: together with those of the
+            starts they cost less. They do not count.
 
     Returns:
         min(k + 1, p) pairs; fewer where the space closes and nothing is spare.
@@ -69,7 +74,9 @@ def top_pairs(
     wanted = min(k + 1, starts.shape[-1])
     spare = starts[:0] if spare is None else spare
     basis = _extended(starts[:0], starts, len(starts))
-    images, first = operator @ basis, len(basis)
+    first = len(basis)
+    images = operator @ (basis if beside is None else torch.cat([basis, beside]))
+    images, other = images[:first], images[first:]
     while bool(torch.isfinite(images[-1]).all()):
         values, vectors, remainders = _ritz(basis, images, wanted)
         residuals = torch.linalg.vector_norm(remainders.double(), dim=-1).cpu().numpy()
@@ -83,12 +90,14 @@ def top_pairs(
             poor = np.append(np.flatnonzero(~good), len(good) - 1).tolist()
             larger = _extended(basis, torch.cat([remainders[poor], spare]), 1)
         if len(larger) == len(basis):
-            return Pairs(values[: len(good)], vectors, residuals + slack, good, len(basis))
+            return Pairs(values[: len(good)], vectors, residuals + slack, good, len(basis), other)
         basis = larger
         images = torch.cat([images, operator @ basis[-1:]])
     missing = np.full(wanted, np.nan)
     vectors = torch.full_like(starts[:1], torch.nan).expand(wanted, -1)
-    return Pairs(missing, vectors, np.full(wanted, np.inf), np.zeros(wanted, bool), len(basis))
+    return Pairs(
+        missing, vectors, np.full(wanted, np.inf), np.zeros(wanted, bool), len(basis), other
+    )
 
 
 def _ritz(basis: Tensor, images: Tensor, count: int) -> tuple[np.ndarray, Tensor, Tensor]:

@@ -194,7 +194,7 @@ def prepared(
                 f"point and directions must have shape ({objective.dim},), got {tuple(z.shape)} "
                 f"and {tuple(direction.shape)}: is the direction one of another model?"
             )
-        if not bool(torch.isfinite(direction).all()):
+        if not all(bool(torch.isfinite(piece).all()) for piece in direction.split(_PIECE)):
             raise ValueError("a direction has NaN or infinite entries")
         if not bool(direction.any()):
             raise ValueError("a direction is zero: there is nothing to see along it")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from landscape.batches import tensors_of
 from landscape.files import PathLike
-from landscape.objective import Objective, check_deterministic, value
+from landscape.objective import Objective, check_deterministic
 from landscape.slices.evaluators import Evaluation, Plain, evaluator, has_fast, shares_of
 from landscape.slices.journal import Journal
 from landscape.slices.metrics import MEASURED, Metric
@@ -116,8 +116,7 @@ class Sweep:
         options: Options,
         total: int,
     ):
-        check_deterministic(objective, origin)
-        self.center = float(value(objective, origin))
+        self.center = float(check_deterministic(objective, origin))
         self.options, self.total, self.done = options, total, 0
         self._origin, self._directions = origin, tuple(directions)
         self._plain = Plain(objective, origin, directions)

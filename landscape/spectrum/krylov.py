@@ -44,13 +44,12 @@ class Basis:
         Two passes of classical Gram-Schmidt keep the rest orthogonal to rounding ("twice is
         enough", Parlett 1998, section 6.9). The vector is changed in place.
         """
-        total = np.zeros(self.size)
-        for _ in range(2):
-            parts = [rows @ vector for rows in self._filled()]
-            for rows, part in zip(self._filled(), parts, strict=True):
+        filled, total = self._filled(), np.zeros(self.size)
+        for _ in range(2 if filled else 0):
+            parts = [rows @ vector for rows in filled]
+            for rows, part in zip(filled, parts, strict=True):
                 vector.addmv_(rows.T, part, alpha=-1)
-            if parts:
-                total += torch.cat(parts).cpu().double().numpy()
+            total += torch.cat(parts).cpu().double().numpy()
         return total, norm(vector)
 
     def fresh(self, generator: torch.Generator) -> Tensor:
@@ -233,6 +232,8 @@ def negligible(beta: float, scale: float, dtype: torch.dtype) -> bool:
 
 def norm(vector: Float[Tensor, " p"]) -> float:
     """The Euclidean norm, added up in float64 piece by piece."""
+    if len(vector) <= _PIECE:
+        return float(torch.linalg.vector_norm(precise(vector)))
     parts = [torch.linalg.vector_norm(precise(piece)) for piece in vector.split(_PIECE)]
     return float(torch.linalg.vector_norm(torch.stack(parts)))
 

@@ -89,7 +89,7 @@ def _look(
         elif krylov.closed:
             return "the rest of the space was seen", 0
         elif verdict := _verdict(inner, steps, krylov.basis.dim - first, (low, high), slack):
-            return verdict, 0
+            return verdict if full == 1.0 else f"{verdict}, by an estimate for restarts", 0
     return "the whole space was seen", hidden
 
 

@@ -33,7 +33,7 @@ _SAME = frozenset(
 _LINEAR = frozenset(
     """add sub rsub neg sum mean cat stack copy constant_pad_nd pad reflection_pad1d
     reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d
-    embedding embedding_bag index index_select gather index_put index_copy index_add scatter
+    embedding index index_select gather index_put index_copy index_add scatter
     scatter_add roll flip tril triu cumsum masked_fill where im2col col2im avg_pool1d avg_pool2d
     avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d upsample_nearest1d
     upsample_nearest2d upsample_nearest3d upsample_bilinear2d upsample_linear1d
