@@ -14,7 +14,7 @@ from torch import Tensor
 from cnognp import checkpoint
 from cnognp.checkpoint import Checkpoint
 from cnognp.config import RunFolder
-from cnognp.measures import MEASURES, Place, Settings
+from cnognp.measures import MEASURES, Place, Settings, check
 from cnognp.problem import Problem, problem_of
 from landscape import results
 from landscape.curvature import gradients
@@ -167,7 +167,8 @@ def analyze(
         told: called with the name of a file and how many of its parts are done, of how many.
 
     Raises:
-        ValueError: if a kind does not exist, or none is named, or a metric is not known.
+        ValueError: if a kind does not exist, or none is named, a metric or a layer is not known, or
+            a kind does not go with the matrix that is asked for.
         RuntimeError: if the model is random.
         OSError: if the disk refuses.
     """
@@ -175,6 +176,7 @@ def analyze(
     if unknown or not kinds:
         what = f"unknown measurement {unknown[0]!r}" if unknown else "no measurement is named"
         raise ValueError(f"{what}; there are {', '.join(KINDS)}")
+    check(subject.problem.as_given, kinds, settings)
     for name in set(settings.metrics) - set(MEASURED):
         subject.problem.located(name)
     check_deterministic(subject.problem.as_given, subject.population[0])

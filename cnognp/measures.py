@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -14,7 +15,10 @@ from landscape import directions, slices
 from landscape import sharpness as flatness
 from landscape import trace as traces
 from landscape.crosscheck import crosscheck as by_pyhessian
+from landscape.curvature import Hessian
 from landscape.directions import sources
+from landscape.operators import EmpiricalFisher, Fisher, GaussNewton
+from landscape.operators.selection import selected
 from landscape.results import Result
 from landscape.sharpness import Options
 from landscape.slices import adaptive_plane
@@ -26,6 +30,13 @@ DIRECTIONS = ("random", "eigenvectors", "gradient", "pca")
 NORMALISED = ("", "filter", "layer", "model", "none")
 METHODS = ("auto", "hutchinson", "exact")
 PRECISIONS = ("same", "bfloat16")
+OPERATORS: Mapping[str, Callable[[Any, Tensor], Any]] = MappingProxyType({
+    "hessian": Hessian,
+    "gauss-newton": GaussNewton,
+    "fisher-categorical": partial(Fisher, likelihood="categorical"),
+    "fisher-gaussian": partial(Fisher, likelihood="gaussian"),
+    "empirical-fisher": EmpiricalFisher,
+})
 
 
 class Place(NamedTuple):
@@ -56,11 +67,14 @@ class Settings:
     """How fine a measurement is.
 
     Args:
+        operator: the matrix whose spectrum, trace and density are measured, one of `OPERATORS`.
+        where: names of layers, modules or tensors that the matrix is restricted to; all if empty.
         k: eigenvalues, at least 1; a network with fewer parameters has fewer.
         which: the end of the spectrum, as in `landscape.spectrum.top_eigenpairs`.
         tolerance: of the eigenvalues, relative to the largest.
         trace_method: as in `landscape.trace.trace`.
-        probes: random vectors of the trace, at least 2.
+        probes: random vectors of the trace and of the curvature at a distance, at least 2.
+        scales: the distances of the curvature at a distance, positive.
         density_steps: of Lanczos for each probe of the density, at least 1.
         density_probes: random vectors of the density, at least 1.
         points: points along a line, at least 2.
@@ -82,11 +96,14 @@ class Settings:
         ValueError: if one is out of range.
     """
 
+    operator: str = "hessian"
+    where: Sequence[str] = ()
     k: int = 5
     which: str = "LM"
     tolerance: float = 1e-3
     trace_method: str = "auto"
     probes: int = 100
+    scales: Sequence[float] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
     density_steps: int = 100
     density_probes: int = 10
     points: int = 101
@@ -105,7 +122,7 @@ class Settings:
 
     def __post_init__(self):
         choices = {
-            "which": ENDS, "direction": DIRECTIONS, "by": NORMALISED,
+            "operator": tuple(OPERATORS), "which": ENDS, "direction": DIRECTIONS, "by": NORMALISED,
             "trace_method": METHODS, "precision": PRECISIONS,
         }  # fmt: skip
         for name, known in choices.items():
@@ -118,6 +135,9 @@ class Settings:
             require(given >= number, name, f"at least {number}", given)
         require(0 < self.span < float("inf"), "span", "positive and finite", self.span)
         require(0 < self.tolerance < 1, "tolerance", "between 0 and 1", self.tolerance)
+        for scale in self.scales:
+            require(0 < scale < float("inf"), "scales", "positive and finite", scale)
+        require(len(self.scales) > 0, "scales", "at least one distance", "none")
         known = tuple(flatness.MEASURES)
         for name in self.measures:
             require(name in known, "measures", f"some of {', '.join(known)}", name)
@@ -134,27 +154,49 @@ class Settings:
         return torch.Generator(device="cpu").manual_seed(self.seed)
 
 
+def check(objective: Any, kinds: Sequence[str], settings: Settings) -> None:
+    """Nothing, if the matrix that the settings ask for fits the objective and what is measured.
+
+    Raises:
+        ValueError: if a layer does not exist, or a measurement is of the whole Hessian alone.
+    """
+    if settings.where:
+        selected(objective, list(settings.where), torch.device("cpu"))
+    alone = [kind for kind in kinds if kind in ("finite-scale", "crosscheck")]
+    if alone and (settings.operator != "hessian" or settings.where):
+        raise ValueError(f"{alone[0]} is of the whole Hessian: leave out operator and where")
+
+
 def spectrum(place: Place, settings: Settings) -> Result:
-    """The eigenvalues at one end of the Hessian's spectrum, with bounds."""
+    """The eigenvalues at one end of the matrix's spectrum, with bounds."""
+    part = _matrix(place, settings)
     return top_eigenpairs(
-        place.objective, place.z, min(settings.k, place.objective.dim), settings.which,  # type: ignore[arg-type]
-        settings.tolerance, generator=settings.generator, vectors=False,
+        place.objective, place.z, min(settings.k, _size(place, part["where"])), settings.which,  # type: ignore[arg-type]
+        settings.tolerance, generator=settings.generator, vectors=False, **part,
     )  # fmt: skip
 
 
 def trace(place: Place, settings: Settings) -> Result:
-    """The trace of the Hessian: exact where that holds, else with its standard error."""
+    """The trace of the matrix: exact where that holds, else with its standard error."""
     return traces.trace(
         place.objective, place.z, settings.trace_method,  # type: ignore[arg-type]
-        probes=settings.probes, generator=settings.generator,
+        probes=settings.probes, generator=settings.generator, **_matrix(place, settings),
+    )  # fmt: skip
+
+
+def finite_scale(place: Place, settings: Settings) -> Result:
+    """The mean curvature at a ladder of distances, beside the trace at the point itself."""
+    return traces.finite_scale(
+        place.objective, place.z, settings.scales, probes=settings.probes,
+        beside=trace(place, settings), generator=settings.generator,  # type: ignore[arg-type]
     )  # fmt: skip
 
 
 def density(place: Place, settings: Settings) -> Result:
-    """The density of the Hessian's eigenvalues, with bands."""
+    """The density of the matrix's eigenvalues, with bands."""
     return spectral_density(
         place.objective, place.z, steps=settings.density_steps, probes=settings.density_probes,
-        generator=settings.generator,
+        generator=settings.generator, **_matrix(place, settings),
     )  # fmt: skip
 
 
@@ -235,6 +277,18 @@ def chosen(place: Place, settings: Settings, count: int) -> tuple[Tensor, tuple[
     return (u if by == "none" else directions.normalise(layout, z, u, by)), tuple(names)
 
 
+def _matrix(place: Place, settings: Settings) -> dict[str, Any]:
+    """The arguments that say which matrix, and which part of it."""
+    where = list(settings.where) or None
+    return {"operator": OPERATORS[settings.operator], "where": where}
+
+
+def _size(place: Place, where: Any) -> int:
+    """The number of coordinates of the part."""
+    objective = place.objective
+    return objective.dim if where is None else len(selected(objective, where, place.z.device))
+
+
 def _options(place: Place, settings: Settings) -> dict[str, Any]:
     metrics = {name: place.metrics.get(name, name) for name in settings.metrics}
     return {
@@ -249,6 +303,7 @@ def _options(place: Place, settings: Settings) -> dict[str, Any]:
 MEASURES: Mapping[str, Measure] = MappingProxyType({
     "spectrum": spectrum,
     "trace": trace,
+    "finite-scale": finite_scale,
     "density": density,
     "crosscheck": crosscheck,
     "sharpness": sharpness,

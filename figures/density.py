@@ -85,7 +85,7 @@ def distribution(result: Density, ax: Axes) -> dict[str, Any]:
 
 def _prepared(result: Density, ax: Axes) -> bool:
     """Whether there is something to draw; the horizontal axis is then set."""
-    ax.set_xlabel("eigenvalue λ of the Hessian")
+    ax.set_xlabel(f"eigenvalue λ of {style.matrix(result)}")
     if not np.isfinite(result.density).all():
         return False
     low, high = result.eigenvalue[[0, -1]]

@@ -102,8 +102,8 @@ def _spectrum(result: Spectrum) -> Figure:
     upper.set_xlabel("")
     which = _WHICH.get(result.which, result.which)
     found = f"{len(result.eigenvalues)} of {result.dim:,} eigenvalues ({which})"
-    products = style.plural(result.products, "Hessian-vector product")
-    style.note(figure, found, products, result.status, _statistics(result))
+    products = style.plural(result.products, "matrix-vector product")
+    style.note(figure, found, products, result.status, _part(result), _statistics(result))
     return figure
 
 
@@ -118,7 +118,7 @@ def _density(result: Density) -> Figure:
     kernel = f"kernel width {style.number(result.width, 2)}"
     kernel += f" in asinh(λ / {style.number(result.unit, 2)})" if result.unit else " in λ"
     spread = f"{result.dim:,} eigenvalues"
-    style.note(figure, spread, probes, kernel, _statistics(result))
+    style.note(figure, spread, probes, kernel, _part(result), _statistics(result))
     return figure
 
 
@@ -220,6 +220,11 @@ _WHICH = {
     "SA": "smallest",
     "BE": "both ends",
 }
+
+
+def _part(result: Any) -> str:
+    """The layers that a matrix is restricted to; empty for all."""
+    return f"parameters of {result.where}" if result.where else ""
 
 
 def _statistics(result: Any) -> str:

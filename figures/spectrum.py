@@ -29,7 +29,8 @@ def draw(result: Spectrum, ax: Axes) -> dict[str, Any]:
     """
     values = result.eigenvalues
     finite = np.isfinite(values)
-    ax.set_ylabel("eigenvalue λ of the Hessian")
+    long = result.operator != "Hessian"
+    ax.set_ylabel(f"eigenvalue λ of{chr(10) if long else chr(32)}{style.matrix(result)}")
     place = _places(result, ax)
     if not finite.any():
         return {"message": style.message(ax, "no finite eigenvalue")}

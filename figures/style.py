@@ -272,6 +272,16 @@ def number(value: float, digits: int = 4) -> str:
     return f"{value:.{digits}g}".replace("-", "\N{MINUS SIGN}")
 
 
+def matrix(result: Any) -> str:
+    """What a result is of, in words.
+
+    >>> from types import SimpleNamespace
+    >>> matrix(SimpleNamespace(operator="Gauss-Newton"))
+    'the Gauss-Newton matrix'
+    """
+    return "the Hessian" if result.operator == "Hessian" else f"the {result.operator} matrix"
+
+
 def plural(count: int, thing: str) -> str:
     """So many of a thing, for instance "1 point" and "2,000 points"."""
     return f"{count:,} {thing}" + ("" if count == 1 else "s")

@@ -13,6 +13,7 @@ from cnognp.measures import MEASURES, Settings, chosen
 from landscape import results
 from landscape.curvature import Hessian
 from landscape.objective import value, value_and_grad
+from landscape.operators import EmpiricalFisher, Fisher, GaussNewton
 
 SMALL = ("--grid", 3, "--points", 5, "--density-steps", 10, "--density-probes", 3, "--probes", 20)
 
@@ -51,6 +52,52 @@ def test_the_trace_of_the_run_is_that_of_the_dense_hessian(call, wine, subject, 
 def test_the_density_has_the_steps_and_probes_that_were_asked_for(call, wine, tmp_path):
     found = measured(call, wine, tmp_path, "--only", "density")["density"]
     assert found.nodes.shape == (3, 10)
+
+
+@pytest.mark.parametrize(
+    ("word", "make"),
+    [
+        ("gauss-newton", GaussNewton),
+        ("empirical-fisher", EmpiricalFisher),
+        ("fisher-gaussian", lambda risk, z: Fisher(risk, z, "gaussian")),
+    ],
+)
+def test_other_matrices_and_their_blocks_are_chosen_by_name(
+    call, wine, subject, tmp_path, word, make
+):
+    found = measured(
+        call, wine, tmp_path, "--only", "spectrum,trace,density", "--operator", word,
+        "--where", "2.bias,0.bias", "--k", "2",
+    )  # fmt: skip
+    z = subject.points[""]
+    whole = make(subject.objective(z), z.double())
+    names = [e for e in subject.objective(z).layout.entries if e.name.endswith("bias")]
+    index = torch.cat([torch.arange(e.offset, e.offset + e.size, device="cpu") for e in names])
+    eye = torch.eye(whole.dim, dtype=torch.float64, device="cpu")[index]
+    truth = torch.linalg.eigvalsh((whole @ eye)[:, index]).numpy()
+    spectrum = found["spectrum"]
+    np.testing.assert_allclose(spectrum.eigenvalues, truth[::-1][:2], rtol=1e-5)
+    assert found["trace"].estimate == pytest.approx(truth.sum(), rel=1e-5)
+    for result in found.values():
+        assert (result.where, result.dim) == ("2.bias, 0.bias", len(index))
+        assert result.operator == whole.name
+
+
+def test_curvature_at_a_distance_stands_beside_the_trace_at_the_point(
+    call, wine, subject, tmp_path
+):
+    found = measured(
+        call, wine, tmp_path, "--only", "trace,finite-scale", "--scales", "0.01,0.1",
+        "--trace-method", "hutchinson",
+    )  # fmt: skip
+    ladder = found["finite-scale"]
+    assert ladder.trace == found["trace"].estimate and list(ladder.sigma) == [0.01, 0.1]
+    z = subject.points[""].double()
+    u = 0.1 * torch.randn(4000, len(z), generator=torch.Generator("cpu").manual_seed(5)).double()
+    objective = subject.objective(z)
+    rise = (value(objective, z + u) + value(objective, z - u) - 2 * value(objective, z)) / 0.01
+    error = np.hypot(float(rise.std()) / 4000**0.5, ladder.standard_error[1])
+    assert abs(float(rise.mean()) - ladder.estimate[1]) < 6 * error
 
 
 def test_flatness_measures_are_chosen_by_name_and_radius(call, wine, subject, tmp_path):
@@ -154,6 +201,13 @@ def test_a_plane_that_was_cut_short_goes_on_from_what_is_done(subject, tmp_path)
         (("--only", "sharpness", "--sharpness.rho", "-1"), "rho must be positive"),
         (("--only", "plane", "--precision", "float8"), "precision must be one of same"),
         (("--only", "plane", "--span", "-1"), "span must be positive and finite"),
+        (("--only", "spectrum", "--operator", "laplace"), "operator must be one of hessian"),
+        (("--only", "spectrum", "--where", "head"), "no parameter is called 'head'"),
+        (("--only", "finite-scale", "--where", "2"), "finite-scale is of the whole Hessian"),
+        (("--only", "trace", "--crosscheck", "--operator", "gauss-newton"), "crosscheck is of the"),
+        (("--only", "finite-scale", "--scales", "0"), "scales must be positive and finite"),
+        (("--only", "finite-scale", "--scales", ""), "scales must be at least one distance"),
+        (("--only", "finite-scale", "--scales", "far"), "scales must be numbers"),
         (("--only", "curvature"), "unknown measurement 'curvature'"),
     ],
 )
@@ -161,6 +215,7 @@ def test_what_cannot_be_measured_is_said_in_a_line(call, wine, tmp_path, argumen
     outcome = call("analyze", wine, "--out", tmp_path, *arguments)
     assert outcome.code == 2
     assert message in outcome.err and "Traceback" not in outcome.err
+    assert not list(tmp_path.rglob("*.h5"))
 
 
 def test_a_metric_that_is_not_known_is_refused_before_anything_is_measured(call, wine, tmp_path):

@@ -14,9 +14,9 @@ from landscape.curvature import Hessian
 from landscape.functions import himmelblau
 from landscape.objective import Analytic, Ridge, Sum, value
 from landscape.operators import EmpiricalFisher, Fisher, GaussNewton, Selection, block
-from landscape.operators.fisher import name_of
+from landscape.operators.blocks import name_of
 from landscape.risk import EmpiricalRisk
-from landscape.spectrum import top_eigenpairs
+from landscape.spectrum import density, top_eigenpairs
 from landscape.trace import diagonal, frobenius
 
 close = torch.testing.assert_close
@@ -296,3 +296,71 @@ def test_a_single_probe_has_no_error_and_is_refused():
     for measure in (diagonal, frobenius):
         with pytest.raises(ValueError, match="probes must be at least 2, got 1"):
             measure(himmelblau, normal(2), probes=1)
+
+
+MATRICES = {
+    "Hessian": Hessian,
+    "Gauss-Newton": GaussNewton,
+    "empirical Fisher": EmpiricalFisher,
+    "Fisher (categorical)": partial(Fisher, likelihood="categorical"),
+}
+
+
+@pytest.mark.parametrize("where", [None, "2", lambda entry: entry.role == "linear"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("name", MATRICES)
+def test_eigenvalues_of_every_matrix_and_of_its_blocks_are_those_of_the_dense_one(
+    name, dtype, where
+):
+    risk, _, z = case("stacked-uneven", "cpu")
+    make = MATRICES[name]
+    whole = dense(make(risk, z))
+    index = torch.arange(risk.dim, device="cpu")
+    if where is not None:
+        index = block(Hessian(risk, z), where).index
+    truth = torch.linalg.eigvalsh(whole[index][:, index]).numpy()
+    truth = truth[np.argsort(-np.abs(truth))][:3]
+    found = top_eigenpairs(risk, z.to(dtype), 3, tolerance=1e-6, operator=make, where=where)
+    rounding = 1e-5 if dtype == torch.float32 else 1e-12
+    np.testing.assert_allclose(found.eigenvalues, truth, rtol=1e-5, atol=rounding)
+    assert (found.operator, found.dim) == (name, len(index))
+    assert (found.where == "") == (where is None)
+    outside = np.setdiff1d(np.arange(risk.dim), index.numpy())
+    assert found.vectors.shape == (3, risk.dim) and not found.vectors[:, outside].any()
+    images = found.vectors.astype(float) @ whole.numpy()
+    rest = images[:, index] - found.eigenvalues[:, None] * found.vectors[:, index]
+    assert (np.linalg.norm(rest, axis=1) <= found.bounds + 10 * rounding).all()
+
+
+@pytest.mark.parametrize("where", [None, "0"])
+@pytest.mark.parametrize("name", MATRICES)
+def test_the_density_of_every_matrix_has_the_moments_of_its_eigenvalues(name, where):
+    risk, _, z = case("stacked-uneven", "cpu")
+    make = MATRICES[name]
+    whole = dense(make(risk, z))
+    index = torch.arange(risk.dim, device="cpu")
+    if where is not None:
+        index = block(Hessian(risk, z), where).index
+    truth = torch.linalg.eigvalsh(whole[index][:, index]).numpy()
+    found = density(risk, z, steps=20, probes=40, operator=make, where=where)
+    assert (found.operator, found.where, found.dim) == (name, where or "", len(index))
+    # The rule of each probe is exact for polynomials up to degree 39.
+    moments = [(found.weights * found.nodes**power).sum(1) for power in (1, 2)]
+    for power, samples in enumerate(moments, start=1):
+        error = samples.std(ddof=1) / len(samples) ** 0.5
+        assert abs(samples.mean() - (truth**power).mean()) < 5 * error
+
+
+def test_a_block_has_no_more_eigenvalues_than_coordinates_and_names_what_is_unknown():
+    risk, _, z = case("stacked-uneven", "cpu")
+    few = len(block(Hessian(risk, z), "0.bias").index)
+    assert len(top_eigenpairs(risk, z, few, where="0.bias").eigenvalues) == few
+    with pytest.raises(ValueError, match=f"k must be from 1 to the number of parameters {few}"):
+        top_eigenpairs(risk, z, few + 1, where="0.bias")
+    with pytest.raises(ValueError, match="no parameter is called 'head'"):
+        top_eigenpairs(risk, z, 1, where="head")
+    with pytest.raises(ValueError, match="no parameter is called 'head'"):
+        density(risk, z, where="head")
+    with pytest.raises(TypeError, match="Gauss-Newton"):
+        top_eigenpairs(himmelblau, torch.zeros(2, dtype=torch.float64, device="cpu"), 1,
+                       operator=GaussNewton)  # fmt: skip

@@ -20,7 +20,8 @@ def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
     parser.add_argument("run", type=str, help="folder of a run, or my_task.py:make_task")
     parser.add_argument(
         "--only", type=str, default=_KINDS,
-        help="what to measure: gradient,spectrum,trace,density,sharpness,line,plane",
+        help="what to measure: gradient, spectrum, trace, finite-scale (mean curvature at a "
+        "distance), density, sharpness, line, plane; comma-separated",
     )  # fmt: skip
     parser.add_argument("--member", type=str, default="best", help="best, all, or an index")
     parser.add_argument("--checkpoint", type=str, default="last", help="last, all, or a round")
@@ -33,7 +34,7 @@ def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
     )
     parser.add_argument("--eval-mode", action="store_true", help="measure without dropout")
     parser.add_argument("--json", action="store_true", help="one object on standard output")
-    _curvature(parser.add_argument_group("spectrum, trace, density"))
+    _curvature(parser.add_argument_group("spectrum, trace, finite-scale, density"))
     _slices(parser.add_argument_group("line, plane"))
     flat = parser.add_argument_group("sharpness")
     flat.add_argument(
@@ -56,6 +57,16 @@ def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
 
 
 def _curvature(group: Any) -> None:
+    group.add_argument(
+        "--operator", type=str, default="hessian",
+        help="the matrix: hessian, gauss-newton, fisher-categorical, fisher-gaussian or "
+        "empirical-fisher",
+    )  # fmt: skip
+    group.add_argument(
+        "--where", type=str, default="",
+        help="only its rows and columns of these layers or tensors, comma-separated, * and ? "
+        "allowed; all if not given",
+    )  # fmt: skip
     group.add_argument("--k", type=int, default=5, help="number of eigenvalues")
     group.add_argument("--which", type=str, default="LM", help="LM, LA, SA or BE")
     group.add_argument("--tolerance", type=float, default=1e-3, help="of the eigenvalues, relative")
@@ -67,6 +78,10 @@ def _curvature(group: Any) -> None:
         help="exact (piecewise linear networks), hutchinson, or auto: exact where that holds",
     )  # fmt: skip
     group.add_argument("--probes", type=int, default=100, help="random vectors of the trace")
+    group.add_argument(
+        "--scales", type=str, default="1e-3,3e-3,1e-2,3e-2,1e-1",
+        help="distances of finite-scale, standard deviations of each parameter",
+    )  # fmt: skip
     group.add_argument("--density-steps", type=int, default=100, help="products for each probe")
     group.add_argument("--density-probes", type=int, default=10, help="random vectors")
 
@@ -142,6 +157,7 @@ def settings_of(options: Namespace) -> Any:
 
     flat = vars(options).get("sharpness")
     return Settings(
+        operator=options.operator, where=_names(options.where), scales=_numbers(options.scales),
         k=options.k, which=options.which, tolerance=options.tolerance,
         trace_method=options.trace_method, probes=options.probes,
         density_steps=options.density_steps, density_probes=options.density_probes,
@@ -156,6 +172,18 @@ def settings_of(options: Namespace) -> Any:
 
 def _names(words: str) -> list[str]:
     return [word.strip() for word in words.split(",") if word.strip()]
+
+
+def _numbers(words: str) -> list[float]:
+    """The numbers.
+
+    Raises:
+        ValueError: if a word is none.
+    """
+    try:
+        return [float(word) for word in _names(words)]
+    except ValueError:
+        raise ValueError(f"scales must be numbers, comma-separated, got {words!r}") from None
 
 
 def _check(subject: Any) -> None:

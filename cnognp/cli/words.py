@@ -34,12 +34,29 @@ def tables(result: Any) -> Iterator[Table]:
     """The tables of a result that a line does not hold."""
     kind = type(result).__name__
     if kind == "Panel":
-        columns = ("measure", "value", "how well it is known", "unit", "neighbourhood", "note")
-        rows = [
+        columns: Sequence[str] = (
+            "measure",
+            "value",
+            "how well it is known",
+            "unit",
+            "neighbourhood",
+            "note",
+        )
+        rows: list[Sequence[Any]] = [
             (name, number, _known(result, i), result.units[i], result.radii[i], result.notes[i])
             for i, (name, number) in enumerate(zip(result.measures, result.value, strict=True))
         ]
         yield "flatness", columns, rows
+    if kind == "FiniteScaleTrace":
+        columns = ("σ", "curvature", "standard error", "rounding", "")
+        rows = [
+            (sigma, estimate, error, rounding, "" if resolved else "below rounding")
+            for sigma, estimate, error, rounding, resolved in zip(
+                result.sigma, result.estimate, result.standard_error, result.rounding,
+                result.resolved, strict=True,
+            )
+        ]  # fmt: skip
+        yield "curvature at a distance σ, summed over coordinates", columns, rows
     if kind == "Crosscheck":
         columns = ("quantity", "ours", "error", "PyHessian", "difference", "in errors")
         rows = [
@@ -63,26 +80,42 @@ def _known(panel: Any, i: int) -> str:
     return kind
 
 
+def _part(result: Any) -> str:
+    """Which matrix, where it is not the whole Hessian."""
+    where = f" in {result.where}" if result.where else ""
+    return f"of the {result.operator}{where}: " if where or result.operator != "Hessian" else ""
+
+
 def _spectrum(result: Any) -> Said:
     pairs = zip(result.eigenvalues, result.bounds, strict=True)
     values = ", ".join(f"{value:.5g} ± {bound:.1g}" for value, bound in pairs)
     checks = f" and {result.check_products} to check" if result.check_products else ""
-    return f"eigenvalues {values}", f"{result.status}, {result.products} products{checks}"
+    return (
+        f"{_part(result)}eigenvalues {values}",
+        f"{result.status}, {result.products} products{checks}",
+    )
 
 
 def _trace(result: Any) -> Said:
-    said = f"trace {result.estimate:.5g}"
+    said = f"{_part(result)}trace {result.estimate:.5g}"
     if result.standard_error:
         low, high = result.interval
         said += f" ± {result.standard_error:.2g}, 95 % from {low:.5g} to {high:.5g}"
     return said, f"{result.method}: {result.status}, {result.products} products"
 
 
+def _finite_scale(result: Any) -> Said:
+    said = f"mean curvature at {len(result.sigma)} distances"
+    beside = f"{said}, trace at the point {result.trace:.5g}"
+    cost = f"{result.probes} probes, {result.evaluations} evaluations"
+    return beside if result.trace == result.trace else said, f"{result.status}, {cost}"
+
+
 def _density(result: Any) -> Said:
     ends = f"nodes from {result.nodes.min():.5g} to {result.nodes.max():.5g}"
     outliers = f"{len(result.outliers)} eigenvalues found on their own"
     cost = f"{result.probes} probes of {result.steps} steps"
-    return f"{ends}; {outliers}", f"{result.status}, {cost}"
+    return f"{_part(result)}{ends}; {outliers}", f"{result.status}, {cost}"
 
 
 def _gradients(result: Any) -> Said:
@@ -120,6 +153,7 @@ def _plain(result: Any) -> Said:
 _SAID: Mapping[str, Callable[[Any], Said]] = MappingProxyType({
     "Spectrum": _spectrum,
     "Trace": _trace,
+    "FiniteScaleTrace": _finite_scale,
     "Density": _density,
     "Gradients": _gradients,
     "Panel": _panel,

@@ -1,6 +1,7 @@
 """Curvature matrices beside the Hessian, as something that multiplies vectors."""
 
-from landscape.operators.fisher import EmpiricalFisher, Fisher, GaussNewton, block
+from landscape.operators.blocks import block
+from landscape.operators.fisher import EmpiricalFisher, Fisher, GaussNewton
 from landscape.operators.selection import Selection
 
 __all__ = [

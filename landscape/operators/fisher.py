@@ -27,7 +27,6 @@ from landscape.operators.outputs import (
     risks_of,
     sample_losses,
 )
-from landscape.operators.selection import Where, describe, selected
 from landscape.risk import EmpiricalRisk
 
 Likelihood = Literal["categorical", "gaussian"]
@@ -311,54 +310,6 @@ class EmpiricalFisher(Factored):
                 "let it return (sum, weight)"
             )
         return [losses], lambda vectors: [factors.detach() * vectors[0]]
-
-
-class Block:
-    """A symmetric matrix restricted to some of its rows and the same columns.
-
-    Args:
-        operator: has ``dim``, ``point``, ``products`` and ``@``.
-        index: (k,), the coordinates that are kept.
-        where: how results call them.
-    """
-
-    def __init__(self, operator: Any, index: Tensor, where: str = ""):
-        self.operator, self.index, self.where = operator, index, where
-        self.dim = len(index)
-        self.point = operator.point[index]
-        self.name = name_of(operator)
-
-    @property
-    def products(self) -> int:
-        """Products with the whole matrix."""
-        return self.operator.products
-
-    def __matmul__(self, u: Float[Tensor, "*batch k"]) -> Float[Tensor, "*batch k"]:
-        if u.shape[-1] != self.dim:
-            raise ValueError(f"vectors of length {self.dim} are needed, got {tuple(u.shape)}")
-        whole = self.point.new_zeros((*u.shape[:-1], self.operator.dim))
-        whole[..., self.index] = u.detach().to(self.point)
-        return (self.operator @ whole)[..., self.index]
-
-
-def block(operator: Any, where: Where) -> Block:
-    """The operator restricted to a layer, a module, or whatever a filter accepts.
-
-    ``block(Hessian(risk, z), "layer1")`` is the Hessian with respect to the parameters of the
-    module ``layer1``, the others held fixed.
-
-    Args:
-        operator: a `Hessian` or any operator of this module.
-        where: the name of a tensor or module, names, a filter, a mask or a slice, as in
-            `landscape.operators.selection.selected`.
-    """
-    index = selected(operator.objective, where, operator.point.device)
-    return Block(operator, index, describe(where))
-
-
-def name_of(operator: Any) -> str:
-    """What results call an operator."""
-    return getattr(operator, "name", "") or type(operator).__name__
 
 
 def _lone(risk: Any, name: str) -> EmpiricalRisk:

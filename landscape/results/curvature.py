@@ -9,7 +9,7 @@ from landscape.schema import Result, axes
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Spectrum(Result):
-    """Eigenpairs of the Hessian at one point.
+    """Eigenpairs of the Hessian, or of another curvature matrix, at one point.
 
     Attributes:
         eigenvalues: in the order asked for.
@@ -17,15 +17,17 @@ class Spectrum(Result):
         bounds: a true eigenvalue lies within this distance.
         estimates: the sharper distance that is likely but not proved.
         converged: whether the pair meets the tolerance.
-        vectors: the unit eigenvectors, one a row.
+        vectors: the unit eigenvectors, one a row; zero outside ``where``.
         joint_bound: k eigenvalues, counted with multiplicity, lie within this distance of the k
             values, one for each.
-        products: Hessian-vector products taken, without those of the check.
+        products: matrix-vector products taken, without those of the check.
         check_products: products taken to look for hidden eigenvalues.
         dim: number of coordinates.
         which: the end of the spectrum, as in `landscape.spectrum.top_eigenpairs`.
         tolerance: relative to the largest Ritz value by magnitude.
         status: how the iteration ended.
+        operator: what the eigenvalues are of.
+        where: the part of the parameters that it is restricted to; empty for all.
         statistics: which BatchNorm statistics were used.
     """
 
@@ -42,6 +44,8 @@ class Spectrum(Result):
     status: str
     joint_bound: float = float("inf")
     check_products: int = 0
+    operator: str = "Hessian"
+    where: str = ""
     statistics: str = ""
 
 

@@ -30,9 +30,11 @@ class Density(Result):
         unit: eigenvalue up to which the coordinate is about linear; 0 where it is linear.
         steps: of Lanczos, for each probe.
         probes: number of random starting vectors.
-        products: Hessian-vector products taken.
+        products: matrix-vector products taken.
         dim: number of coordinates.
         status: how it ended.
+        operator: what the eigenvalues are of.
+        where: the part of the parameters that it is restricted to; empty for all.
         statistics: which BatchNorm statistics were used.
     """
 
@@ -55,5 +57,7 @@ class Density(Result):
     probes: int
     products: int
     dim: int
+    operator: str = "Hessian"
+    where: str = ""
     status: str
     statistics: str = ""

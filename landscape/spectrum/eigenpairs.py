@@ -1,6 +1,7 @@
 """Eigenvalues of the Hessian, each with a bound that is proved and not guessed."""
 
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor
 
 from landscape.curvature import Hessian
 from landscape.objective import Objective, check_deterministic, normalisation_of
+from landscape.operators.blocks import Operator, dense, matrix, name_of
+from landscape.operators.selection import Where, describe, selected
 from landscape.results import Spectrum, provenance
 from landscape.spectrum.krylov import Which, ends, precise
 from landscape.spectrum.lanczos import GUARDS, estimates, lanczos, lock
@@ -22,10 +25,10 @@ _BESIDE = 3
 
 
 class Found(NamedTuple):
-    """What the search gave: unit vectors (k, p), all Ritz values, how it ended, what it cost.
+    """What the search gave: unit vectors (k, dim), all Ritz values, how it ended, what it cost.
 
-    ``images`` are products with the vectors, (k, p), or with the first of them alone where those in
-    float64 are still to be taken.
+    ``images`` are products with the vectors, (k, dim), or with the first of them alone where those
+    in float64 are still to be taken.
     """
 
     vectors: Tensor
@@ -34,6 +37,7 @@ class Found(NamedTuple):
     products: int
     check_products: int
     images: Tensor
+    operator: str
     facts: dict
 
 
@@ -48,10 +52,14 @@ def top_eigenpairs(
     memory: int = 2**32,
     check: bool = True,
     double: bool = True,
+    where: Where | None = None,
+    operator: Operator = Hessian,
     generator: torch.Generator | None = None,
     vectors: bool = True,
 ) -> Spectrum:
     r"""The k eigenvalues of the Hessian at one end of its spectrum, with bounds.
+
+    Or of another curvature matrix, or of its block for a layer, which is meant by H below.
 
     Lanczos with full reorthogonalisation and thick restart. It stops when the wanted Ritz pairs
     have residuals of at most ``tolerance`` times the largest Ritz value by magnitude and the two
@@ -73,7 +81,7 @@ def top_eigenpairs(
     Args:
         objective: what is differentiated twice; without random modules.
         z: (p,), the point. One of 16 bits is taken in float32.
-        k: how many, from 1 to p.
+        k: how many, from 1 to the number of coordinates.
         which: ``"LM"`` largest magnitude, ``"LA"`` largest, ``"SA"`` smallest, ``"BE"`` both ends
             (one more of the largest where k is odd). In descending order of magnitude for LM, of
             value for LA and BE, ascending for SA.
@@ -88,8 +96,12 @@ def top_eigenpairs(
             in float64. Without that they are taken in float32 from the graph that is there, which
             saves much of the time on a large network; rounding is then no part of the bounds, and
             the provenance says so.
+        where: restricts the matrix to a layer, a module or other coordinates, as in
+            `landscape.operators.selection.selected`.
+        operator: makes the matrix from (objective, z), for instance
+            `landscape.operators.GaussNewton`.
         generator: source of the starting vectors; seed 0 where None.
-        vectors: whether the eigenvectors are part of the result.
+        vectors: whether the eigenvectors are part of the result, zero outside ``where``.
 
     Returns:
         eigenvalues, residuals, bounds, estimates, converged (k,), vectors (k, p), joint_bound;
@@ -102,8 +114,11 @@ def top_eigenpairs(
         RuntimeError: if the objective is random, or its second derivatives are not symmetric.
     """
     limit = 20 * k + 200 if max_products is None else max_products
-    _check_arguments(objective, k, which, tolerance, limit)
+    places = None if where is None else selected(objective, where, z.device)
+    dim = objective.dim if places is None else len(places)
+    _check_arguments(dim, k, which, tolerance, limit)
     check_deterministic(objective, z)
+    make = partial(matrix, objective, operator=operator, where=where)
     arithmetic = str(z.dtype).removeprefix("torch.")
     z = z.detach()
     if z.dtype in (torch.float16, torch.bfloat16):
@@ -111,14 +126,16 @@ def top_eigenpairs(
     generator = generator or torch.Generator(device="cpu").manual_seed(0)
     # The first graph is gone when the one in float64 is built.
     double = double and z.dtype == torch.float32 and objective.dim <= DOUBLE_DIM
-    room = _room(objective.dim, k, z, memory, double)
-    found = _search(
-        Hessian(objective, z), k, which, tolerance, limit, room, check, double, generator
-    )
+    room = _room(dim, k, z, memory, double)
+    found = _search(make(z), k, which, tolerance, limit, room, check, double, generator)
+    named: dict[str, Any] = {
+        "dim": dim, "which": which, "tolerance": tolerance, "operator": found.operator,
+        "where": describe(where), "statistics": normalisation_of(objective),
+    }  # fmt: skip
     if found.status == "not finite":
-        return _nothing(k, objective, which, tolerance, found.products)
+        return _nothing(k, found.products, named)
     scale = float(np.abs(found.everything).max())
-    measured = explicit(objective, z, found.vectors, scale, found.images, double)
+    measured = explicit(make, z, found.vectors, scale, found.images, double)
     order = ends(measured.values, which, k)
     converged = measured.norms <= tolerance * scale + measured.slack
     return Spectrum(
@@ -127,15 +144,11 @@ def top_eigenpairs(
         bounds=measured.norms[order] + measured.slack,
         estimates=estimates(measured.values, measured.norms, found.everything)[order],
         converged=converged[order],
-        vectors=found.vectors.cpu().numpy()[order] if vectors else None,
+        vectors=_whole(found.vectors, places, objective.dim)[order] if vectors else None,
         joint_bound=measured.joint,
         products=found.products,
         check_products=found.check_products,
-        dim=objective.dim,
-        which=which,
-        tolerance=tolerance,
         status=found.status if converged.all() else f"not converged: {_reason(found.status)}",
-        statistics=normalisation_of(objective),
         provenance=provenance(
             rounding=measured.rounding,
             rounding_norm=measured.difference,
@@ -143,11 +156,12 @@ def top_eigenpairs(
             tf32="off",
             **found.facts,
         ),
+        **named,
     )
 
 
 def _search(
-    operator: Hessian,
+    operator: Any,
     k: int,
     which: Which,
     tolerance: float,
@@ -160,7 +174,7 @@ def _search(
     """The k pairs, from so many products that with k more there are at most ``limit``."""
     left = limit - k - double
     facts: dict = {"graph_bytes": operator.graph_bytes, "graph_cached": operator.cached}
-    checked = 0
+    name, checked = name_of(operator), 0
     if operator.dim <= min(_DENSE_DIM, left):
         vectors, everything, status = _dense(operator, k, which)
         facts["check"] = "not needed: the whole matrix was built"
@@ -180,25 +194,22 @@ def _search(
             lock(krylov, pairs, k, which)
         vectors = krylov.basis.rows()[:k]
     if status == "not finite":
-        return Found(
-            vectors, np.empty(0), status, operator.products - checked, checked, vectors[:0], {}
-        )
+        spent = operator.products - checked
+        return Found(vectors, np.empty(0), status, spent, checked, vectors[:0], name, {})
     unit(vectors)
     images = operator @ (vectors[:1] if double else vectors)
     products = operator.products - checked + k * double
-    return Found(vectors, everything, status, products, checked, images, facts)
+    return Found(vectors, everything, status, products, checked, images, name, facts)
 
 
-def _check_arguments(
-    objective: Objective, k: int, which: Which, tolerance: float, limit: int
-) -> None:
+def _check_arguments(dim: int, k: int, which: Which, tolerance: float, limit: int) -> None:
     """Nothing, if they are in range.
 
     Raises:
         ValueError: if one is not.
     """
-    if not 1 <= k <= objective.dim:
-        raise ValueError(f"k must be from 1 to the number of parameters {objective.dim}, got {k}")
+    if not 1 <= k <= dim:
+        raise ValueError(f"k must be from 1 to the number of parameters {dim}, got {k}")
     if which not in ("LM", "LA", "SA", "BE"):
         raise ValueError(f"which must be LM, LA, SA or BE, got {which!r}")
     if not 0 < tolerance < 1:
@@ -227,11 +238,11 @@ def _room(dim: int, k: int, z: Tensor, memory: int, double: bool) -> int:
     return min(room, dim)
 
 
-def _dense(operator: Hessian, k: int, which: Which) -> tuple[Tensor, np.ndarray, str]:
-    matrix = precise(operator.dense())
-    if not bool(torch.isfinite(matrix).all()):
+def _dense(operator: Any, k: int, which: Which) -> tuple[Tensor, np.ndarray, str]:
+    entries = precise(dense(operator))
+    if not bool(torch.isfinite(entries).all()):
         return operator.point.new_empty((0, operator.dim)), np.empty(0), "not finite"
-    values, columns = torch.linalg.eigh(matrix)
+    values, columns = torch.linalg.eigh(entries)
     everything = values.cpu().numpy()
     chosen = torch.as_tensor(ends(everything, which, k).copy(), device=columns.device)
     return columns.T[chosen].to(operator.point), everything, "converged"
@@ -241,9 +252,14 @@ def _reason(status: str) -> str:
     return "rounding keeps the residuals up" if status.startswith("converged") else status
 
 
-def _nothing(
-    k: int, objective: Objective, which: Which, tolerance: float, products: int
-) -> Spectrum:
+def _whole(vectors: Tensor, places: Tensor | None, dim: int) -> np.ndarray:
+    """The vectors (k, p), zero where they have no coordinates."""
+    if places is not None:
+        vectors = vectors.new_zeros((len(vectors), dim)).index_copy_(1, places, vectors)
+    return vectors.cpu().numpy()
+
+
+def _nothing(k: int, products: int, named: dict[str, Any]) -> Spectrum:
     missing = np.full(k, np.nan)
     return Spectrum(
         eigenvalues=missing,
@@ -253,10 +269,7 @@ def _nothing(
         converged=np.zeros(k, dtype=bool),
         vectors=None,
         products=products,
-        dim=objective.dim,
-        which=which,
-        tolerance=tolerance,
-        status="not finite: the Hessian has NaN or infinite entries at this point",
-        statistics=normalisation_of(objective),
+        status="not finite: the matrix has NaN or infinite entries at this point",
         provenance=provenance(),
+        **named,
     )

@@ -1,5 +1,6 @@
 """The density of the Hessian's eigenvalues, with what is proved and what is a matter of probes."""
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from landscape.curvature import Hessian
 from landscape.objective import Objective, check_deterministic, normalisation_of
+from landscape.operators.blocks import Operator, matrix, name_of
+from landscape.operators.selection import Where, describe
 from landscape.randomness import derive
 from landscape.results import Density, provenance
 
@@ -38,9 +41,13 @@ def density(
     width: float | None = None,
     unit: float | None = None,
     memory: int = 2**32,
+    where: Where | None = None,
+    operator: Operator = Hessian,
     generator: torch.Generator | None = None,
 ) -> Density:
     r"""The spectral density of the Hessian and its distribution function, with bands.
+
+    Or of another curvature matrix, or of its block for a layer.
 
     Stochastic Lanczos quadrature (Ubaru, Chen and Saad 2017): for a random unit vector v, m steps
     of Lanczos with full reorthogonalisation give the nodes :math:`\theta_j` and weights
@@ -69,6 +76,10 @@ def density(
             magnitude divided by the steps, since nodes in the bulk lie about so far apart; 0 for a
             linear coordinate.
         memory: bytes that the Lanczos bases may take.
+        where: restricts the matrix to a layer, a module or other coordinates, as in
+            `landscape.operators.selection.selected`.
+        operator: makes the matrix from (objective, z), for instance
+            `landscape.operators.GaussNewton`.
         generator: source of the probes; seed 0 where None.
 
     Raises:
@@ -83,27 +94,27 @@ def density(
             raise ValueError(f"{name} must be positive, got {size}")
     check_deterministic(objective, z)
     z = z.detach()
-    steps = min(steps, objective.dim)
-    one = steps * objective.dim * z.element_size()
+    whole = matrix(objective, z, operator, where)
+    steps = min(steps, whole.dim)
+    one = steps * whole.dim * z.element_size()
     if one > memory:
         raise ValueError(
-            f"{steps} steps need {one} bytes for a basis of {objective.dim}-vectors, and memory is "
+            f"{steps} steps need {one} bytes for a basis of {whole.dim}-vectors, and memory is "
             f"{memory}: take fewer steps or allow more"
         )
-    operator = Hessian(objective, z)
     generator = generator or torch.Generator(device="cpu").manual_seed(0)
     together = max(1, min(probes, min(memory, _BLOCK_BYTES) // one))
     draws = torch.arange(probes, device="cpu").split(together)
-    parts = [_quadrature(operator, steps, generator, block.tolist()) for block in draws]
+    parts = [_quadrature(whole, steps, generator, block.tolist()) for block in draws]
     rule = Quadrature(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
     eps = torch.finfo(z.dtype).eps
-    return _described(rule, objective, operator, points, width, unit, eps)
+    described = _described(rule, whole, points, width, unit, eps)
+    return replace(described, where=describe(where), statistics=normalisation_of(objective))
 
 
 def _described(
     rule: Quadrature,
-    objective: Objective,
-    operator: Hessian,
+    operator: Any,
     points: int,
     width: float | None,
     unit: float | None,
@@ -123,8 +134,8 @@ def _described(
     mean, spread = _mean_and_half_width(smooth)
     bottom, bottom_spread = _mean_and_half_width(below)
     top, top_spread = _mean_and_half_width(above)
-    outliers = _outliers(rule, objective.dim) if finite else np.empty((4, 0))
-    status = "finite" if finite else "not finite: the Hessian has NaN or infinite entries here"
+    outliers = _outliers(rule, operator.dim) if finite else np.empty((4, 0))
+    status = "finite" if finite else "not finite: the matrix has NaN or infinite entries here"
     return Density(
         nodes=rule.nodes,
         weights=rule.weights,
@@ -144,9 +155,9 @@ def _described(
         steps=rule.nodes.shape[1],
         probes=len(rule.nodes),
         products=operator.products,
-        dim=objective.dim,
+        dim=operator.dim,
+        operator=name_of(operator),
         status=status,
-        statistics=normalisation_of(objective),
         provenance=provenance(graph_bytes=operator.graph_bytes, graph_cached=operator.cached),
     )
 

@@ -1,14 +1,13 @@
 """How far given pairs are from eigenpairs, by explicit products, in float64 where that can be."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from landscape.curvature import Hessian
-from landscape.objective import Objective
 from landscape.spectrum.krylov import norm, precise
 
 # Longest vectors for which products are repeated in float64.
@@ -33,11 +32,11 @@ class Residuals(NamedTuple):
 
 
 def explicit(
-    objective: Objective,
+    make: Callable[[Tensor], Any],
     z: Float[Tensor, " p"],
-    vectors: Float[Tensor, "k p"],
+    vectors: Float[Tensor, "k d"],
     scale: float,
-    images: Float[Tensor, "n p"],
+    images: Float[Tensor, "n d"],
     double: bool,
 ) -> Residuals:
     r"""What products with the k unit vectors say of them; k products where ``double``.
@@ -45,11 +44,11 @@ def explicit(
     The joint norm is :math:`\|HQ - Q\Theta\|_2` for the vectors made orthonormal in float64.
 
     Args:
-        objective: what is differentiated.
+        make: gives the matrix at a point.
         z: (p,), the point.
-        vectors: (k, p), independent.
+        vectors: (k, d), independent.
         scale: the largest eigenvalue by magnitude, about.
-        images: (k, p), the products with the vectors in the type of the point; the first is enough
+        images: (k, d), the products with the vectors in the type of the point; the first is enough
             where ``double``.
         double: whether products are taken in float64, if the device and the model allow it.
 
@@ -57,9 +56,9 @@ def explicit(
         RuntimeError: if the second derivatives are not symmetric.
     """
     if double:
-        image, rounding = _products(objective, z, vectors)
+        image, rounding = _products(make, z, vectors)
     else:
-        image, rounding = images, _unmeasured(objective, z)
+        image, rounding = images, _unmeasured(z)
     eps = torch.finfo(image.dtype).eps
     gram, form = _inner(vectors, vectors), _inner(vectors, image)
     if image.dtype == torch.float64:
@@ -89,22 +88,21 @@ def unit(vectors: Float[Tensor, "k p"]) -> Float[Tensor, "k p"]:
     return vectors
 
 
-def _products(objective: Objective, z: Tensor, vectors: Tensor) -> tuple[Tensor, str]:
-    """H x, (k, p), in float64 where that can be, and whether rounding is part of the bound."""
+def _products(make: Callable[[Tensor], Any], z: Tensor, vectors: Tensor) -> tuple[Tensor, str]:
+    """H x, (k, d), in float64 where that can be, and whether rounding is part of the bound."""
     try:
-        double = Hessian(objective, z.double())
-        return double @ vectors.double(), "measured: bounds in float64 on the same data"
+        return make(z.double()) @ vectors.double(), "measured: bounds in float64 on the same data"
     except (RuntimeError, TypeError) as error:
         # A device without float64, or a model that holds tensors of a fixed type.
         reason = str(error).splitlines()[0]
-    image = Hessian(objective, z) @ vectors
+    image = make(z) @ vectors
     return image, f"not measured: bounds in {z.dtype}, no product in float64 ({reason})"
 
 
-def _unmeasured(objective: Objective, z: Tensor) -> str:
+def _unmeasured(z: Tensor) -> str:
     if z.dtype == torch.float64:
         return "measured: all in float64"
-    large = objective.dim > DOUBLE_DIM
+    large = len(z) > DOUBLE_DIM
     reason = f"more than {DOUBLE_DIM} parameters" if large else "not asked for"
     return f"not measured: bounds in {z.dtype}, no product in float64 ({reason})"
 

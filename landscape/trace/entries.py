@@ -1,7 +1,7 @@
 """The diagonal of a curvature matrix and its Frobenius norm, exactly or from random signs."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,13 +11,10 @@ from torch import Tensor
 
 from landscape.curvature import Hessian
 from landscape.objective import Objective, check_deterministic, normalisation_of, widened
-from landscape.operators import block
-from landscape.operators.fisher import name_of
+from landscape.operators.blocks import Operator, matrix, name_of
 from landscape.operators.selection import Where, describe
 from landscape.results import Diagonal, FrobeniusNorm, provenance
 from landscape.trace.hutchinson import blocks, check_budget, signs
-
-Operator = Callable[[Objective, Tensor], Any]
 
 
 def diagonal(
@@ -134,9 +131,8 @@ def _prepared(
     if z.shape != (objective.dim,):
         raise ValueError(f"one point ({objective.dim},) is needed, got shape {tuple(z.shape)}")
     check_deterministic(objective, z)
-    matrix = operator(objective, z.detach())
-    matrix = matrix if where is None else block(matrix, where)
-    return matrix, generator or torch.Generator(device="cpu").manual_seed(0)
+    found = matrix(objective, z.detach(), operator, where)
+    return found, generator or torch.Generator(device="cpu").manual_seed(0)
 
 
 def _columns(matrix: Any) -> Iterator[tuple[Tensor, Tensor]]:

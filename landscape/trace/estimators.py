@@ -1,7 +1,7 @@
 """The trace of a curvature matrix with its error, at a point and as seen from a distance."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -12,8 +12,7 @@ from torch import Tensor
 
 from landscape.curvature import Hessian
 from landscape.objective import Objective, check_deterministic, normalisation_of, value
-from landscape.operators import block
-from landscape.operators.fisher import name_of
+from landscape.operators.blocks import Operator, matrix, name_of
 from landscape.operators.outputs import ridge_diagonal, separated
 from landscape.operators.selection import Where, describe, selected
 from landscape.results import FiniteScaleTrace, Trace, provenance
@@ -21,7 +20,6 @@ from landscape.trace.hutchinson import blocks, check_budget, hutchinson
 from landscape.trace.piecewise import exact_diagonal
 
 Method = Literal["hutchinson", "exact", "auto"]
-Operator = Callable[[Objective, Tensor], Any]
 
 # Up to this length every entry of the diagonal costs no more than the first probes.
 DENSE_DIM = 32
@@ -90,8 +88,7 @@ def trace(
         except ValueError:
             if method == "exact":
                 raise
-    whole = operator(objective, z)
-    part = whole if where is None else block(whole, where)
+    part = matrix(objective, z, operator, where)
     if part.dim <= DENSE_DIM:
         found = _entry_by_entry(part)
     else:

@@ -10,7 +10,7 @@ from scipy.stats import t as student
 from torch import Tensor
 
 from landscape.objective import widened
-from landscape.operators.fisher import name_of
+from landscape.operators.blocks import name_of
 from landscape.results import Trace, provenance
 
 LEAST_PROBES = 64

@@ -1,0 +1,90 @@
+"""Curvature matrices by one call: which matrix, and which of its rows and columns."""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from landscape.curvature import Hessian
+from landscape.objective import Objective
+from landscape.operators.selection import Where, describe, selected
+
+Operator: TypeAlias = Callable[[Objective, Tensor], Any]
+
+
+class Block:
+    """A symmetric matrix restricted to some of its rows and the same columns.
+
+    Args:
+        operator: has ``dim``, ``point``, ``products`` and ``@``.
+        index: (k,), the coordinates that are kept.
+        where: how results call them.
+    """
+
+    def __init__(self, operator: Any, index: Tensor, where: str = ""):
+        self.operator, self.index, self.where = operator, index, where
+        self.dim = len(index)
+        self.point = operator.point[index]
+        self.name = name_of(operator)
+
+    @property
+    def products(self) -> int:
+        """Products with the whole matrix."""
+        return self.operator.products
+
+    @property
+    def graph_bytes(self) -> int:
+        """Bytes of graph that the whole matrix built."""
+        return self.operator.graph_bytes
+
+    @property
+    def cached(self) -> bool:
+        """Whether that graph is kept."""
+        return self.operator.cached
+
+    def __matmul__(self, u: Float[Tensor, "*batch k"]) -> Float[Tensor, "*batch k"]:
+        if u.shape[-1] != self.dim:
+            raise ValueError(f"vectors of length {self.dim} are needed, got {tuple(u.shape)}")
+        whole = self.point.new_zeros((*u.shape[:-1], self.operator.dim))
+        whole[..., self.index] = u.detach().to(self.point)
+        return (self.operator @ whole)[..., self.index]
+
+
+def matrix(
+    objective: Objective,
+    z: Float[Tensor, " p"],
+    operator: Operator = Hessian,
+    where: Where | None = None,
+) -> Any:
+    """The matrix that ``operator`` makes at z, or its block where ``where`` is given."""
+    whole = operator(objective, z)
+    return whole if where is None else block(whole, where)
+
+
+def dense(operator: Any) -> Float[Tensor, "k k"]:
+    """All entries of an operator, made symmetric; as many products as it has rows."""
+    eye = torch.eye(operator.dim, dtype=operator.point.dtype, device=operator.point.device)
+    entries = operator @ eye
+    return (entries + entries.T) / 2
+
+
+def block(operator: Any, where: Where) -> Block:
+    """The operator restricted to a layer, a module, or whatever a filter accepts.
+
+    ``block(Hessian(risk, z), "layer1")`` is the Hessian with respect to the parameters of the
+    module ``layer1``, the others held fixed.
+
+    Args:
+        operator: a `Hessian` or any operator of this module.
+        where: the name of a tensor or module, names, a filter, a mask or a slice, as in
+            `landscape.operators.selection.selected`.
+    """
+    index = selected(operator.objective, where, operator.point.device)
+    return Block(operator, index, describe(where))
+
+
+def name_of(operator: Any) -> str:
+    """What results call an operator."""
+    return getattr(operator, "name", "") or type(operator).__name__
