@@ -8,7 +8,7 @@ because both follow a hyper-parameter; within groups of equal hyper-parameters t
 correlations are usually weaker there (Jiang, Neyshabur, Mobahi, Krishnan & Bengio 2020, Fantastic
 generalization measures and where to find them).
 
-n: with 20 points the 95 % interval of a tau near 0 is about 0.6 wide on either side of nothing; 18
+n: with 20 points the 95 % interval of a tau near 0 reaches about 0.34 to either side; 18
 measures at once need a p value below 0.003 each.
 
 Cost: a panel for each point, which for a small network is about a second.
@@ -174,8 +174,9 @@ def compared(given: Measured, config: Config) -> Flatness:
     of one group, which without ties is the mean over groups of their tau, weighted by pairs: the
     idea of the granulated coefficient of Jiang et al. (2020), with groups that agree in every
     hyper-parameter. Intervals are percentiles over resamples of points, or of whole runs where
-    there are several runs and one of them has several points. p values are Kendall's, or by the
-    bootstrap where runs are drawn; Holm's correction takes all measures together.
+    there are several runs and one of them has several points. p values are Kendall's; where
+    runs are drawn, see `analyses.rank_correlation.correlated`. Holm's correction takes all measures
+    together.
 
     The gap is held-out minus training loss, or training minus held-out metric: positive is worse.
     A measure that is infinite counts as larger than any other; points where it is not defined are

@@ -1,10 +1,12 @@
 """Kendall's tau-b between a measure and a gap: over all points, within groups, with intervals."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import kendalltau, rankdata
+from scipy.stats import t as student
 
 LEAST = 6
 """Fewer points, or runs where runs are drawn, have no interval: 1 of 360 orders of six is perfect,
@@ -76,6 +78,11 @@ def correlated(
 ) -> Correlation:
     """Kendall's tau-b between a measure and a gap.
 
+    A resample in which the measure or the gap has no order counts as a tau of 0. Where runs are
+    drawn, the p value is the largest of the bootstrap's, of Student's from the jackknife over runs,
+    and of the chance of a perfect order of the runs. In samples of noise of six to twelve runs the
+    bootstrap alone was seen to be below 0.05 in up to 9 %, and the largest in 3 to 6 %.
+
     Args:
         value: (n,), the measure; NaN where it is not defined.
         gap: (n,), the gap; NaN where it is not defined.
@@ -107,13 +114,12 @@ def correlated(
     if units < LEAST:
         what = "runs" if runs else "points"
         return found._replace(note=f"{units} {what} are too few for an interval")
-    drawn = tau_b(x, y, counts[:, known])
+    drawn = np.nan_to_num(tau_b(x, y, counts[:, known]))
     low, high = _interval(drawn, confidence)
     if runs:
-        beyond = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
-        found = found._replace(p_value=min(1.0, 2 * (1 + beyond) / (1 + len(drawn))))
+        found = found._replace(p_value=_p_value(x, y, tau, run[known], drawn))
     if np.isfinite(within) and pairs >= LEAST:
-        inner = _interval(tau_b(x, y, counts[:, known], together), confidence)
+        inner = _interval(np.nan_to_num(tau_b(x, y, counts[:, known], together)), confidence)
         found = found._replace(within_low=inner[0], within_high=inner[1])
     return found._replace(low=low, high=high)
 
@@ -142,9 +148,18 @@ def by_run(run: np.ndarray) -> bool:
     return 1 < len(np.unique(run)) < len(run)
 
 
+def _p_value(x: np.ndarray, y: np.ndarray, tau: float, run: np.ndarray, drawn: np.ndarray) -> float:
+    """That of a tau of 0 where runs are drawn, for the alternative on either side."""
+    beyond = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
+    names = np.unique(run)
+    count = len(names)
+    without = np.nan_to_num(tau_b(x, y, np.not_equal.outer(names, run).astype(np.float64)))
+    error = math.sqrt((count - 1) * without.var())
+    jackknife = 2 * float(student.sf(abs(tau) / error, count - 1)) if error > 0 else float(tau == 0)
+    bootstrap = 2 * (1 + beyond) / (1 + len(drawn))
+    return min(1.0, max(bootstrap, jackknife, 2 / math.factorial(count)))
+
+
 def _interval(drawn: np.ndarray, confidence: float) -> tuple[float, float]:
-    drawn = drawn[np.isfinite(drawn)]
-    if not len(drawn):
-        return np.nan, np.nan
     low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)

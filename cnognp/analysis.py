@@ -1,7 +1,7 @@
 """The measurements of a run's members, or of given weights, as results in a folder."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from cnognp.measures import MEASURES, Place, Settings, check
 from cnognp.problem import Problem, problem_of
 from landscape import results
 from landscape.curvature import gradients
-from landscape.files import DamagedFile
+from landscape.files import DamagedFile, check_writable
 from landscape.objective import check_deterministic
 from landscape.results import Result
 from landscape.slices.metrics import MEASURED
@@ -156,6 +156,20 @@ def analyze(
 ) -> dict[str, Result]:
     """The results by file name; each is saved into ``folder`` as soon as it is there.
 
+    Arguments and errors are those of `measured`.
+    """
+    return dict(measured(subject, folder, kinds, settings, told))
+
+
+def measured(
+    subject: Subject,
+    folder: Path,
+    kinds: Sequence[str],
+    settings: Settings,
+    told: Told = lambda name, done, total: None,
+) -> Iterator[tuple[str, Result]]:
+    """File names and results, one after the other, each when it is saved in ``folder``.
+
     A slice keeps the cells that are done beside its result until that is saved, so that the same
     call after a kill goes on where it was.
 
@@ -180,8 +194,7 @@ def analyze(
     for name in set(settings.metrics) - set(MEASURED):
         subject.problem.located(name)
     check_deterministic(subject.problem.as_given, subject.population[0])
-    folder.mkdir(parents=True, exist_ok=True)
-    found: dict[str, Result] = {}
+    check_writable(folder)
     for kind in kinds:
         points = {"": None} if kind == "gradient" else subject.points
         for name, z in points.items():
@@ -196,9 +209,8 @@ def analyze(
             result = replace(result, provenance={**result.provenance, **subject.origin, **took})
             results.save(result, folder / f"{file}.h5")
             (folder / f"{file}.part").unlink(missing_ok=True)
-            found[file] = result
             told(file, 1, 1)
-    return found
+            yield file, result
 
 
 def _measured(

@@ -4,6 +4,7 @@ A checkpoint is whole if its file and the SHA-256 beside it agree. The digest is
 a checkpoint without one was not written here, or has lost it: it does not count as whole.
 """
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,7 +116,11 @@ def load(folder: PathLike, iteration: int) -> Checkpoint:
 
 
 def steps(folder: PathLike) -> list[int]:
-    """The iterations that have a checkpoint file, whole or not, in ascending order."""
+    """The iterations that have a checkpoint file, whole or not, in ascending order.
+
+    Raises:
+        OSError: if the folder may not be read.
+    """
     found = {int(path.stem) for path in _numbered(folder, ".h5")}
     return sorted(step for step in found if _path(folder, step).exists())
 
@@ -135,7 +140,12 @@ def clear_stale(folder: PathLike) -> list[Path]:
 
 def _numbered(folder: PathLike, suffix: str) -> list[Path]:
     name = re.compile(rf"\d{{{DIGITS},}}{re.escape(suffix)}", re.ASCII)
-    return sorted(path for path in Path(folder).glob(f"*{suffix}") if name.fullmatch(path.name))
+    try:
+        # A folder that may not be read is an error here; to glob it would be an empty one.
+        found = os.listdir(folder)
+    except FileNotFoundError:
+        return []
+    return sorted(Path(folder) / entry for entry in found if name.fullmatch(entry))
 
 
 def _path(folder: PathLike, iteration: int) -> Path:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from landscape.files import DamagedFile, replacing, temporaries
+from landscape.files import DamagedFile, check_writable, replacing, temporaries
 
 if TYPE_CHECKING:
     from cnognp.checkpoint import Checkpoint
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 _DESCRIBED = {
     "config": str, "status": str, "task": str, "method": str, "iterations": int, "best": dict,
 }  # fmt: skip
+
+
+# More than any configuration has: references in a hostile file unfold to billions of entries.
+_BYTES, _ENTRIES = 1 << 20, 10_000
 
 
 @dataclass(frozen=True)
@@ -100,10 +104,7 @@ class Config:
         Raises:
             ValueError: if it is no such text.
         """
-        try:
-            tree = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ValueError(f"not YAML: {' '.join(str(error).split())}") from None
+        tree = tree_in(text)
         if not isinstance(tree, dict) or not {"task", "method"} <= set(tree):
             raise ValueError("a run's configuration has the keys task and method")
         options: dict[str, Any] = {}
@@ -149,13 +150,25 @@ class RunFolder:
         """The best member as a state dict."""
         return self.path / "best.safetensors"
 
-    def create(self, config: Config) -> None:
+    def create(self, config: Config, *, fresh: bool = True) -> None:
         """Makes the folder and writes its configuration.
 
+        Args:
+            config: what is trained.
+            fresh: whether the folder must not be there yet: of two runs that are started together,
+                one gets it.
+
         Raises:
+            FileExistsError: if it must not, and is.
             OSError: if the disk refuses.
         """
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=not fresh)
+        except FileExistsError:
+            raise FileExistsError(
+                f"{self.path} exists; go on with --resume, or choose another folder with --out"
+            ) from None
+        self.checkpoints.mkdir(exist_ok=True)
         with replacing(self.config_path) as temporary:
             temporary.write_text(config.to_yaml(), encoding="utf-8")
 
@@ -209,9 +222,14 @@ class RunFolder:
             )
 
     def clear_stale(self) -> None:
-        """Removes what a killed writer left; nobody else may be at work here."""
+        """Removes what a killed writer left; nobody else may be at work here.
+
+        Raises:
+            OSError: if the folder of checkpoints cannot be written to, before hours of training.
+        """
         from cnognp import checkpoint
 
+        check_writable(self.checkpoints)
         checkpoint.clear_stale(self.checkpoints)
         for path in (*temporaries(self.path), *temporaries(self.analysis)):
             path.unlink(missing_ok=True)
@@ -226,9 +244,52 @@ class RunFolder:
         if not self.config_path.is_file():
             raise FileNotFoundError(f"{self.path} is no run: it has no run.yaml")
         try:
-            return Config.from_yaml(self.config_path.read_text(encoding="utf-8"))
+            return Config.from_yaml(text_of(self.config_path))
         except (ValueError, TypeError) as error:
             raise ValueError(f"{self.config_path} cannot be used: {error}") from None
+
+
+def text_of(path: Path) -> str:
+    """The text of a configuration file.
+
+    Raises:
+        ValueError: if it is too long for one, or no text.
+        OSError: if it cannot be read.
+    """
+    with open(path, "rb") as file:
+        found = file.read(_BYTES + 1)
+    if len(found) > _BYTES:
+        raise ValueError(f"it has more than {_BYTES} bytes, which no configuration has")
+    try:
+        return found.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not YAML: {error}") from None
+
+
+def tree_in(text: str) -> Any:
+    """What a YAML text says, of the size that configurations have.
+
+    Raises:
+        ValueError: if it is no YAML, or says too much, or too deep, with its references unfolded.
+    """
+    try:
+        left, entries = [yaml.compose(text, Loader=yaml.SafeLoader)], 0
+        while left:
+            entries += 1
+            if entries > _ENTRIES:
+                break
+            node = left.pop()
+            if isinstance(node, yaml.SequenceNode):
+                left += node.value
+            elif isinstance(node, yaml.MappingNode):
+                left += [part for pair in node.value for part in pair]
+        else:
+            return yaml.safe_load(text)
+    except RecursionError:
+        raise ValueError("not YAML: it is nested too deep") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"not YAML: {' '.join(str(error).split())}") from None
+    raise ValueError(f"it says more than {_ENTRIES} things, its references unfolded")
 
 
 def _tuples(item: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from cnognp.config import Config
 from cnognp.descent import Epoch
@@ -16,7 +17,7 @@ from cnognp.method import Method
 from cnognp.methods import METHODS
 from cnognp.tasks.registry import load
 from cnognp.tasks.task import Task
-from landscape.batches import tensors_of
+from landscape.batches import LoaderBatches, as_batches, tensors_of
 from landscape.objective import Objective, value
 from landscape.randomness import derived_seed
 from landscape.reestimation import Reestimated, Stochastic
@@ -26,6 +27,8 @@ from landscape.slices.metrics import MEASURED
 
 SPLITS = ("train", "validation", "test")
 _BATCH = 4096
+# What NumPy and HDF5 know.
+_KEPT = (torch.float16, torch.float32, torch.float64)
 
 
 class Problem:
@@ -51,18 +54,18 @@ class Problem:
     @cached_property
     def training(self) -> EmpiricalRisk:
         """The loss on the training data, as training sees it."""
-        return EmpiricalRisk(self._model, self._data["train"], self.task.loss, statistics="batch")
+        return self._on_training(self._model, statistics="batch")
 
     @cached_property
     def evaluation(self) -> EmpiricalRisk | Reestimated:
         """The loss on the training data, as it is judged."""
-        risk = EmpiricalRisk(self._judged, self._data["train"], self.task.loss)
+        risk = self._on_training(self._judged)
         return Reestimated(risk) if self.normalised else risk
 
     @cached_property
     def as_given(self) -> EmpiricalRisk:
         """The loss on the training data of the model in the mode in which it came."""
-        return EmpiricalRisk(self._model, self._data["train"], self.task.loss)
+        return self._on_training(self._model)
 
     def at(self, z: Tensor) -> EmpiricalRisk:
         """The risk that the point ``z`` is measured on, its BatchNorm statistics frozen there."""
@@ -167,6 +170,66 @@ class Problem:
                         "drop the row"
                     )
 
+    def check_metrics(self) -> None:
+        """Nothing, if every metric gives a number on the first training batch.
+
+        Metrics are first needed when all of the training is done.
+
+        Raises:
+            ValueError: if one does not.
+        """
+        first = [next(iter(self.training.batches))]
+        for name, metric in self.task.metrics.items():
+            try:
+                EmpiricalRisk(self._judged, first, metric)
+            except Exception as error:
+                reason = str(error).replace("loss must return", "it must return")
+                raise ValueError(
+                    f"metric {name!r} fails on the first training batch: {type(error).__name__}: "
+                    f"{reason}"
+                ) from error
+
+    def _on_training(self, model: torch.nn.Module, **options: Any) -> EmpiricalRisk:
+        """The loss of a model on the training data.
+
+        Raises:
+            ValueError: if the loss cannot take what the model returns; says what that is.
+        """
+        try:
+            return EmpiricalRisk(model, self._data["train"], self.task.loss, **options)
+        except Exception as error:
+            if advice := self._advice():
+                raise ValueError(f"{type(error).__name__}: {error}; {advice}") from error
+            raise
+
+    def _advice(self) -> str:
+        """What to change where the loss gets what it cannot take; empty where that is not known."""
+        if isinstance(self.task.loss, type):
+            name = self.task.loss.__name__
+            return f"the loss is the class {name}: give an object, {name}()"
+        data = self._data["train"]
+        loads = isinstance(data, DataLoader)
+        try:
+            batches = LoaderBatches(data, self.device) if loads else as_batches(data, self.device)
+            inputs, _ = next(iter(batches))
+            words = isinstance(inputs, Mapping)
+            arguments = () if words else inputs if isinstance(inputs, tuple) else (inputs,)
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                output = self._judged(*arguments, **(inputs if words else {}))
+        except Exception:
+            return ""
+        if isinstance(output, Tensor):
+            return ""
+        keys = (
+            f" with the keys {', '.join(map(str, output))}" if isinstance(output, Mapping) else ""
+        )
+        behind = "the whole batch, a dictionary," if words else "the target"
+        return (
+            f"the model returned no tensor but {type(output).__name__}{keys}, and the loss gets "
+            f"that and {behind} behind it: choose there, for instance loss=lambda output, batch: "
+            "output['loss']"
+        )
+
     def _risk(self, data: Any, measure: Any, z: Tensor) -> EmpiricalRisk:
         risk = EmpiricalRisk(self._judged, data, measure)
         return risk.reestimated(z, self._data["train"]) if self.normalised else risk
@@ -176,12 +239,20 @@ def problem_of(config: Config) -> Problem:
     """The task of a configuration on its device.
 
     Raises:
-        ValueError: if the task, the method or the device does not exist.
+        ValueError: if the task, the method or the device does not exist, the loss or a metric does
+            not fit the model, or the parameters have a type that checkpoints do not hold.
     """
     if config.method not in METHODS:
         raise ValueError(f"unknown method {config.method!r}; there are {', '.join(METHODS)}")
     task = task_of(config.task, config.seed, config.task_options)
-    return Problem(task, choose_device(config.device))
+    problem = Problem(task, choose_device(config.device))
+    if problem.training.point_dtype not in _KEPT:
+        raise ValueError(
+            f"the model's parameters are {problem.training.point_dtype}, which a checkpoint cannot "
+            "hold: give a model in float32 (model.float()); cnognp analyze measures it as it is"
+        )
+    problem.check_metrics()
+    return problem
 
 
 def task_of(name: str, seed: int, options: Mapping[str, Any]) -> Task:

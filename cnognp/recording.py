@@ -54,8 +54,6 @@ def stability_of(method: Any, state: Any) -> Stability | None:
     if isinstance(method, GradientDescent):
         return descent(method.lr)
     decoupled = isinstance(method, AdamW) or getattr(method, "decoupled", False)
-    if decoupled and isinstance(method.weight_decay, torch.Tensor):
-        return None
     if isinstance(method, SGD):
         return descent(
             method.lr, method.momentum, nesterov=method.nesterov,

@@ -246,7 +246,7 @@ def train(
     with _threads(config.threads):
         training = Training.of(config)
         if found is None:
-            folder.create(config)
+            folder.create(config, fresh=not resume)
         else:
             try:
                 training.restore(found)

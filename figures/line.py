@@ -14,7 +14,7 @@ _CURVES = 12
 
 
 @style.context()
-def draw(result: Line, ax: Axes, *, label: str = "") -> dict[str, Any]:
+def draw(result: Line, ax: Axes, *, label: str = "", quantity: str = "loss") -> dict[str, Any]:
     """The artists "loss", "band", "center" and "gaps" of the loss against the step.
 
     The vertical axis is logarithmic where the losses are positive and wide apart. The band, where
@@ -25,11 +25,13 @@ def draw(result: Line, ax: Axes, *, label: str = "") -> dict[str, Any]:
         result: what is drawn.
         ax: where it is drawn.
         label: name of the curve, for axes that hold several.
+        quantity: what stands in the place of the loss.
     """
     finite = np.isfinite(result.loss)
     artists = _frame(result, finite, ax)
+    ax.set_ylabel(quantity)
     if not finite.any():
-        return artists | {"message": style.message(ax, "no finite loss")}
+        return artists | {"message": style.message(ax, f"no finite {quantity}")}
     loss = np.where(finite, result.loss, np.nan)
     (artists["loss"],) = ax.plot(result.alpha, loss, label=label, **_marker(finite))
     handles = [artists["loss"]] if label else []

@@ -1,6 +1,7 @@
 """Complete figures, ready to be saved: which ones there are for each kind of result."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -11,6 +12,7 @@ from figures import (
     demo,
     density,
     flatness,
+    legends,
     line,
     population,
     recording,
@@ -41,7 +43,10 @@ def figures_of(result: Any) -> dict[str, Figure]:
     ['contour', 'heat', 'relief']
     """
     drawn = FIGURES.get(type(result).__name__, {})
-    return {name: _ready(draw(result)) for name, draw in drawn.items()}
+    found = {name: _ready(draw(result)) for name, draw in drawn.items()}
+    if isinstance(result, Line | Surface) and _others(result):
+        found["metrics"] = _ready(_metrics(result))
+    return found
 
 
 def _ready(figure: Figure) -> Figure:
@@ -57,6 +62,37 @@ def _line(result: Line) -> Figure:
     line.draw(result, figure.add_subplot())
     style.note(figure, _count(result.loss, "point"), _statistics(result))
     return figure
+
+
+@style.context()
+def _metrics(result: Line | Surface) -> Figure:
+    """One panel for whatever else is known at the points of a slice."""
+    others = _others(result)
+    wide = min(len(others), 2)
+    high = -(-len(others) // wide)
+    figure = style.new_figure(0.6 + 4.6 * wide, 0.6 + 3.4 * high)
+    axes = figure.subplots(high, wide, squeeze=False).ravel()
+    for ax, (name, values) in zip(axes, others.items(), strict=False):
+        if isinstance(result, Surface):
+            instead = replace(result, loss=values, center=float("nan"))
+            surface.heat(instead, ax, quantity=name)
+        else:
+            plain = replace(result, loss=values, center=float("nan"), standard_error=None)
+            line.draw(plain, ax, quantity=name)
+    for ax in axes[len(others) :]:
+        ax.remove()
+    style.note(figure, _statistics(result))
+    return figure
+
+
+def _others(result: Line | Surface) -> dict[str, np.ndarray]:
+    """What else is known at every point, by name: metrics and, for a plane, standard errors."""
+    found = {}
+    if isinstance(result, Surface) and result.standard_error is not None:
+        found["standard error of the loss"] = result.standard_error
+    if result.metric_values is not None:
+        found |= dict(zip(result.metrics, result.metric_values, strict=True))
+    return found
 
 
 @style.context()
@@ -127,7 +163,8 @@ def _ladder(result: FiniteScaleTrace) -> Figure:
     figure = style.new_figure(5.4, 3.9)
     trace.ladder(result, figure.add_subplot())
     directions = f"{style.plural(result.probes, 'direction')} in {result.dim:,} coordinates"
-    style.note(figure, directions, result.status, _statistics(result))
+    distances = _count(result.estimate, "distance")
+    style.note(figure, distances, directions, result.status, _statistics(result))
     return figure
 
 
@@ -146,6 +183,7 @@ def compared(results: Mapping[str, History]) -> Figure:
     """The learning curves of several runs, by name, on one axis of evaluations."""
     figure = style.new_figure(8.4, 3.9)
     population.compared(results, figure.subplots(1, 2))
+    legends.make_room(figure)
     members = {result.loss.shape[1] for result in results.values() if result.loss.ndim == 2}
     sizes = " or ".join(f"{count:,}" for count in sorted(members))
     style.note(figure, style.plural(len(results), "run"), f"{sizes} members each" if sizes else "")
@@ -193,8 +231,11 @@ def _paths(result: Trajectory) -> Figure:
     trajectory.loss(result, upper)
     trajectory.distance(result, lower)
     upper.set_xlabel("")
-    shares = " + ".join(f"{100 * share:.3g}" for share in result.explained)
-    explained = f"{shares} % of the variance lies in the plane"
+    legends.make_room(figure)
+    explained = ""
+    if np.isfinite(result.explained).all():
+        shares = " + ".join(f"{100 * share:.3g}" for share in result.explained)
+        explained = f"{shares} % of the variance lies in the plane"
     style.note(figure, style.plural(len(result.step), "point"), explained, _statistics(result))
     return figure
 
@@ -239,7 +280,8 @@ def _grid(result: Surface) -> tuple[str, ...]:
     error = style.number(100 * result.interpolation_error, 2)
     span = "range of log loss" if result.provenance.get("scale") == "log" else "range"
     measured = f"{text}, {result.evaluated.sum():,} measured"
-    return measured, f"others interpolated (error up to {error} % of the {span})"
+    checked = style.plural(int(result.provenance.get("checked", 0)), "checked cell")
+    return measured, f"others interpolated (largest error of {checked}: {error} % of the {span})"
 
 
 def _count(values: np.ndarray, thing: str) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from figures import style
+from figures import legends, style
 from landscape.results import History
 
 _LABELS = ("fitness", "loss", "gradient norm ‖∇f‖₂", "diversity of the population")
@@ -96,8 +96,10 @@ def compared(results: Mapping[str, History], axes: Sequence[Axes]) -> list[dict[
         panel.set_ylabel(_LABELS[1 if name == "loss" else 2])
         drawn.append(artists)
     # Beside the lines there is no place that all runs leave free.
-    where: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "ncols": 2}
-    legend = panels[0].legend(title="median; thin: lowest so far", **where)
+    figure = panels[0].figure
+    inches = figure.bbox.width / figure.dpi - 0.5
+    where: dict[str, Any] = {"loc": "outside lower left", "title": "median; thin: lowest so far"}
+    legend = legends.fitted(figure, drawn[0]["median"], inches, **where)
     legend.get_title().set_fontsize(style.SMALL)
     return drawn
 

@@ -25,8 +25,8 @@ def sharpness(result: Recording, ax: Axes) -> dict[str, Any]:
     """
     _prepared(result, ax, "eigenvalue λ of the Hessian")
     largest, bound = result.eigenvalues[:, 0], result.bounds[:, 0]
-    artists = _eigenvalue(result, ax, largest, bound, "largest, λ₁")
-    handles = [artists[name] for name in ("largest", "bound") if name in artists]
+    artists = _eigenvalue(result, ax, largest, bound, ~result.converged[:, 0], "largest, λ₁")
+    handles = [artists[name] for name in ("largest", "bound", "poor") if name in artists]
     if result.eigenvalues.shape[1] > 1:
         look: dict[str, Any] = {"color": style.SKY, "linewidth": 0.9, "linestyle": "-"}
         artists["further"] = ax.plot(result.step, result.eigenvalues[:, 1:], zorder=1, **look)
@@ -51,14 +51,17 @@ def sharpness(result: Recording, ax: Axes) -> dict[str, Any]:
 def preconditioned(result: Recording, ax: Axes) -> dict[str, Any]:
     """The artists "largest", "bound" and "threshold" of the preconditioned Hessian.
 
+    Records whose bound is wider than twice the tolerance are hollow.
+
     Args:
         result: what is drawn.
         ax: where it is drawn.
     """
     _prepared(result, ax, "eigenvalue of $P^{-1/2} H P^{-1/2}$")
     values, bounds = result.preconditioned, result.preconditioned_bound
-    artists = _eigenvalue(result, ax, values, bounds, "preconditioned λ₁", style.GREEN)
-    handles = [artists[name] for name in ("largest", "bound") if name in artists]
+    poor = bounds > 2 * result.tolerance * np.abs(values)
+    artists = _eigenvalue(result, ax, values, bounds, poor, "preconditioned λ₁", style.GREEN)
+    handles = [artists[name] for name in ("largest", "bound", "poor") if name in artists]
     handles += _threshold(artists, result, result.preconditioned_threshold, ax)
     style.scale(ax, "y", np.concatenate([values, result.preconditioned_threshold]), wide=100.0)
     _legend(ax, handles)
@@ -126,10 +129,10 @@ def _plain(result: Recording, values: np.ndarray, label: str, ax: Axes) -> dict[
 
 
 def _eigenvalue(
-    result: Recording, ax: Axes, values: np.ndarray, bounds: np.ndarray, label: str,
-    colour: str = style.BLUE,
+    result: Recording, ax: Axes, values: np.ndarray, bounds: np.ndarray, poor: np.ndarray,
+    label: str, colour: str = style.BLUE,
 ) -> dict[str, Any]:  # fmt: skip
-    """The curve of one eigenvalue in the band of its bounds."""
+    """The curve of one eigenvalue in the band of its bounds, hollow where it is poor."""
     finite = np.isfinite(values)
     if not finite.any():
         return {"message": style.message(ax, "no finite eigenvalue")}
@@ -142,7 +145,7 @@ def _eigenvalue(
         result.step, values - bounds, values + bounds, where=finite, color=colour, alpha=0.3,
         linewidth=0, label="proven bound",
     )  # fmt: skip
-    poor = finite & ~result.converged[:, 0]
+    poor = finite & poor
     if poor.any():
         look: dict[str, Any] = {"color": style.BLACK, "markerfacecolor": "white", "markersize": 4.0}
         (artists["poor"],) = ax.plot(result.step[poor], values[poor], "o", **look)

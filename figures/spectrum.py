@@ -29,8 +29,8 @@ def draw(result: Spectrum, ax: Axes) -> dict[str, Any]:
     """
     values = result.eigenvalues
     finite = np.isfinite(values)
-    long = result.operator != "Hessian"
-    ax.set_ylabel(f"eigenvalue λ of{chr(10) if long else chr(32)}{style.matrix(result)}")
+    gap = " " if result.operator == "Hessian" else "\n"
+    ax.set_ylabel(f"eigenvalue λ of{gap}{style.wrap(style.matrix(result), 1.9)}")
     place = _places(result, ax)
     if not finite.any():
         return {"message": style.message(ax, "no finite eigenvalue")}
@@ -74,9 +74,12 @@ def errors(result: Spectrum, ax: Axes) -> dict[str, Any]:
     place = _places(result, ax)
     artists: dict[str, Any] = {}
     shown = []
+    # H is the Hessian and no other matrix.
+    letter = "H" if result.operator == "Hessian" else "A"
+    residual = f"residual ‖{letter}v \N{MINUS SIGN} λv‖₂"
     for name, sizes, marker, colour, text in (
         ("bounds", result.bounds, "_", style.BLACK, "bound"),
-        ("residuals", result.residuals, "^", style.ORANGE, "residual ‖Hv \N{MINUS SIGN} λv‖₂"),
+        ("residuals", result.residuals, "^", style.ORANGE, residual),
         ("estimates", result.estimates, "x", style.BLUE, "estimate"),
     ):
         shown.append(np.where(np.isfinite(sizes), sizes, np.nan))
@@ -119,11 +122,30 @@ def gradients(result: Gradients, ax: Axes, *, named: int = 10) -> dict[str, Any]
     style.scale(ax, "y", [result.gradient_norm[finite], result.gradient_max[finite]])
     ax.margins(0.1)
     if len(result.member) <= named:
-        look = {"textcoords": "offset points", "xytext": (5, 3), "fontsize": style.SMALL}
-        points = zip(result.member[finite], loss, result.gradient_norm[finite], strict=True)
-        artists["names"] = [ax.annotate(f"{m}", (x, y), **look) for m, x, y in points]
+        places = np.column_stack([loss, result.gradient_norm[finite]])
+        artists["names"] = _named(ax, result.member[finite], places)
     style.legend_above(ax, [artists["norm"], artists["largest"]])
     return artists
+
+
+def _named(ax: Axes, member: np.ndarray, places: np.ndarray) -> list[Any]:
+    """The members' numbers beside their points, joined where they would cover one another."""
+    ax.autoscale_view()
+    seen = ax.transAxes.inverted().transform(ax.transData.transform(places))
+    groups: list[list[int]] = []
+    for i in range(len(places)):
+        near = [group for group in groups if (np.abs(seen[group[0]] - seen[i]) < 0.03).all()]
+        if near:
+            near[0].append(i)
+        else:
+            groups.append([i])
+    look: dict[str, Any] = {"textcoords": "offset points", "xytext": (5, 3)}
+    look["fontsize"] = style.SMALL
+    texts = [", ".join(str(member[i]) for i in group) for group in groups]
+    return [
+        ax.annotate(text, places[group[0]], **look)
+        for text, group in zip(texts, groups, strict=True)
+    ]
 
 
 def _places(result: Spectrum, ax: Axes) -> np.ndarray:

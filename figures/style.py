@@ -41,6 +41,8 @@ SMALL = 8.0
 
 _LINES = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
 _STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)))
+# Colours come again with another stroke, so that 36 series differ.
+_SERIES = [(i % 6, (i + i // 6) % 6) for i in range(36)]
 
 SETTINGS: dict[str, Any] = {
     "font.family": "DejaVu Sans",
@@ -48,7 +50,8 @@ SETTINGS: dict[str, Any] = {
     "axes.titlesize": 9.0,
     "axes.labelsize": 9.0,
     "axes.linewidth": 0.7,
-    "axes.prop_cycle": cycler(color=_LINES) + cycler(linestyle=_STYLES),
+    "axes.prop_cycle": cycler(color=[_LINES[i] for i, _ in _SERIES])
+    + cycler(linestyle=[_STYLES[i] for _, i in _SERIES]),
     "xtick.labelsize": SMALL,
     "ytick.labelsize": SMALL,
     "legend.fontsize": SMALL,
@@ -184,12 +187,34 @@ def signed(ax: Axes, unit: float, low: float, high: float) -> None:
     # Decades within the linear part would crowd around zero.
     last = math.floor(math.log10(top))
     first = min(math.ceil(math.log10(unit)), last)
-    decades = 10.0 ** np.arange(first, last + 1, max(1, (last - first) // 5 + 1))
-    ticks = [t for t in (*-decades[::-1], 0.0, *decades) if low <= t <= high]
-    ax.xaxis.set_major_locator(FixedLocator(ticks))
+    decades = 10.0 ** np.arange(last, first - 1, -max(1, (last - first) // 5 + 1))
+    ticks = _ticks([], [0.0, *np.outer(decades, [1, -1]).ravel()], ax, unit, low, high)
+    if len(ticks) < 5:
+        # With so few decades nothing could be read off a scale that is not even.
+        between = np.outer(10.0 ** np.arange(last, first - 2, -1), [5, -5, 2, -2])
+        ticks = _ticks(ticks, list(between.ravel()), ax, unit, low, high)
+    ax.xaxis.set_major_locator(FixedLocator(sorted(ticks)))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value, 3)))
     ax.set_xlim(low, high)
+
+
+def _ticks(
+    taken: list[float], wanted: list[float], ax: Axes, unit: float, low: float, high: float
+) -> list[float]:
+    """The ticks taken, and those wanted, in their order, whose numbers cover no other."""
+    ticks = list(taken)
+    scale = ax.bbox.width / ax.figure.dpi / float(np.ptp(np.arcsinh([low / unit, high / unit])))
+
+    def half(tick: float) -> float:
+        return (0.35 * len(number(tick, 3)) + 0.3) * SMALL / 72
+
+    for tick in wanted:
+        apart = [scale * abs(np.arcsinh(tick / unit) - np.arcsinh(other / unit)) for other in ticks]
+        room = [half(tick) + half(other) for other in ticks]
+        if low <= tick <= high and all(a > r for a, r in zip(apart, room, strict=True)):
+            ticks.append(float(tick))
+    return ticks
 
 
 def edges(coordinates: np.ndarray) -> np.ndarray:
@@ -228,8 +253,11 @@ def note(figure: Figure, *parts: str) -> Any:
     A line that is too long is broken between the parts, if it can be.
     """
     inches = figure.get_figwidth() - 0.3
-    whole = [p.replace(" ", "\xa0") if wrap(p, inches, SMALL) == p else p for p in parts if p]
-    text = wrap(" · ".join(whole), inches, SMALL)
+    shown = [part for part in parts if part]
+    # A line ends with the dot, and never begins with one.
+    shown = [f"{part}\N{NO-BREAK SPACE}·" for part in shown[:-1]] + shown[-1:]
+    whole = [p.replace(" ", "\xa0") if wrap(p, inches, SMALL) == p else p for p in shown]
+    text = wrap(" ".join(whole), inches, SMALL)
     return figure.suptitle(text, x=0.02, ha="left", fontsize=SMALL, color=GREY)
 
 
@@ -241,8 +269,9 @@ def legend_above(ax: Axes, handles: list[Any]) -> None:
 
 
 def cross(ax: Axes, x: float, y: float, label: str) -> Any:
-    """The mark of the point that was measured."""
+    """The mark of the point that was measured, whole also on the edge of the axes."""
     look: dict[str, Any] = {"markeredgecolor": "white", "markeredgewidth": 0.8, "linestyle": "none"}
+    look["clip_on"] = False
     (mark,) = ax.plot(x, y, "P", color=VERMILION, markersize=7, zorder=5, label=label, **look)
     return mark
 
@@ -257,7 +286,8 @@ def message(ax: Axes, text: str) -> Any:
     """A text in the middle of axes that have nothing to draw."""
     box = {"boxstyle": "round", "facecolor": "white", "edgecolor": GREY, "linewidth": 0.7}
     middle = (0.5, 0.5)
-    return ax.annotate(text, middle, xycoords="axes fraction", ha="center", va="center", bbox=box)
+    look: dict[str, Any] = {"ha": "center", "va": "center", "zorder": 6}
+    return ax.annotate(text, middle, xycoords="axes fraction", bbox=box, **look)
 
 
 def not_finite() -> Patch:

@@ -65,7 +65,12 @@ def contour(
 
 @style.context()
 def heat(
-    result: Surface, ax: Axes, *, colorbar: bool = True, scale: Levels | None = None
+    result: Surface,
+    ax: Axes,
+    *,
+    colorbar: bool = True,
+    scale: Levels | None = None,
+    quantity: str = "loss",
 ) -> dict[str, Any]:
     """The artists "cells", "colorbar" and "center": one coloured cell per grid point.
 
@@ -77,17 +82,19 @@ def heat(
         ax: where it is drawn.
         colorbar: whether a bar beside the axes says what the colours mean.
         scale: the levels, for surfaces that are to be compared; chosen for this one where None.
+        quantity: what stands in the place of the loss.
     """
     found = scale or levels(result.loss)
     borders = style.edges(result.alpha), style.edges(result.beta)
-    artists = _frame(result, ax, *map(style.ends, borders))
+    across, up = map(style.ends, borders)
+    artists = _frame(result, ax, across, up, quantity)
     if not np.isfinite(result.loss).any():
-        return artists | {"message": style.message(ax, "no finite loss")}
+        return artists | {"message": style.message(ax, f"no finite {quantity}")}
     loss = np.ma.masked_invalid(result.loss).T
     look: dict[str, Any] = {"cmap": style.LEVELS, "norm": found.smooth(), "rasterized": True}
     artists["cells"] = ax.pcolormesh(*borders, loss, **look)
     if colorbar:
-        artists["colorbar"] = _colorbar(ax, artists["cells"], found)
+        artists["colorbar"] = _colorbar(ax, artists["cells"], found, quantity)
     return artists
 
 
@@ -134,7 +141,8 @@ def compare(
         ax.set(xlabel="α", ylabel="β")
         if (legend := ax.get_legend()) is not None:
             legend.remove()
-        parts = list(labels[i : i + 1])
+        inches = ax.bbox.width / ax.figure.dpi
+        parts = [style.wrap(label, inches) for label in labels[i : i + 1]]
         if "center" in panel:
             parts.append(f"loss {style.number(result.center, 3)} at the point")
         ax.set_title("\n".join(parts), loc="left")
@@ -212,7 +220,9 @@ def relief(result: Surface, ax: Any, *, most: int = 150) -> dict[str, Any]:
     return artists
 
 
-def _frame(result: Surface, ax: Axes, across: Ends, up: Ends) -> dict[str, Any]:
+def _frame(
+    result: Surface, ax: Axes, across: Ends, up: Ends, quantity: str = "loss"
+) -> dict[str, Any]:
     """The hatched background, the labels and limits, and the mark of the point itself."""
     ax.set(xlim=across, ylim=up)
     ax.set_xlabel(style.step("α", result.directions[0]))
@@ -230,8 +240,8 @@ def _frame(result: Surface, ax: Axes, across: Ends, up: Ends) -> dict[str, Any]:
         at = result.alpha[places[:, 0]], result.beta[places[:, 1]]
         (artists["interpolated"],) = ax.plot(*at, "o", label=text, **look)
     if across[0] <= 0 <= across[1] and up[0] <= 0 <= up[1]:
-        text = f"the point: loss {style.number(result.center)}"
-        artists["center"] = style.cross(ax, 0.0, 0.0, text)
+        known = f": {quantity} {style.number(result.center)}" if np.isfinite(result.center) else ""
+        artists["center"] = style.cross(ax, 0.0, 0.0, f"the point{known}")
     style.legend_above(ax, list(artists.values()))
     return artists
 
@@ -254,12 +264,12 @@ def _inks(found: Levels) -> list[str]:
     return ["white" if light < 0.42 else "black" for light in luminance]
 
 
-def _colorbar(axes: Axes | list[Axes], mappable: Any, found: Levels) -> Any:
+def _colorbar(axes: Axes | list[Axes], mappable: Any, found: Levels, quantity: str = "loss") -> Any:
     figure = (axes[0] if isinstance(axes, list) else axes).figure
     bar = figure.colorbar(mappable, ax=axes, ticks=found.ticks, pad=0.02)
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: found.text(value)))
     bar.ax.minorticks_off()
-    bar.set_label(found.label())
+    bar.set_label(found.label(quantity))
     return bar
 
 

@@ -4,11 +4,12 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from scipy.stats import t as student
 
 from figures import style
 from landscape.results import FiniteScaleTrace
 
-_WIDE = 1.96
+_CONFIDENCE, _WIDE = 0.95, 1.96
 
 
 @style.context()
@@ -30,7 +31,8 @@ def ladder(result: FiniteScaleTrace, ax: Axes) -> dict[str, Any]:
         return {"message": style.message(ax, "no finite curvature")}
     order = np.argsort(result.sigma)
     sigma = result.sigma[order]
-    error = _WIDE * np.where(finite, result.standard_error, 0.0)
+    wide = student.ppf((1 + _CONFIDENCE) / 2, max(result.probes - 1, 1))
+    error = wide * np.where(finite, result.standard_error, 0.0)
     low, high = _reach(result, finite, error)
     artists: dict[str, Any] = {}
     for name, chosen, face, text in (
@@ -50,7 +52,7 @@ def ladder(result: FiniteScaleTrace, ax: Axes) -> dict[str, Any]:
         artists["rounding"] = ax.fill_between(sigma, -rounding, rounding, **look)
     if np.isfinite(result.trace):
         line: dict[str, Any] = {"color": style.VERMILION, "linestyle": "--", "zorder": 2}
-        artists["trace"] = ax.axhline(result.trace, label="almost everywhere", **line)
+        artists["trace"] = ax.axhline(result.trace, label="trace at the point", **line)
         spread = _WIDE * result.trace_error
         if spread > 0:
             ends = result.trace - spread, result.trace + spread

@@ -7,9 +7,10 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from figures import style, surface
+from figures import legends, style, surface
 from landscape.results import Surface, Trajectory
 
+_LETTERS = 7.0
 _COLOURS = (style.VERMILION, style.BLUE, style.ORANGE, style.PURPLE, style.GREEN, style.SKY)
 _STROKES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)), (0, (8, 2)))
 
@@ -46,9 +47,7 @@ def draw(result: Trajectory, ax: Axes, background: Surface | None = None) -> dic
         Line2D([], [], marker="*", markersize=9, label="end", **look),
     ]
     holes = [artists["background"]] if "background" in artists else []
-    handles = [*artists["paths"], *marks, *holes]
-    where: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0)}
-    ax.legend(handles=handles, ncols=min(4, len(handles)), borderaxespad=0.1, **where)
+    _legend(ax, [*artists["paths"], *marks, *holes], style.SMALL)
     return artists
 
 
@@ -70,7 +69,7 @@ def loss(result: Trajectory, ax: Axes) -> dict[str, Any]:
 def distance(result: Trajectory, ax: Axes) -> dict[str, Any]:
     """The artist "lines": how far each run is off the plane, in parameter space.
 
-    The legend names the largest distance in percent of the extent of the run.
+    The legend names the largest distance of each run in percent of its extent.
 
     Args:
         result: what is drawn.
@@ -81,10 +80,11 @@ def distance(result: Trajectory, ax: Axes) -> dict[str, Any]:
     for run, line in enumerate(artists["lines"]):
         far = result.relative[result.run == run]
         far = far[np.isfinite(far)]
-        line.set_label(f"≤ {style.number(100 * far.max(), 2)} % of extent" if len(far) else "")
+        line.set_label(f"{style.number(100 * far.max(), 3)} %" if len(far) else "unknown")
     ax.set_ylim(bottom=0)
-    where: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0)}
-    ax.legend(handles=artists["lines"], ncols=2, borderaxespad=0.1, fontsize=7.0, **where)
+    if artists["lines"]:
+        legend = _legend(ax, artists["lines"], _LETTERS)
+        legend.set_title("largest, in % of the extent", prop={"size": _LETTERS})
     return artists
 
 
@@ -94,7 +94,7 @@ def _path(
     """One run, with a white rim that keeps it apart from the contours."""
     look = _look(run)
     ax.plot(alpha, beta, "-", color="white", linewidth=3.2, zorder=3)
-    (line,) = ax.plot(alpha, beta, label=name, zorder=4, **look)
+    (line,) = ax.plot(alpha, beta, label=name or f"run {run}", zorder=4, **look)
     artists["paths"].append(line)
     sound = np.flatnonzero(np.isfinite(alpha) & np.isfinite(beta))
     for kind, marker, size, face in (("starts", "o", 6, "white"), ("ends", "*", 12, look["color"])):
@@ -106,6 +106,12 @@ def _path(
                 markeredgecolor=edge, markeredgewidth=1.0, zorder=5,
             )  # fmt: skip
             artists[kind].append(mark)
+
+
+def _legend(ax: Axes, handles: list[Any], size: float) -> Any:
+    inches = ax.figure.bbox.width / ax.figure.dpi - 0.9
+    where: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0)}
+    return legends.fitted(ax, handles, inches, size, borderaxespad=0.1, **where)
 
 
 def _series(result: Trajectory, values: np.ndarray, ax: Axes) -> dict[str, Any]:
@@ -125,8 +131,10 @@ def _series(result: Trajectory, values: np.ndarray, ax: Axes) -> dict[str, Any]:
 
 
 def _look(run: int) -> dict[str, Any]:
-    index = run % len(_COLOURS)
-    return {"color": _COLOURS[index], "linestyle": _STROKES[index], "linewidth": 1.5}
+    count = len(_COLOURS)
+    # Colours come again with another stroke.
+    stroke = _STROKES[(run + run // count) % count]
+    return {"color": _COLOURS[run % count], "linestyle": stroke, "linewidth": 1.5}
 
 
 def _room(result: Trajectory, ax: Axes, keep: bool) -> None:

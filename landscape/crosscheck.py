@@ -10,6 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from landscape import batches as data_batches
+from landscape.curvature import arithmetic
 from landscape.results import Crosscheck, provenance
 from landscape.risk import EmpiricalRisk
 from landscape.spectrum import top_eigenpairs
@@ -32,7 +34,8 @@ def pyhessian_eigenvalues(
 
     PyHessian stops when two Rayleigh quotients in a row are close, and says nothing of the error;
     at its own tolerance of 1e-3 it was seen to be several percent off. It works on a copy of the
-    network in evaluation mode, in float32, so that nothing of the caller's changes.
+    network in evaluation mode, in the type of the point, so that nothing of the caller's changes;
+    16 bits are taken in float32.
 
     Args:
         risk: with frozen statistics and a loss that is a mean.
@@ -43,9 +46,11 @@ def pyhessian_eigenvalues(
         seed: of its starting vectors.
 
     Raises:
-        ValueError: if the risk normalises by batch statistics, or the loss has no second derivative
-            in a parameter that it uses, which PyHessian cannot handle.
+        ValueError: if ``k`` is out of range, the risk normalises by batch statistics, or the loss
+            has no second derivative in a parameter that it uses, which PyHessian cannot handle.
     """
+    if not 1 <= k <= risk.dim:
+        raise ValueError(f"k must be from 1 to the number of parameters {risk.dim}, got {k}")
     values, _ = _asked(
         risk, z, seed, lambda code: code.eigenvalues(maxIter=iterations, tol=tolerance, top_n=k)
     )
@@ -80,7 +85,7 @@ def pyhessian_trace(
 
 
 def _asked(risk: EmpiricalRisk, z: Tensor, seed: int, question: Callable[[Any], Any]) -> Any:
-    """What PyHessian answers about a copy of the network, in evaluation mode and float32.
+    """What PyHessian answers about a copy of the network in evaluation mode.
 
     Raises:
         ValueError: if it cannot take the model.
@@ -89,13 +94,16 @@ def _asked(risk: EmpiricalRisk, z: Tensor, seed: int, question: Callable[[Any], 
 
     if risk.normalisation == "batch":
         raise ValueError("PyHessian puts BatchNorm into evaluation mode: use frozen statistics")
-    network = risk.network(z.float())
-    loader = [(inputs, target) for inputs, target in risk.batches]
+    z, _ = arithmetic(z)
+    network = risk.network(z).to(z.dtype)
+    loader = [data_batches.cast(batch, z.dtype) for batch in risk.batches]
     data = {"data": loader[0]} if len(loader) == 1 else {"dataloader": loader}
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[z.device] if z.is_cuda else []):
         # It keeps the graph of the gradient inside .grad of a copy that is thrown away.
         warnings.filterwarnings("ignore", message="Using backward", category=UserWarning)
         torch.default_generator.manual_seed(seed)
+        if z.is_cuda:
+            torch.cuda.default_generators[z.device.index].manual_seed(seed)
         try:
             # The fused kernels of attention have no second derivative.
             with sdpa_kernel(SDPBackend.MATH):

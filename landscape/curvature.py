@@ -22,6 +22,8 @@ from landscape.results import Gradients, provenance
 GRAPH_BYTES = 2**31
 _BLOCK_DIM = 20_000
 _BLOCK = 64
+# A block holds about the graph of a term for each row, and pays only where graphs are small.
+_BLOCK_BYTES = 2**26
 
 
 class Hessian:
@@ -38,7 +40,8 @@ class Hessian:
             tried for small problems, and compared with a plain product once.
 
     Attributes:
-        products: how many products were taken so far.
+        products: how many products were asked for so far. The one with which the first block is
+            compared is not among them.
         graph_bytes: bytes of the graphs built: of all terms, or until they outgrew ``memory``.
         cached: whether the graph is kept.
         blocks: what was found, once several products were taken: the next Hessian of the same
@@ -66,8 +69,9 @@ class Hessian:
         self.cached = True
         self._memory = memory
         self._graph: list[tuple[Tensor, Tensor, Tensor]] = []
-        self.blocks: bool | None = blocks if objective.dim <= _BLOCK_DIM else False
-        self._build()
+        self._rows = min(_BLOCK, _BLOCK_BYTES // max(self._build(), 1))
+        small = objective.dim <= _BLOCK_DIM and self._rows > 1
+        self.blocks: bool | None = blocks if small else False
 
     def __matmul__(self, u: Float[Tensor, "*batch p"]) -> Float[Tensor, "*batch p"]:
         if u.shape[-1] != self.dim:
@@ -81,8 +85,8 @@ class Hessian:
 
     def value_and_grad(self) -> tuple[float, Float[Tensor, " p"]]:
         """The objective and its gradient at the point, which the first-order graph holds."""
-        total, gradient = 0.0, torch.zeros_like(self.point)
         with second_order(self.objective):
+            total, gradient = 0.0, torch.zeros_like(self.point)
             for _, value, slope in self._first_order():
                 total += float(value)
                 gradient += slope.detach().squeeze(0)
@@ -95,8 +99,8 @@ class Hessian:
         return (matrix + matrix.T) / 2
 
     def _sum(self, multiply: Callable[..., None], probes: Tensor) -> Tensor:
-        # Of a graph that is kept, nothing is recorded again: its kernels were chosen when it was.
-        with second_order(self.objective, recording=not self.cached):
+        # Also for a graph that is kept: a checkpoint inside it runs the model again.
+        with second_order(self.objective):
             total = torch.zeros_like(probes)
             for leaf, _, slope in self._first_order():
                 if slope.requires_grad:
@@ -107,18 +111,21 @@ class Hessian:
         """The products by vectorised backward passes, or None where torch cannot take them.
 
         Small problems are bound by the cost of starting kernels, so that this pays; for large ones
-        it does not. The first block is compared with one plain product, since a wrong batching rule
-        need not fail (group norm, torch 2.13).
+        it does not. The first block is compared with one plain product with a mixture of its rows,
+        since a wrong batching rule need not fail (group norm, torch 2.13).
         """
         try:
-            blocks = [self._sum(_in_a_block, block) for block in probes.split(_BLOCK)]
+            blocks = [self._sum(_in_a_block, block) for block in probes.split(self._rows)]
         except (RuntimeError, UserWarning):
             self.blocks = False
             return None
         if self.blocks is None:
-            alone = self._sum(_one_by_one, probes[: len(blocks[0])][-1:])
-            tolerance = torch.finfo(alone.dtype).eps ** 0.5 * alone.abs().max()
-            self.blocks = not bool(((blocks[0][-1:] - alone).abs() > tolerance).any())
+            # A single row could be the unit vector of a parameter without curvature.
+            count = len(blocks[0])
+            weights = torch.linspace(1, 2, count, dtype=probes.dtype, device=probes.device)
+            alone = self._sum(_one_by_one, (weights @ probes[:count]).unsqueeze(0)).squeeze(0)
+            tolerance = torch.finfo(alone.dtype).eps ** 0.5 * blocks[0].abs().max()
+            self.blocks = not bool(((weights @ blocks[0] - alone).abs() > tolerance).any())
         return torch.cat(blocks) if self.blocks else None
 
     def _first_order(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -128,9 +135,10 @@ class Hessian:
         for term in batched_terms(self.objective):
             yield first_order(term, self.point.unsqueeze(0))
 
-    def _build(self) -> None:
-        """Keeps the graphs of all terms, or gives up as soon as they outgrow the memory."""
+    def _build(self) -> int:
+        """Bytes of the largest graph of a term; keeps all graphs where they fit in the memory."""
         storages: dict[int, int] = {}
+        largest = 0
 
         def note(tensor: Tensor) -> Tensor:
             storage = tensor.untyped_storage()
@@ -142,11 +150,25 @@ class Hessian:
             for term in batched_terms(self.objective):
                 with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
                     self._graph.append(first_order(term, self.point.unsqueeze(0)))
-                self.graph_bytes = sum(storages.values())
-                if self.graph_bytes > self._memory:
+                total = sum(storages.values())
+                largest = max(largest, total - self.graph_bytes)
+                self.graph_bytes = total
+                if total > self._memory:
                     self.cached = False
                     self._graph.clear()
-                    return
+                    break
+        return largest
+
+
+def arithmetic(z: Float[Tensor, "*batch p"]) -> tuple[Float[Tensor, "*batch p"], str]:
+    """The point in the type in which it is measured, and words for that.
+
+    One of 16 bits is measured in float32.
+    """
+    name = str(z.dtype).removeprefix("torch.")
+    if z.dtype in (torch.float16, torch.bfloat16):
+        return z.detach().float(), f"float32 (the point is {name})"
+    return z.detach(), name
 
 
 def gradients(objective: Objective, z: Float[Tensor, "n p"]) -> Gradients:

@@ -59,6 +59,31 @@ def replacing(path: PathLike, *, digest: bool = False) -> Iterator[Path]:
         ) from error
 
 
+def check_writable(folder: PathLike) -> Path:
+    """The folder, made where it is missing, if a file can be written into it.
+
+    For what takes long to compute: the disk may still fill up later, but a folder that belongs to
+    somebody else is found out before.
+
+    Raises:
+        OSError: if not; the message names ``folder``.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Named as what a killed writer leaves, so that it is cleared away like that.
+        trial = folder / f".writable.{os.getpid()}-{secrets.token_hex(4)}.tmp"
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"could not write into {folder}: {error.strerror or error}. Nothing was computed: make "
+            "the folder writable, or choose another with --out",
+        ) from error
+    return folder
+
+
 def sidecar(path: PathLike) -> Path:
     """Where the digest of ``path`` lies: ``<stem>.sha256``, in the format of ``sha256sum``."""
     return Path(path).with_suffix(".sha256")

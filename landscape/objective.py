@@ -316,7 +316,7 @@ def widened(tensor: Tensor) -> Tensor:
 
 
 @contextmanager
-def second_order(objective: Any = None, *, recording: bool = True) -> Iterator[None]:
+def second_order(objective: Any = None) -> Iterator[None]:
     """Kernels that can be differentiated twice: the fused attention kernels cannot.
 
     Nor can cuDNN's recurrent layers, which are off where ``objective`` or a part of it says that it
@@ -325,11 +325,9 @@ def second_order(objective: Any = None, *, recording: bool = True) -> Iterator[N
 
     Args:
         objective: what will be differentiated.
-        recording: whether a graph is recorded inside, and not only one followed that is there.
     """
     with ExitStack() as stack:
-        if recording:
-            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(torch.inference_mode(False))
         # Before anything runs on CUDA these settings concern nothing.
         if torch.cuda.is_initialized():

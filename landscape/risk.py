@@ -228,6 +228,8 @@ class EmpiricalRisk:
         parts = [data_batches.rows(whole, index) for index in order.tensor_split(count)]
         twin = self._on(parts, self.seed)
         twin._total = self._total
+        if self._weights:
+            twin._weights = [float(twin._tried(part)[1]) for part in parts]
         return twin
 
     def reestimated(self, z: Float[Tensor, " p"], samples: Any = None) -> "EmpiricalRisk":

@@ -152,11 +152,15 @@ class Affine:
         steps = torch.as_tensor(t, dtype=like.dtype, device=like.device)
         steps = torch.cat([torch.ones_like(steps[:, :1]), steps], 1)
         later = [name for step in self._stack.steps[1:] if isinstance(step, Dense) for name in step]
-        tensors = {name: _combined(self._tensors[name], steps) for name in later if name}
+        # Where points lie and what is kept for others is never rounded by mixed precision.
+        exactly = torch.autocast(like.device.type, enabled=False)
+        with exactly:
+            tensors = {name: _combined(self._tensors[name], steps) for name in later if name}
         for index, batch in enumerate(self._batches):
-            products, target = self._product(index, batch)
-            room = self._room(0, (len(t), *products.shape[1:]), like)
-            hidden = _combined(products, steps, room)
+            with exactly:
+                products, target = self._product(index, batch)
+                room = self._room(0, (len(t), *products.shape[1:]), like)
+                hidden = _combined(products, steps, room)
             output = _after_the_first(self._stack, tensors, hidden, self._room)
             yield self._share(output, target, batch)
 
@@ -205,13 +209,14 @@ def _after_the_first(
 ) -> Tensor:
     """The outputs from the first layer's; with ``room``, what nobody needs is written over."""
     last = max(i for i, step in enumerate(stack.steps) if isinstance(step, Dense))
+    mixed = torch.is_autocast_enabled(hidden.device.type)  # then nothing is written into rooms
     for index, step in enumerate(stack.steps[1:], start=1):
         if not isinstance(step, Dense):
             kind = None if room is None else _IN_PLACE.get(type(step))
             hidden = step(hidden) if kind is None or index > last else kind(hidden)
             continue
         weight, out = tensors[step.weight], None
-        if room is not None and index != last:
+        if room is not None and index != last and not mixed:
             out = room(index, (len(weight), weight.shape[1], hidden.shape[2]), hidden)
         if step.bias is None:
             hidden = torch.bmm(weight, hidden, out=out)

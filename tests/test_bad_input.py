@@ -1,8 +1,10 @@
 """Bad input: one clear line on standard error, the right exit code, and nothing is overwritten."""
 
+import errno
 import pickle
 import struct
 import zipfile
+from pathlib import Path
 from textwrap import dedent
 
 import numpy as np
@@ -12,7 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cnognp import METHODS, checkpoint
+from cnognp.cli import arguments
 from cnognp.tasks import TASKS
+from landscape import storage
 
 METHOD_NAMES = ", ".join(METHODS)
 
@@ -140,11 +144,87 @@ def test_bad_usage_is_exit_code_2_and_leaves_no_trace(call, tmp_path, argv, said
         ("task: wine\nmethod: {name: gd, lr: slow}", ["--method.lr", "expected float, got slow"]),
         ("task: wine\nmethod: {name: gd, lr: -1}", ["lr must be positive", "got -1"]),
         ("task: {name: wine, hidden: ten}", ["--task.hidden", "ten"]),
+        ("task: wine\nmethod: " + "[" * 5000 + "]" * 5000, ["is no YAML", "nested too deep"]),
+        ("task: wine\nseed: 2020-13-45", ["f.yaml is no YAML", "month"]),
+        ("task: &a {name: wine, hidden: *a}", ["f.yaml cannot be used", "references"]),
+        ("#" * 2**20 + "\ntask: wine", ["f.yaml cannot be used", "more than 1048576 bytes"]),
     ],
 )
 def test_a_bad_configuration_file_is_exit_code_2(call, tmp_path, text, said):
     (tmp_path / "f.yaml").write_text(text)
     refused(call, tmp_path, ["train", "--config", "f.yaml"], 2, *said)
+
+
+# Each line has nine of the one before it: 9 ** 10 words in all, in a file of 400 characters.
+BOMB = "\n".join(
+    f"{key}: &{key} [{', '.join([f'*{before}' if before else 'x'] * 9)}]"
+    for before, key in zip(["", *"abcdefghi"], "abcdefghij", strict=True)
+)
+
+
+def test_references_that_unfold_without_end_are_refused_at_once(call, run, tmp_path):
+    (tmp_path / "f.yaml").write_text(f"{BOMB}\ntask: {{name: wine, hidden: *j}}\nmethod: gd\n")
+    refused(call, tmp_path, ["train", "--config", "f.yaml"], 2, "f.yaml cannot be used", "10000")
+    (tmp_path / "f.yaml").rename(run / "run.yaml")
+    refused(call, tmp_path, ["show", "run"], 2, "run/run.yaml cannot be used", "10000")
+
+
+def test_references_of_the_size_of_a_configuration_are_welcome(tmp_path):
+    (tmp_path / "f.yaml").write_text("task: wine\nmembers: &n 2\niterations: *n\n")
+    tree = arguments.tree_of(tmp_path / "f.yaml")
+    assert tree == {"task": {"name": "wine"}, "members": 2, "iterations": 2}
+
+
+@pytest.mark.parametrize("left", [["run"], ["run", "run/checkpoints"], []])
+def test_a_run_that_was_killed_before_it_began_says_what_to_do(call, tmp_path, left):
+    for folder in left:
+        (tmp_path / folder).mkdir()
+    said = ["run holds no run.yaml", "cnognp train TASK ... --resume --out run"]
+    refused(call, tmp_path, ["train", "--resume", "--out", "run"], 2, *said)
+
+
+def test_a_folder_of_checkpoints_that_may_not_be_read_is_not_an_empty_one(
+    call, run, tmp_path, monkeypatch
+):
+    def refuse(folder):
+        raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+
+    monkeypatch.setattr("cnognp.checkpoint.os.listdir", refuse)
+    for argv in (["show", "run"], ["analyze", "run"], ["train", "--resume", "--out", "run"]):
+        refused(call, tmp_path, argv, 1, "run/checkpoints: Permission denied")
+
+
+@pytest.mark.parametrize(
+    ("argv", "folder"),
+    [
+        ("analyze run --only trace", "run/analysis"),
+        ("plot run", "run/figures"),
+        ("demo himmelblau --restarts 20", "runs/demo/analysis"),
+        ("compare run", "runs/comparison/figures"),
+    ],
+)
+def test_a_folder_that_cannot_be_written_to_is_found_out_before_the_work(
+    call, run, tmp_path, monkeypatch, argv, folder
+):
+    (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+    works = []
+    monkeypatch.setattr(Path, "touch", lambda path: (_ for _ in ()).throw(
+        PermissionError(errno.EACCES, "Permission denied", str(path))))  # fmt: skip
+    monkeypatch.setattr("landscape.storage._image", lambda *args: works.append(args))
+    refused(call, tmp_path, argv.split(), 1, f"could not write into {folder}", "--out")
+    assert works == []
+
+
+def test_a_run_that_cannot_be_written_to_is_found_out_before_it_goes_on(
+    call, tmp_path, monkeypatch
+):
+    runs.task_file(tmp_path)
+    (tmp_path / "run").mkdir()
+    monkeypatch.setattr(Path, "touch", lambda path: (_ for _ in ()).throw(
+        PermissionError(errno.EACCES, "Permission denied", str(path))))  # fmt: skip
+    outcome = call(*runs.train("run", "--resume", members=2, iterations=2))
+    assert outcome.code == 1 and "could not write into run/checkpoints" in outcome.err
+    assert checkpoint.steps(tmp_path / "run" / "checkpoints") == []
 
 
 def test_a_configuration_file_that_is_no_text_is_exit_code_2(call, tmp_path):
@@ -279,6 +359,73 @@ def test_a_failure_of_the_users_code_in_training_is_one_line(call, tmp_path):
     assert checkpoint.steps(tmp_path / "run" / "checkpoints") != []
 
 
+@pytest.mark.parametrize("end", ["import sys; sys.exit(0)", "exit('enough')", "raise SystemExit"])
+def test_a_task_that_ends_the_program_is_a_failure(call, tmp_path, end):
+    task(tmp_path, f"def make(size=3): {end}")
+    for argv in ("train mine.py:make", "train mine.py:make --task.size 4", "analyze mine.py:make"):
+        refused(call, tmp_path, argv.split(), 1, "called exit(")
+
+
+WORDS = (
+    BODY
+    + """
+    class Worded(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = torch.nn.Linear(2, 1)
+        def forward(self, pixels, labels): return {"loss": None, "logits": self.head(pixels)}
+    batch = {"pixels": x, "labels": y}
+"""
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (WORDS + "    def make(): return Task(Worded(), mse, batch)",
+         ["dict with the keys loss, logits", "the whole batch", "loss=lambda output, batch:"]),
+        (WORDS + "    def make(): return Task(Worded(), lambda o, b: o.loss, [batch])",
+         ["has no attribute 'loss'", "dict with the keys loss, logits"]),
+        (BODY + "    def make(): return Task(torch.nn.Linear(2, 1), torch.nn.MSELoss, (x, y))",
+         ["the loss is the class MSELoss: give an object, MSELoss()"]),
+    ],
+)  # fmt: skip
+def test_a_loss_that_cannot_take_what_the_model_returns_is_told_what_that_is(
+    call, tmp_path, text, said
+):
+    task(tmp_path, text)
+    refused(call, tmp_path, ["train", "mine.py:make"], 2, *said)
+    refused(call, tmp_path, ["analyze", "mine.py:make"], 2, *said)
+
+
+@pytest.mark.parametrize(
+    ("metric", "said"),
+    [("'many'", "got str"), ("o", "got (4, 1)"), ("1 / 0", "ZeroDivisionError")],
+)
+def test_a_metric_that_fails_is_found_out_before_the_training(call, tmp_path, metric, said):
+    task(tmp_path, BODY + f"""
+    def make(): return Task(torch.nn.Linear(2, 1), mse, (x, y),
+                            metrics={{"how": lambda o, t: {metric}}})
+    """)  # fmt: skip
+    refused(call, tmp_path, ["train", "mine.py:make"], 2, "metric 'how' fails", said)
+
+
+def test_parameters_that_no_checkpoint_holds_are_refused_before_the_training(call, tmp_path):
+    task(tmp_path, BODY + "    def make(): return Task(torch.nn.Linear(2, 1).bfloat16(), mse, "
+         "(x, y))")  # fmt: skip
+    refused(call, tmp_path, ["train", "mine.py:make"], 2, "torch.bfloat16", "model.float()")
+
+
+def test_a_failure_in_the_users_file_is_told_with_its_line(call, tmp_path):
+    task(tmp_path, BODY + """
+    class Rows(torch.utils.data.Dataset):
+        def __len__(self): return 4
+        def __getitem__(self, i): return {"a": 1}["b"]
+    def make(): return Task(torch.nn.Linear(2, 1), mse, Rows())
+    """)  # fmt: skip
+    refused(call, tmp_path, ["train", "mine.py:make"], 1, "mine.py, line 9: KeyError: 'b'")
+
+
 def weights(tmp_path, kind):
     path = tmp_path / "weights"
     if kind == "pickle":
@@ -347,6 +494,19 @@ def test_a_result_that_is_damaged_is_not_drawn(call, run, tmp_path):
     assert (outcome.code, outcome.out) == (3, "")
     (line,) = outcome.err.splitlines()
     assert "history.h5 cannot be read" in line
+
+
+def test_a_result_with_numbers_that_cannot_be_drawn_is_named(call, run, tmp_path):
+    assert call("analyze", "run", "--only", "line", "--points", "3").code == 0
+    arrays, attributes = storage.read(run / "analysis" / "line.h5")
+    arrays["alpha"] = np.array([-np.inf, 0.0, np.inf])
+    for path in (run / "analysis").iterdir():
+        path.unlink()
+    storage.write(run / "analysis" / "line.h5", arrays, attributes)
+    outcome = call("plot", "run")
+    assert (outcome.code, outcome.out) == (3, "")
+    (line,) = outcome.err.splitlines()
+    assert "run/analysis/line.h5 cannot be read" in line
 
 
 def test_weights_of_a_run_are_those_of_its_export(run):

@@ -1,9 +1,12 @@
 """The command line: what it prints where, what wins over what, and that help comes at once."""
 
+import io
 import os
 import pty
+import signal
 import subprocess
 import sys
+import time
 from textwrap import dedent
 
 import numpy as np
@@ -13,7 +16,7 @@ import yaml
 
 from cnognp import METHODS
 from cnognp.cli import arguments, console
-from cnognp.cli.main import VERBS
+from cnognp.cli.main import VERBS, main
 from cnognp.tasks import TASKS
 
 OBJECTS = {
@@ -323,15 +326,96 @@ def test_the_bar_is_drawn_on_a_terminal_alone_and_never_on_standard_output(tmp_p
     assert (piped.code, piped.err) == (0, "") and piped.document["status"] == "finished"
 
 
-def test_a_reader_that_leaves_early_is_no_reason_for_a_traceback():
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cnognp", "methods", "--json"], env=runs.ENVIRONMENT,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    process.stdout.close()
-    err = process.stderr.read()
-    process.stderr.close()
-    assert process.wait() in (0, 1) and err == b""
+# A buffer that is written when the interpreter leaves is the case that is hard.
+BUFFERED = {**runs.ENVIRONMENT, "PYTHONUNBUFFERED": ""}
+
+
+@pytest.mark.parametrize("argv", [["methods", "--json"], ["tasks"], ["train", "--help"]])
+def test_a_reader_that_leaves_early_is_no_reason_for_a_traceback(argv):
+    theirs, ours = os.pipe()
+    os.close(theirs)
+    done = subprocess.run(
+        [sys.executable, "-m", "cnognp", *argv], env=BUFFERED, stdout=ours, stderr=subprocess.PIPE
+    )
+    os.close(ours)
+    told = done.stderr.replace(b"A task of your own: cnognp train my_task.py:make_task\n", b"")
+    assert (done.returncode, told) == (1, b"")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has /dev/full")
+@pytest.mark.parametrize("argv", [["tasks", "--json"], ["--help"]])
+def test_output_that_finds_no_space_is_a_failure_of_one_line(argv):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "cnognp", *argv],
+            env=BUFFERED, stdout=full, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1 and "No space left on device" in done.stderr
+
+
+@pytest.mark.parametrize(("argv", "code"), [("tasks --json", 0), ("show missing", 2)])
+def test_closed_streams_change_no_exit_code_and_are_lent_to_no_file(tmp_path, argv, code):
+    shell = ["sh", "-c", 'exec "$@" >&- 2>&-', "sh"]
+    look = (
+        "import os, sys; from cnognp.cli.main import main; code = main(sys.argv[1:]);"
+        "open('says', 'w').write(' '.join(os.path.realpath(f'/proc/self/fd/{k}') for k in (1, 2)));"
+        "sys.exit(code)"
+    )
+    done = subprocess.run(
+        [*shell, sys.executable, "-c", look, *argv.split()], cwd=tmp_path, env=BUFFERED
+    )
+    assert done.returncode == code
+    if os.path.exists("/proc/self/fd"):
+        assert (tmp_path / "says").read_text() == f"{os.devnull} {os.devnull}"
+
+
+def test_what_a_terminal_cannot_show_is_spelled_out(monkeypatch):
+    plain = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", plain)
+    monkeypatch.setattr("cnognp.cli.tasks.command", lambda options: plain.write("1 ±\n") * 0)
+    assert main(["tasks"]) == 0
+    assert plain.buffer.getvalue() == b"1 \\xb1\n"
+
+
+def test_ctrl_c_is_understood_before_anything_large_is_imported():
+    code = "import sys, cnognp.cli.main; print({'jsonargparse', 'yaml', 'rich'} & {*sys.modules})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=runs.ENVIRONMENT, capture_output=True, text=True
+    )
+    assert done.stdout == "set()\n"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_any_verb_in_order(call, monkeypatch, number, code):
+    ended = []
+
+    def command(options):
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(5)
+        finally:
+            ended.append("in order")
+
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        monkeypatch.setattr("cnognp.cli.tasks.command", command)
+        assert call("tasks") == (code, "", "")
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ended == ["in order"]
+
+
+def test_what_was_saved_before_a_failure_is_said(call, run, tmp_path):
+    (tmp_path / "out" / "analysis").mkdir(parents=True)
+    (tmp_path / "out" / "analysis" / "line.part").write_text("something else\n")
+    outcome = call("analyze", "run", "--only", "gradient,trace,line", "--out", "out")
+    assert (outcome.code, outcome.out) == (3, "")
+    saved, failed = outcome.err.splitlines()
+    assert saved == "saved before that, in out/analysis: gradient, trace"
+    assert "line.part" in failed
+    assert {path.stem for path in (tmp_path / "out").rglob("*.h5")} == {"gradient", "trace"}
 
 
 def test_numbers_that_json_does_not_know_become_null(capsys):

@@ -120,3 +120,21 @@ def test_pyhessian_needs_two_probes_for_an_error():
     risk = EmpiricalRisk(network("mlp"), samples(10), cross_entropy)
     with pytest.raises(ValueError, match="probes must be at least 2, got 1"):
         pyhessian_trace(risk, risk.point(), probes=1)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_pyhessian_takes_the_type_of_the_point_and_16_bits_in_single_precision(dtype):
+    inputs, target = samples(20)
+    single = EmpiricalRisk(network("mlp"), (inputs, target), cross_entropy)
+    risk = EmpiricalRisk(network("mlp").to(dtype), (inputs, target), cross_entropy)
+    z = risk.point()
+    ours = top_eigenpairs(single, z.double(), 2, tolerance=1e-6).eigenvalues
+    theirs = pyhessian_eigenvalues(risk, z, 2, tolerance=1e-7, iterations=2000)
+    np.testing.assert_allclose(theirs, ours, rtol=1e-3)
+
+
+@pytest.mark.parametrize("k", [0, 10_000])
+def test_pyhessian_is_not_asked_for_more_eigenvalues_than_there_are(k):
+    risk = EmpiricalRisk(network("mlp"), samples(10), cross_entropy)
+    with pytest.raises(ValueError, match=f"k must be from 1 to the number of parameters .* {k}"):
+        pyhessian_eigenvalues(risk, risk.point(), k)

@@ -27,6 +27,7 @@ from objectives import (
 from objectives import case as made
 from torch import nn
 from torch.nn.utils import parametrizations
+from torch.utils.checkpoint import checkpoint
 
 from landscape import curvature
 from landscape.curvature import Hessian, gradients
@@ -104,6 +105,76 @@ def test_many_products_at_once_equal_single_ones_where_blocks_fail_in_torch(samp
     u = normal(5, risk.dim)
     close(hessian @ u, torch.stack([hessian @ row for row in u]), **CLOSE)
     assert hessian.products == 10
+
+
+def test_wrong_blocks_are_noticed_though_the_last_vector_meets_no_curvature():
+    def make():
+        model = nn.Sequential(nn.Conv2d(1, 4, 5), nn.GroupNorm(1, 4), nn.Tanh(), nn.Flatten(),
+                              nn.Linear(16, 3))  # fmt: skip
+        model.append(nn.Identity())
+        model[-1].register_parameter("unused", nn.Parameter(torch.ones(1)))
+        return model
+
+    risk = EmpiricalRisk(built(make), (IMAGES[:1], Y[:1]), CE)
+    hessian = Hessian(risk, risk.point())
+    u = normal(5, risk.dim)
+    u[-1] = 0
+    u[-1, -1] = 1
+    close(hessian @ u, torch.stack([hessian @ row for row in u]), **CLOSE)
+
+
+def test_blocks_are_as_large_as_memory_allows(monkeypatch):
+    risk, _, point = made("stacked-uneven")
+    sizes = []
+    whole = curvature._in_a_block
+
+    def noted(leaf, slope, probes, total):
+        sizes.append(len(probes))
+        whole(leaf, slope, probes, total)
+
+    monkeypatch.setattr(curvature, "_in_a_block", noted)
+    u = normal(7, len(point))
+    graph = Hessian(risk, point).graph_bytes
+    alone = torch.stack([Hessian(risk, point, blocks=False) @ row for row in u])
+    monkeypatch.setattr(curvature, "_BLOCK_BYTES", 3 * graph)
+    close(Hessian(risk, point) @ u, alone, **CLOSE)
+    assert sizes and 3 <= max(sizes) < 7
+    sizes.clear()
+    monkeypatch.setattr(curvature, "_BLOCK_BYTES", 0)
+    close(Hessian(risk, point) @ u, alone, **CLOSE)
+    assert not sizes
+
+
+@pytest.mark.parametrize("memory", [0, 2**31])
+def test_attention_that_is_recomputed_in_the_backward_pass_gives_the_same_products(memory):
+    class Recomputed(DotProduct):
+        def forward(self, x):
+            return checkpoint(super().forward, x, use_reentrant=False, preserve_rng_state=False)
+
+    kept, recomputed = (EmpiricalRisk(built(make), (SEQUENCES, Y), CE)
+                        for make in (DotProduct, Recomputed))  # fmt: skip
+    u = normal(3, kept.dim)
+    expected = Hessian(kept, kept.point()) @ u
+    hessian = Hessian(recomputed, recomputed.point(), memory=memory)
+    assert hessian.cached == (memory > 0)
+    close(hessian @ u, expected, **CLOSE)
+    close(hessian @ u[0], expected[0], **CLOSE)
+
+
+@pytest.mark.parametrize("memory", [0, 2**31])
+@pytest.mark.parametrize("name", ["stacked-uneven", "lstm", "sum"])
+def test_a_hessian_knows_the_value_and_the_gradient_also_in_inference_mode(name, memory):
+    objective, truth, point = made(name)
+    leaf = point.clone().requires_grad_()
+    expected = truth(leaf)
+    expected.backward()
+    found = Hessian(objective, point, memory=memory).value_and_grad()
+    with torch.inference_mode():
+        again = Hessian(objective, point.clone(), memory=memory).value_and_grad()
+    for value, gradient in (found, again):
+        close(value, expected.item(), **CLOSE)
+        close(gradient, leaf.grad, **CLOSE)
+        assert not gradient.requires_grad
 
 
 @pytest.mark.parametrize("name", ["stacked-uneven", "vmapped", "layer-norm", "lstm", "sum"])

@@ -262,6 +262,57 @@ def test_parallel_parts_leave_no_rounding_error_behind(layout, z, dtype):
     assert not directions.orthogonalise(None, doubled)[1].any()
 
 
+@pytest.mark.parametrize("piece", [1 << 16, 1])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_what_is_not_finite_is_never_taken_for_a_part_without_room(bad, piece, monkeypatch):
+    monkeypatch.setattr(parts, "_PIECE", piece)
+    u, z = normal(3, 6), normal(6, seed=1)
+    for place in range(3):
+        spoiled = u.clone()
+        spoiled[place, 2] = bad
+        found = directions.orthogonalise(None, spoiled)
+        assert not torch.isfinite(found[place]).all()
+        close(found[:place], directions.orthogonalise(None, u)[:place])
+        assert not torch.isfinite(directions.normalise(None, z, spoiled)[place]).all()
+    beside = directions.random(None, z, seeded(0), count=1, beside=spoiled[2])
+    assert not torch.isfinite(beside).all()
+
+
+class Long(nn.Module):
+    """Parts that are longer than what is held in float64 at once, along either axis."""
+
+    def __init__(self):
+        super().__init__()
+        self.transposed, self.norm = nn.ConvTranspose1d(70000, 2, 1), nn.BatchNorm1d(2)
+        self.linear = nn.Linear(70000, 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("by", ["filter", "layer", "model", "none"])
+def test_long_parts_are_orthogonal_and_as_long_as_those_of_the_point(by, dtype):
+    model = built(Long, dtype=torch.float32)
+    layout, z = Layout.of(model), own_point(model).to(dtype)
+    beside = normal(2, len(z), seed=5).to(dtype)
+    kept = (z.clone(), beside.clone())
+    found = directions.random(layout, z, seeded(0), by=by, beside=beside)
+    assert torch.equal(z, kept[0]) and torch.equal(beside, kept[1])
+    assert found.dtype == dtype and not ignored(found[0], layout).any()
+    index = torch.arange(len(z), device="cpu")
+    places = [part for _, _, part in filters(index, layout)]
+    if by != "filter":
+        cuts = [places[:2], places[2:]] if by == "layer" else [places]
+        places = [torch.cat(cut) for cut in cuts]
+    eps = torch.finfo(dtype).eps
+    for place in places:
+        rows = torch.cat([found, beside])[:, place].double()
+        wanted = 1.0 if by == "none" else float(z[place].double().norm())
+        for i in range(2):
+            assert float(rows[i].norm()) == pytest.approx(wanted, rel=eps + 1e-13)
+        unit = rows / rows.norm(dim=1, keepdim=True)
+        angles = (unit @ unit.T)[:2] - torch.eye(2, 4, dtype=unit.dtype, device="cpu")
+        assert angles.abs().max() < eps / 8 + 1e-13
+
+
 @pytest.mark.parametrize("by", ["filter", "layer", "model"])
 def test_directions_do_not_depend_on_how_many_parts_are_turned_together(layout, z, by, monkeypatch):
     whole = directions.random(layout, z, seeded(0), by=by)

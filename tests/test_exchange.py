@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from figures.page import figures_of
 from landscape.exchange import FORMATS, classic, export, table, vtk
 from landscape.files import DamagedFile
 from landscape.results import Line, Lines, Spectrum, Surface, Trajectory
@@ -41,8 +42,8 @@ def measured(**entries):
     bare = plane()
     values = np.stack([bare.loss / 1000, bare.loss**2])
     evaluated = bare.loss > 105
-    return plane(metrics=("accuracy", "gradient norm"), metric_values=values, evaluated=evaluated,
-                 standard_error=bare.loss / 7, **entries)  # fmt: skip
+    numbers = {"metrics": ("accuracy", "gradient norm"), "metric_values": values}
+    return plane(evaluated=evaluated, standard_error=bare.loss / 7, **numbers | entries)
 
 
 def paths():
@@ -226,6 +227,22 @@ def test_a_table_has_one_row_for_each_cell_under_names_with_units(tmp_path):
     assert np.array_equal(numbers[:, 4], surface.metric_values[0, i, j])
     assert np.array_equal(numbers[:, 5], surface.metric_values[1, i, j])
     assert [row[6] for row in rows] == [str(v) for v in surface.evaluated[i, j]]
+
+
+def test_a_metric_with_the_name_of_an_array_takes_the_place_of_none(tmp_path):
+    names = ("loss", "evaluated", "finite", "alpha")
+    values = np.stack([plane().loss * k for k in (2, 3, 4, 5)])
+    surface = measured(metrics=names, metric_values=values)
+    columns = table(surface)
+    export(surface, tmp_path / "a.vti")
+    _, arrays = parsed(tmp_path / "a.vti")
+    assert np.array_equal(columns["loss"], surface.loss.ravel())
+    assert np.array_equal(arrays["loss"][0], surface.loss.T.ravel())
+    for k, name in enumerate(names, start=2):
+        written = columns[f"metric {name}" if name != "finite" else name]
+        assert np.array_equal(written, k * surface.loss.ravel())
+        written = arrays[f"metric {name}" if name != "alpha" else name][0]
+        assert np.array_equal(written, k * surface.loss.T.ravel())
 
 
 def test_a_table_keeps_every_digit_and_what_is_not_finite(tmp_path):
@@ -478,6 +495,41 @@ def test_a_direction_file_serves_the_network_that_it_was_made_for(tmp_path):
     assert torch.equal(flat, layout.flatten(dict(model.named_parameters())))
 
 
+def projected(path, x, y):
+    """A projection file made as the original program makes one."""
+    with h5py.File(path, "w") as file:
+        file["proj_xcoord"], file["proj_ycoord"] = np.array(x), np.array(y)
+
+
+def test_the_path_of_a_projection_file_is_read_and_what_it_does_not_say_is_unknown(tmp_path):
+    x, y = [3.0, 1.5, 0.0], [-1.0, 2.0, 0.0]
+    projected(tmp_path / "directions.h5_proj_cos.h5", x, y)
+    found = classic.read_trajectory(tmp_path / "directions.h5_proj_cos.h5")
+    assert found.alpha.tolist() == x and found.beta.tolist() == y
+    assert found.step.tolist() == [0, 1, 2] and found.run.tolist() == [0, 0, 0]
+    assert found.labels == ("directions.h5_proj_cos",)
+    unknown = found.loss, found.distance, found.relative, found.explained
+    assert all(np.isnan(values).all() for values in unknown)
+    assert classic.read_trajectory(tmp_path / "directions.h5_proj_cos.h5", label="sgd").labels == (
+        "sgd",
+    )
+    for suffix in (".csv", ".npz", ".vtp"):
+        export(found, tmp_path / f"a{suffix}")
+    assert figures_of(found)["paths"].axes
+
+
+@pytest.mark.parametrize(
+    ("x", "y"), [([1.0, 2.0], [1.0]), ([], []), (1.0, 2.0), ([[1.0]], [[1.0]])]
+)
+def test_a_file_without_a_path_is_refused(tmp_path, x, y):
+    projected(tmp_path / "p.h5", x, y)
+    with pytest.raises(DamagedFile, match="needs lists proj_xcoord and proj_ycoord of one length"):
+        classic.read_trajectory(tmp_path / "p.h5")
+    classic.write_directions(tmp_path / "d.h5", [np.ones(2)])
+    with pytest.raises(DamagedFile, match=r"and it has \{'xdirection/0': \(2,\)\}"):
+        classic.read_trajectory(tmp_path / "d.h5")
+
+
 def hostile(kind, path, other):
     """A surface file with something in it that must not be followed or believed."""
     original(path, np.linspace(0, 1, 3), np.linspace(0, 1, 3))
@@ -517,7 +569,7 @@ def hostile(kind, path, other):
 def test_hostile_files_are_refused(tmp_path, kind, reason):
     (tmp_path / "other.h5").write_bytes(b"\x89HDF\r\n\x1a\nsecret" * 20)
     hostile(kind, tmp_path / "s.h5", tmp_path / "other.h5")
-    for read in (classic.read_surface, classic.read_directions):
+    for read in (classic.read_surface, classic.read_directions, classic.read_trajectory):
         with pytest.raises(DamagedFile, match=reason):
             read(tmp_path / "s.h5")
 

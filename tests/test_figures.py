@@ -13,9 +13,18 @@ from hypothesis.extra import numpy as arrays
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from mpl_toolkits.mplot3d.proj3d import proj_transform
 
-from figures import line, minima, page, population, spectrum, style, surface
+from figures import line, minima, page, population, spectrum, style, surface, trajectory
 from figures.levels import levels
-from landscape.results import Gradients, History, Line, Spectrum, Stationary, Surface
+from landscape.results import (
+    FiniteScaleTrace,
+    Gradients,
+    History,
+    Line,
+    Spectrum,
+    Stationary,
+    Surface,
+    Trajectory,
+)
 
 NAN = float("nan")
 LONG = "random, filter-normalised, orthogonal to the first"
@@ -126,6 +135,24 @@ def many_minima():
     return stationary(points, eigenvalues, np.arange(17), np.vstack([points, [[0, 0]]]), **grid)
 
 
+def curves(runs, steps, **entries):
+    """Paths of several runs in a plane that they leave further and further."""
+    place = np.linspace(0, 5, runs * steps)
+    numbers = {"alpha": np.cos(place), "beta": np.sin(place), "loss": np.exp(-place)}
+    numbers |= {"distance": place, "relative": place / 5, "explained": np.array([0.8, 0.1])}
+    numbers |= {"run": np.repeat(np.arange(runs), steps), "step": np.tile(np.arange(steps), runs)}
+    labels = tuple(f"run {i}: {LONG}, batches of 128 samples" for i in range(runs))
+    return Trajectory(**numbers | {"labels": labels} | entries)
+
+
+def distances(estimate, **entries):
+    estimate = np.asarray(estimate, dtype=float)
+    numbers = {"sigma": 10.0 ** -np.arange(len(estimate)), "standard_error": estimate / 9}
+    numbers |= {"rounding": estimate / 99, "resolved": estimate > 1, "samples": estimate[None]}
+    numbers |= {"loss": 1.0, "probes": 1, "evaluations": 9, "dim": 5, "status": "2 above rounding"}
+    return FiniteScaleTrace(estimate=estimate, **numbers | entries)
+
+
 BOWL = plane(lambda a, b: a**2 + b**2 / 4, directions=(LONG, LONG), statistics="re-estimated")
 SAMPLES = {
     "surface over decades": plane(
@@ -161,6 +188,24 @@ SAMPLES = {
     "one coordinate": two_wells(),
     "one coordinate without a grid": two_wells(surface=None, beta=None),
     "many minima": many_minima(),
+    "paths": curves(3, 9, directions=(LONG, LONG)),
+    "paths of twenty runs": curves(20, 3),
+    "path of one point": curves(1, 1, labels=("",)),
+    "paths of NaN": curves(
+        2,
+        5,
+        loss=np.full(10, NAN),
+        distance=np.full(10, NAN),
+        relative=np.full(10, NAN),
+        explained=np.full(2, NAN),
+    ),
+    "distances": distances([3.0, 40.0, 0.5, np.inf], trace=4.0, trace_error=0.1),
+    "distances of NaN": distances([NAN, NAN]),
+    "spectrum of layers": pairs(
+        [4.0, 3.0],
+        operator="Fisher (categorical)",
+        where=", ".join(["encoder.layers.11.self_attn.in_proj"] * 4),
+    ),
 }
 
 
@@ -171,6 +216,8 @@ ORDINARY = {
     "gradients": ["gradients"],
     "history": ["history"],
     "four minima": ["map", "shares"],
+    "paths of twenty runs": ["paths"],
+    "distances": ["ladder"],
 }
 RARE = [pytest.param(name, marks=pytest.mark.slow) for name in SAMPLES if name not in ORDINARY]
 
@@ -375,6 +422,22 @@ def test_the_ticks_of_a_signed_axis_stand_apart_and_zero_is_one_of_them(unit):
     assert np.diff(places).min() > 0.05 * ax.bbox.width
 
 
+@pytest.mark.parametrize(
+    ("unit", "low", "high"),
+    [(0.014, -0.01, 0.2), (1e-3, -1e-3, 2e-3), (5.9e-5, -1.0, 20.0), (1e5, -1e5, 3e5)],
+)
+def test_the_numbers_of_a_signed_axis_are_at_least_four_and_cover_no_other(unit, low, high):
+    figure = style.new_figure(6.0, 2.0)
+    ax = figure.add_subplot()
+    style.signed(ax, unit, low, high)
+    figure.set_layout_engine("none")
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    boxes = [t.get_window_extent(canvas.get_renderer()) for t in ax.get_xticklabels()]
+    assert len(boxes) >= 4
+    assert all(left.x1 < right.x0 for left, right in zip(boxes, boxes[1:], strict=False))
+
+
 def test_a_spectrum_shows_values_bars_and_hollow_marks_for_what_did_not_converge():
     result = SAMPLES["spectrum of both signs"]
     drawn = spectrum.draw(result, axes())
@@ -403,6 +466,49 @@ def test_gradients_are_drawn_against_losses_with_the_members_numbers():
     assert np.array_equal(drawn["norm"].get_offsets(), wanted)
     assert np.array_equal(drawn["largest"].get_offsets()[:, 1], result.gradient_max[:3])
     assert [text.get_text() for text in drawn["names"]] == ["0", "1", "2"]
+
+
+def test_members_at_one_place_are_named_together_as_it_looks_on_the_axes():
+    drawn = spectrum.gradients(slopes([0.5, 0.6, 0.5, 0.6], [1e-1, 1e-8, 1e-1, 1e-4]), axes())
+    assert [text.get_text() for text in drawn["names"]] == ["0, 2", "1", "3"]
+
+
+def test_the_residual_of_another_matrix_is_not_called_one_of_the_hessian():
+    for operator, letter in (("Hessian", "H"), ("Gauss-Newton", "A")):
+        drawn = spectrum.errors(pairs([2.0], operator=operator), axes())
+        assert drawn["residuals"].get_label().startswith(f"residual ‖{letter}v")
+
+
+def test_thirty_six_series_differ_in_colour_or_stroke():
+    with style.context():
+        ax = axes()
+        lines = [ax.plot([0, 1])[0] for _ in range(36)]
+    looks = {(line.get_color(), str(line._dash_pattern)) for line in lines}
+    assert len(looks) == 36
+    drawn = trajectory.draw(curves(36, 2), axes())["paths"]
+    assert len({(line.get_color(), str(line._dash_pattern)) for line in drawn}) == 36
+
+
+def test_the_legend_of_distances_is_in_percent_and_what_is_unknown_is_not_drawn():
+    ax = axes()
+    trajectory.distance(curves(2, 4, relative=np.array([0, 0.5, NAN, 1, *[NAN] * 4])), ax)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["100 %", "unknown"]
+    (title,) = [t.get_text() for t in [page.figures_of(SAMPLES["paths of NaN"])["paths"]._suptitle]]
+    assert title == "10\xa0points"
+
+
+def test_the_mark_of_the_point_is_whole_on_the_edge_of_the_axes():
+    grid = np.linspace(0, 1, 4)
+    drawn = surface.contour(plane(lambda a, b: a + b, alpha=grid, beta=grid), axes())
+    assert not drawn["center"].get_clip_on()
+
+
+def test_a_note_breaks_between_its_parts_and_no_line_begins_with_the_dot():
+    figure = style.new_figure(4.0, 2.0)
+    for count in range(20, 40):
+        parts = " ".join("x" * count), "another", " ".join(["word"] * 30)
+        lines = style.note(figure, *parts).get_text().split("\n")
+        assert len(lines) > 2 and not any(line.strip("\xa0 ").startswith("·") for line in lines)
 
 
 # Populations
@@ -443,9 +549,20 @@ def test_runs_are_compared_on_one_axis_of_evaluations_with_the_lowest_so_far():
     assert np.array_equal(loss["best"][1].get_ydata(), lowest)
     assert drawn[1]["median"][1].axes.get_xlim() == (0, many.evaluations[-1])
     both = page.compared({"few": few, "many": many})
-    assert [text.get_text() for text in both.axes[0].get_legend().get_texts()] == ["few", "many"]
+    assert [text.get_text() for text in both.legends[0].get_texts()] == ["few", "many"]
     with pytest.raises(ValueError, match="at least one run is compared, in two axes; got 0 runs"):
         population.compared({}, style.new_figure().subplots(1, 2))
+
+
+def test_many_runs_with_long_names_leave_the_panels_their_room():
+    runs = {f"runs/cnognp-wine-lr-0.1-penalty-0.01-seed-{i}": training(wandering(3, 2, i))
+            for i in range(14)}  # fmt: skip
+    few, many = page.compared(dict([*runs.items()][:2])), page.compared(runs)
+    for before, after in zip(few.axes, many.axes, strict=True):
+        sizes = [ax.get_position().bounds[2:] * ax.figure.get_size_inches()
+                 for ax in (before, after)]  # fmt: skip
+        assert sizes[0] == pytest.approx(sizes[1], rel=0.12)
+    assert len(many.legends[0].get_texts()) == 14
 
 
 # Minima

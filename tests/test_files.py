@@ -4,10 +4,11 @@ import errno
 import hashlib
 import os
 import pickle
+from pathlib import Path
 
 import pytest
 
-from landscape.files import DamagedFile, replacing, sidecar, temporaries, verify
+from landscape.files import DamagedFile, check_writable, replacing, sidecar, temporaries, verify
 
 
 def names(folder):
@@ -125,6 +126,25 @@ def test_only_temporary_files_are_listed_as_such(tmp_path):
             assert temporaries(tmp_path) == [temporary]
             raise ZeroDivisionError("look")
     assert temporaries(tmp_path) == []
+
+
+def test_a_folder_that_can_be_written_to_is_made_and_left_empty(tmp_path):
+    assert check_writable(tmp_path / "a" / "b") == tmp_path / "a" / "b"
+    assert [*(tmp_path / "a" / "b").iterdir()] == []
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError, match="could not write into .*file/x.*Not a directory"):
+        check_writable(tmp_path / "file" / "x")
+
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    with pytest.raises(PermissionError, match="could not write into .*Permission denied.*--out"):
+        check_writable(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_the_error_survives_the_way_from_a_worker_process():

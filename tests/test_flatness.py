@@ -134,6 +134,20 @@ def test_few_runs_have_no_interval_however_many_points_they_have():
     assert np.isfinite(found.tau)
 
 
+def test_one_odd_run_says_nothing_however_many_points_it_has():
+    """Any of six runs is the odd one with the largest gap in one of three samples of noise."""
+    run = np.repeat(np.arange(6), 4)
+    found = correlation(1.0 * (run == 5), run + 0.01 * source(7).normal(size=24), run=run)
+    assert found.low <= 0 < found.tau < found.high
+    assert found.p_value > 1 / 3
+    assert not telling([found], 0.95)[1].any()
+
+
+def test_a_perfect_order_of_runs_is_as_likely_as_a_permutation_of_them():
+    run = np.repeat(np.arange(6), 4)
+    assert correlation(run, run, run=run, count=2000).p_value == pytest.approx(2 / 720)
+
+
 @pytest.mark.parametrize(
     "x, y, note",
     [

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from cnognp.tasks.networks import resnet20, small_conv
-from landscape.folding import folded
+from landscape.folding import InPlace, folded
 from landscape.objective import Ridge, Sum, value
 from landscape.risk import EmpiricalRisk
 from landscape.slices import line, plane
@@ -284,11 +284,44 @@ def test_mixed_precision_is_asked_for_and_its_error_is_said():
     exact = plane(risk, z, u, v, **AXES)
     rough = plane(risk, z, u, v, precision="bfloat16", **AXES)
     said = rough.provenance["precision"]
-    assert (said["name"], said["points"]) == ("bfloat16", 5)
+    assert (said["name"], said["points"]) == ("bfloat16", rough.loss.size)
     error = np.abs(rough.loss / exact.loss - 1).max()
     assert 0 < error < 0.05
-    assert 0 < said["largest relative error"] < 0.05
+    assert said["largest relative error"] == pytest.approx(error, rel=1e-6)
     assert "precision" not in exact.provenance
+
+
+@pytest.mark.parametrize("evaluation", ["stacked", "plain"])
+def test_mixed_precision_serves_stacked_networks_whose_coordinates_it_does_not_round(evaluation):
+    layers = nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)
+    model = built(lambda: nn.Sequential(*layers), dtype=torch.float32)
+    risk = EmpiricalRisk(model, uneven(X.float(), Y), CE)
+    z = risk.point()
+    u = normal(len(z), seed=7, dtype=torch.float32)
+    how = {"alpha": np.linspace(-1, 0, 40), "evaluation": evaluation}
+    exact = line(risk, z, u, **how)
+    rough = line(risk, z, u, precision="bfloat16", **how)
+    error = np.abs(rough.loss / exact.loss - 1).max()
+    said = rough.provenance["precision"]
+    assert said["points"] == 9
+    assert error / 10 < said["largest relative error"] < 1.001 * error
+    assert 0 < error < 0.02
+    again = line(risk, z, u, **how)
+    np.testing.assert_array_equal(again.loss, exact.loss)
+
+
+def test_the_fast_way_is_checked_far_out_however_the_range_ends(monkeypatch):
+    risk = EmpiricalRisk(settled(Residual), uneven(IMAGES, Y), CE)
+    z = risk.point()
+    u, v = 0.1 * normal(2, len(z), seed=7)
+    move = InPlace._move
+
+    def stays_at_first(self, t):
+        move(self, t if t[0] > -0.5 else (0.0, 0.0))
+
+    monkeypatch.setattr(InPlace, "_move", stays_at_first)
+    found = plane(risk, z, u, v, alpha=[-1.0, -0.25, 0.0], beta=[-1.0, 0.0])
+    assert found.provenance["evaluation"] == "plain"
 
 
 def test_ways_that_do_not_exist_are_refused():

@@ -55,7 +55,54 @@ def test_a_part_of_the_cells_gives_the_surface_to_two_shares_of_the_tolerance(na
     )
     error = np.abs(found.loss - whole.loss).max() / np.ptp(whole.loss)
     assert error < 0.02
-    assert found.interpolation_error <= error + 1e-12
+
+
+@pytest.mark.parametrize("name", ["himmelblau", "peak", "cone", "wall"])
+def test_the_stated_error_is_no_small_part_of_the_largest_one(name):
+    formula, _ = KNOWN[name]
+    _, whole = both(formula)
+    for seed in range(4):
+        found, _ = both(formula, seed=seed)
+        error = np.abs(found.loss - whole.loss).max() / np.ptp(whole.loss)
+        assert found.interpolation_error > error / 3
+
+
+def holed(seed):
+    """A bowl with a round hole somewhere."""
+    drawn = np.random.default_rng(seed)
+    center, radius = torch.tensor(drawn.uniform(-1, 1, 2), device="cpu"), drawn.uniform(0.03, 0.2)
+
+    def formula(z):
+        inside = ((z - center) ** 2).sum(-1) < radius**2
+        return torch.where(inside, torch.nan, (z**2).sum(-1))
+
+    return formula
+
+
+def test_no_cell_is_not_finite_by_interpolation():
+    for seed in (19, 55, 59):  # a check hits the hole, and is part of an interpolation nearby
+        found = adaptive_plane(Analytic(holed(seed), 2), ORIGIN, U, V, seed=seed)
+        assert found.evaluated[~np.isfinite(found.loss)].all()
+
+
+class Opposed:
+    """Two halves of the data whose losses differ by a step that cancels in the sum."""
+
+    dim, shares = 2, (0.5, 0.5)
+
+    def terms(self):
+        yield from self.batched_terms()
+
+    def batched_terms(self):
+        for sign in (-1, 1):
+            yield lambda z, sign=sign: (z**2).sum(-1) / 2 + sign * (z[..., 0] > 0.1)
+
+
+def test_interpolated_standard_errors_are_never_negative():
+    found = adaptive_plane(Opposed(), ORIGIN, U, V, standard_errors=True)
+    assert not found.evaluated.all()
+    assert found.standard_error.min() == 0
+    assert found.standard_error.max() >= 2
 
 
 def test_polynomials_of_third_degree_are_interpolated_without_error():

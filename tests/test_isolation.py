@@ -84,7 +84,7 @@ def remembered(model):
         "grad mode": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
         "attention": (sdp.flash_sdp_enabled(), sdp.math_sdp_enabled(),
                       sdp.mem_efficient_sdp_enabled()),
-        "default": (torch.get_default_dtype(), torch.get_default_device(), torch.get_num_threads()),
+        "default": (torch.get_default_dtype(), torch.empty(0).device, torch.get_num_threads()),
     }  # fmt: skip
 
 

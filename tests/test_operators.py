@@ -13,11 +13,11 @@ from torch.func import functional_call
 from landscape.curvature import Hessian
 from landscape.functions import himmelblau
 from landscape.objective import Analytic, Ridge, Sum, value
-from landscape.operators import EmpiricalFisher, Fisher, GaussNewton, Selection, block
+from landscape.operators import EmpiricalFisher, Fisher, GaussNewton, Selection, block, blocks
 from landscape.operators.blocks import name_of
 from landscape.risk import EmpiricalRisk
 from landscape.spectrum import density, top_eigenpairs
-from landscape.trace import diagonal, frobenius
+from landscape.trace import diagonal, finite_scale, frobenius, trace
 
 close = torch.testing.assert_close
 
@@ -214,6 +214,25 @@ def test_a_block_is_the_matrix_of_the_parameters_that_are_chosen(where, names, m
     close(dense(block(make(risk, z), mask)), truth)
 
 
+def test_a_small_block_of_a_large_matrix_takes_few_whole_vectors_at_a_time(monkeypatch):
+    taken = []
+
+    class Wide:
+        def __init__(self):
+            self.point, self.dim, self.objective = normal(1000), 1000, quadratic(symmetric(1000))
+
+        def __matmul__(self, u):
+            taken.append(len(u))
+            return 2 * u
+
+    monkeypatch.setattr(blocks, "_NUMBERS", 3000)
+    u = normal(2, 4, 5)
+    close(block(Wide(), slice(0, 5)) @ u, 2 * u)
+    assert taken == [3, 3, 2]
+    monkeypatch.setattr(blocks, "_NUMBERS", 10)
+    assert (block(Wide(), slice(0, 5)) @ u[:0]).shape == (0, 4, 5)
+
+
 def test_eigenvalues_of_a_layer_are_those_of_the_objective_of_its_coordinates_alone():
     risk, _, z = case("stacked-uneven", "cpu")
     truth = torch.linalg.eigvalsh(Hessian(risk, z).dense()[:40, :40]).flip(0)[:3].numpy()
@@ -276,6 +295,83 @@ def test_the_estimated_squared_norm_has_no_bias_and_the_error_that_it_states():
     one = found[0]
     assert one.estimate == pytest.approx(one.square**0.5) and one.products == 20
     assert one.standard_error == pytest.approx(one.square_error / (2 * one.estimate))
+
+
+@pytest.mark.parametrize("probes", [10, 32])
+def test_the_interval_of_the_norm_covers_it_also_for_few_probes(probes):
+    # One eigenvalue far above the others: no squared length of a product is more skewed.
+    matrix, runs = symmetric(60) * 1e-3 + 10 * torch.ones(60, 60, dtype=torch.float64), 300
+    truth = float(torch.linalg.matrix_norm(matrix))
+    found = [
+        frobenius(quadratic(matrix), normal(60), probes=probes, generator=seeded(s))
+        for s in range(runs)
+    ]
+    hits = sum(f.interval[0] <= truth <= f.interval[1] for f in found)
+    plain = sum(abs(f.estimate - truth) <= 1.96 * f.standard_error for f in found)
+    # 0.92 for 10 probes and 0.95 for 32, less four standard deviations of the share of 300 runs.
+    assert hits / runs > {10: 0.86, 32: 0.90}[probes]
+    assert hits > plain
+    exact = frobenius(quadratic(matrix), normal(60))
+    np.testing.assert_allclose(exact.interval, [truth, truth])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_points_of_16_bits_are_measured_in_single_precision(dtype):
+    risk, _, z = case("stacked-uneven", "cpu")
+    z = z.to(dtype)
+    for measure in (
+        trace, partial(trace, where="0"), diagonal, partial(frobenius, probes=3),
+        partial(density, steps=5, probes=2), partial(finite_scale, scales=(0.5,)),
+    ):  # fmt: skip
+        found, single = measure(risk, z), measure(risk, z.float())
+        assert found.provenance["arithmetic"] == f"float32 (the point is {str(dtype)[6:]})"
+        assert single.provenance["arithmetic"] == "float32"
+        name = "density" if hasattr(found, "density") else "estimate"
+        np.testing.assert_array_equal(getattr(found, name), getattr(single, name))
+
+
+def test_infinite_curvature_has_no_error_and_warns_of_nothing():
+    steep = Analytic(lambda z: (z**2).sum(-1) * float("inf"), 60)
+    for found in (
+        trace(steep, normal(60)),
+        frobenius(steep, normal(60), probes=10),
+        diagonal(steep, normal(60), probes=10),
+        finite_scale(steep, normal(60), (1.0,)),
+    ):
+        assert not np.isfinite(found.estimate).any()
+        assert np.isnan(found.standard_error).all()
+
+
+def test_factors_are_multiplied_in_inference_mode_too():
+    risk, _, z = case("stacked-uneven", "cpu")
+    u = normal(2, risk.dim)
+    both = Sum(risk, Ridge(0.3, dim=risk.dim))
+    expected = GaussNewton(both, z) @ u, GaussNewton(both, z).forms(u)
+    with torch.inference_mode():
+        operator = GaussNewton(both, z.clone())
+        found = operator @ u, operator.forms(u)
+    close(found, expected)
+
+
+@pytest.mark.parametrize("where", [None, slice(3, 40)])
+def test_a_matrix_of_ones_own_needs_no_more_than_products(where):
+    class Scaled:
+        def __init__(self, objective, z):
+            self.objective, self.point, self.dim, self.products = objective, z, len(z), 0
+
+        def __matmul__(self, u):
+            self.products += u.shape[:-1].numel()
+            return u * torch.arange(self.dim, dtype=u.dtype, device="cpu")
+
+    objective, z = quadratic(symmetric(50)), normal(50)
+    found = top_eigenpairs(objective, z, 2, operator=Scaled, where=where)
+    top = 49 if where is None else 39
+    np.testing.assert_allclose(found.eigenvalues, [top, top - 1], rtol=1e-3)
+    assert found.operator == "Scaled" and "graph_bytes" not in found.provenance
+    spread = density(objective, z, operator=Scaled, where=where, probes=2)
+    assert spread.nodes.max() == pytest.approx(top) and spread.products == 2 * spread.steps
+    whole = top_eigenpairs(objective, z, 2, where=where)
+    assert whole.provenance["graph_cached"] and whole.provenance["graph_bytes"] > 0
 
 
 def test_diagonals_and_norms_of_a_layer_and_of_other_matrices():

@@ -123,6 +123,19 @@ def test_a_file_of_another_slice_is_refused_and_says_what_differs(tmp_path, thre
     assert path.read_bytes() == before
 
 
+def test_another_metric_of_the_same_name_is_told_apart(tmp_path, three):
+    def measured(metric):
+        how = {"metrics": {"m": metric}, "store": tmp_path / "part", "alpha": [-1.0, 0.0, 2.0]}
+        return line(Stopping(), *three[:2], **how)
+
+    first = Analytic(lambda z: z.sum(-1), 3)
+    values = measured(first).metric_values
+    np.testing.assert_array_equal(measured(first).metric_values, values)
+    for other in (Analytic(lambda z: 2 * z.sum(-1), 3), "gradient_norm"):
+        with pytest.raises(ValueError, match="holds another measurement: metric"):
+            measured(other)
+
+
 def test_other_data_of_the_same_model_are_told_apart(tmp_path):
     risk, _, z = case("stacked")
     line(risk, z, z, store=tmp_path / "part")

@@ -2,6 +2,7 @@
 
 import math
 from collections import deque
+from dataclasses import replace
 from itertools import repeat
 
 import numpy as np
@@ -18,9 +19,11 @@ from cnognp.run import run
 from cnognp.training import train
 from figures.page import figures_of
 from landscape import results
+from landscape.curvature import Hessian
 from landscape.objective import Analytic, Ridge, Sum
 from landscape.recorder import CurvatureRecorder
-from landscape.recorder.stability import of_optimiser
+from landscape.recorder.curvature import _trace
+from landscape.recorder.stability import descent, of_optimiser
 from landscape.recorder.tracking import top_pairs
 from landscape.risk import EmpiricalRisk
 
@@ -158,6 +161,21 @@ def test_bounds_hold_against_the_dense_hessian_while_a_network_trains():
     assert (found.trace_error < 0.2 * np.abs(found.trace).max()).all()
 
 
+@pytest.mark.parametrize("seed", [4, 9, 24])
+def test_bounds_hold_in_single_precision_for_inputs_of_a_bad_scale(seed):
+    g = torch.Generator("cpu").manual_seed(seed)
+    x, y = 1000 * (1 + torch.randn((200, 6), generator=g)), torch.randn((200, 2), generator=g)
+    layers = nn.Linear(6, 16), nn.Softplus(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 2)
+    risk = EmpiricalRisk(filled(nn.Sequential(*layers), seed), (x, y), mse_loss)
+    recorder = CurvatureRecorder(risk, k=2, tolerance=1e-6, trace_probes=0, max_products=300)
+    recorder(0, risk.point())
+    twin = EmpiricalRisk(nn.Sequential(*layers).double(), (x.double(), y.double()), mse_loss)
+    truth = torch.linalg.eigvalsh(Hessian(twin, twin.point()).dense()).numpy()
+    found = recorder.result()
+    away = np.abs(truth[:, None] - found.eigenvalues[0]).min(0)
+    assert (away <= found.bounds[0]).all()
+
+
 def test_a_warm_start_takes_fewer_products_than_a_cold_one():
     g = torch.Generator("cpu").manual_seed(1)
     x = torch.randn((60, 8), generator=g, dtype=F64)
@@ -250,6 +268,67 @@ def test_adam_with_its_preconditioner_held_diverges_just_above_its_threshold(kin
     assert stability.threshold == pytest.approx(
         38 / 0.01 * (1 - 0.01 * decay / 2 if kind is torch.optim.AdamW else 1)
     )
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_adamw_with_rates_and_decays_of_its_own_for_each_group_has_one_threshold(alone):
+    g = torch.Generator("cpu").manual_seed(3)
+    a, b = (torch.randn(2, generator=g, dtype=F64).requires_grad_() for _ in range(2))
+    groups = [{"params": [a], "lr": 0.4, "weight_decay": 2.0}]
+    groups += [] if alone else [{"params": [b], "lr": 0.1, "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.99))
+    for _ in range(50):
+        a.grad, b.grad = a.detach() * 3, b.detach()
+        optimiser.step()
+    stability = of_optimiser(optimiser, [a, b])
+    lr = torch.tensor([0.4, 0.4] + 2 * [0.0 if alone else 0.1], dtype=F64)
+    decay = torch.tensor([2.0, 2.0, 0.0, 0.0], dtype=F64)
+    states = [optimiser.state[p] for p in (a, b)]
+    square = torch.cat([s.get("exp_avg_sq", torch.ones(2, dtype=F64)) for s in states])
+    inverse = lr / ((1 - 0.9**50) * ((square / (1 - 0.99**50)).sqrt() + 1e-8))
+    root = torch.randn((4, 4), generator=g, dtype=F64)
+    hessian = root @ root.T
+    scale = stability.scale
+    top = torch.linalg.eigvalsh(scale[:, None] * hessian * scale)[-1]
+
+    def radius(factor):
+        """The spectral radius of one step of AdamW on the point and the mean gradient."""
+        pull = 0.1 * factor * stability.threshold / top * hessian
+        point = torch.diag(1 - lr * decay) - inverse[:, None] * pull
+        upper = torch.cat([point, -0.9 * torch.diag(inverse)], 1)
+        lower = torch.cat([pull, 0.9 * torch.eye(4, dtype=F64)], 1)
+        return float(torch.linalg.eigvals(torch.cat([upper, lower])).abs().max())
+
+    assert radius(1.001) > 1
+    # What stands still neither shrinks nor grows.
+    assert radius(0.999) <= 1 + 1e-12 if alone else radius(0.999) < 1
+
+
+def test_the_trace_over_all_signs_is_exact_whatever_vectors_are_taken_out():
+    g = torch.Generator("cpu").manual_seed(2)
+    matrix = torch.randn((6, 6), generator=g, dtype=F64)
+    matrix = matrix + matrix.T
+    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=F64)] * 6)
+    start = torch.randn((2, 6), generator=g, dtype=F64)
+    for most in (2, 3, 6):
+        found = top_pairs(_Times(matrix), start, 2, 1e-9, most=most, beside=signs)
+        assert found.products == most
+        assert _trace(found, signs)[0] == pytest.approx(float(matrix.trace()), abs=1e-12)
+
+
+def test_parameters_in_half_precision_have_lines_in_single_precision():
+    a, b = (torch.ones(3, dtype=torch.bfloat16, requires_grad=True) for _ in range(2))
+    groups = [{"params": [a], "lr": 0.003}, {"params": [b], "lr": 0.001}]
+    optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99))
+    for p in (a, b):
+        p.grad = torch.full_like(p, 0.7)
+    optimiser.step()
+    stability = of_optimiser(optimiser, [a, b])
+    assert stability.threshold == pytest.approx(38 / 0.003, rel=1e-6)
+    square = optimiser.state[a]["exp_avg_sq"].double()
+    diagonal = 0.1 * ((square / 0.01).sqrt() + 1e-8)
+    torch.testing.assert_close(stability.scale[:3].double(), diagonal.rsqrt(), rtol=1e-5, atol=0)
+    torch.testing.assert_close(stability.scale[3:] ** 2 * 3, stability.scale[:3] ** 2)
 
 
 def test_a_step_of_adam_is_lr_times_the_mean_gradient_over_the_preconditioner():
@@ -469,6 +548,8 @@ def test_points_that_do_not_fit_are_named(unchecked):
     risk = EmpiricalRisk(network(), curve(), mse_loss)
     with pytest.raises(ValueError, match="no tensor named"):
         CurvatureRecorder(risk)(0, nn.Sequential(nn.Linear(1, 1)))
+    with pytest.raises(ValueError, match="nesterov needs a dampening of 0, got 0.5"):
+        descent(0.1, 0.9, nesterov=True, dampening=0.5)
     with pytest.raises(ValueError, match="holds none of the model's parameters"):
         CurvatureRecorder(risk)(0, network(), torch.optim.SGD(network().parameters(), lr=0.1))
     noisy = EmpiricalRisk(
@@ -589,6 +670,22 @@ def test_the_picture_has_a_panel_for_the_preconditioned_hessian_where_there_is_o
     assert len(panels["Adam"]) == len(panels["SGD"]) + 1
     empty = CurvatureRecorder(risk).result()
     assert figures_of(empty)["recording"].axes
+
+
+def test_hollow_marks_belong_to_the_eigenvalue_of_their_own_panel():
+    model = network()
+    recorder = CurvatureRecorder(EmpiricalRisk(model, curve(), mse_loss), every=1)
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
+    descended(model, optimiser, 3, lambda step: recorder(step, model, optimiser))
+    found = recorder.result()
+    wide = found.preconditioned_bound.copy()
+    wide[2] = found.preconditioned[2]
+    converged = found.converged.copy()
+    converged[1] = False
+    figure = figures_of(replace(found, preconditioned_bound=wide, converged=converged))
+    for ax, step in zip(figure["recording"].axes[:2], (1, 2), strict=True):
+        (hollow,) = [line for line in ax.lines if line.get_label() == "not converged"]
+        assert hollow.get_xdata().tolist() == [step]
 
 
 def test_results_survive_their_file(tmp_path):

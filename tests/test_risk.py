@@ -664,6 +664,21 @@ def test_a_risk_in_shards_is_the_same_risk(count):
         assert torch.allclose(ours, whole, rtol=1e-12, atol=1e-12)
 
 
+def test_shards_of_a_loss_with_weights_weigh_what_their_samples_weigh():
+    model = torch.nn.Linear(X.shape[1], 3).to(X.dtype)
+    weights = torch.arange(1, len(X) + 1, dtype=X.dtype, device="cpu")
+
+    def weighted(output, target):
+        labels, each = target[:, 0].long(), target[:, 1]
+        losses = torch.nn.functional.cross_entropy(output, labels, reduction="none")
+        return (each * losses).sum(), each.sum()
+
+    target = torch.stack([Y.to(X.dtype), weights], dim=1)
+    cut = EmpiricalRisk(model, (X, target), weighted).sharded(3)
+    expected = [float(t[:, 1].sum() / weights.sum()) for _, t in cut.batches]
+    assert cut.shares == pytest.approx(expected)
+
+
 def test_a_risk_is_not_cut_where_that_would_change_it():
     model = torch.nn.Sequential(
         torch.nn.Linear(X.shape[1], 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 3)

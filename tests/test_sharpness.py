@@ -96,6 +96,14 @@ def test_worst_case_inside_the_ball_is_the_height_of_the_top():
     assert row["value"] == pytest.approx(-float(z @ a @ z) / 2, rel=1e-6)
 
 
+def test_a_slope_at_the_point_is_climbed_though_the_boundary_lies_lower():
+    hills = Analytic(lambda z: (torch.sin(12 * z) - 5 * z**2).sum(-1), 1)
+    row = reading(hills, point(0.0), "worst-l2", rho=1.0, starts=1)
+    ball = np.linspace(-1, 1, 100_001)
+    assert row["value"] == pytest.approx((np.sin(12 * ball) - 5 * ball**2).max(), rel=1e-6)
+    assert row["evaluations"] <= 1 + 21
+
+
 def test_worst_case_at_a_maximum_is_zero():
     row = reading(diagonal(-1.0, -2.0), point(0.0, 0.0), "worst-l2")
     assert row["value"] == 0.0
@@ -156,6 +164,19 @@ def test_average_case_is_half_the_trace_times_the_variance():
     assert row["evaluations"] == 4001
 
 
+def test_the_interval_of_an_average_holds_the_truth_as_often_as_it_says_for_few_pairs():
+    bowl, options = quadratic(torch.eye(50, dtype=torch.float64)), Options(pairs=3, sigma=0.1)
+    hits = 0
+    for seed in range(300):
+        found = panel(
+            bowl, torch.zeros_like(normal(50)), only=("average",), options=options,
+            generator=seeded(seed),
+        )  # fmt: skip
+        hits += bool(found.low[0] < 0.1**2 * 50 / 2 < found.high[0])
+    # Four standard errors of 300 draws are 5 points; by the normal quantile it would be 81 %.
+    assert abs(hits / 300 - 0.95) < 0.05
+
+
 def test_antithetic_draws_leave_no_noise_from_the_slope():
     row = reading(Analytic(lambda z: 3 * z.sum(-1), 3), point(1.0, 2.0, 3.0), "average")
     assert abs(row["value"]) < 1e-14
@@ -201,7 +222,10 @@ def test_widths_follow_the_curvature_along_each_direction():
 def test_a_basin_without_an_end_is_infinitely_wide_and_says_so():
     row = reading(diagonal(1e-6, 1e-6), point(1.0, 1.0), "basin-width", directions=8)
     assert row["value"] == math.inf
-    assert row["status"] == "8 of 8 directions do not rise so far"
+    said = (
+        "8 of 8 directions do not rise so far; without layers a direction is as long as the point"
+    )
+    assert row["status"] == said
 
 
 @pytest.mark.parametrize("count, covered", [(5, None), (6, 1 - 2**-5), (9, 0.961), (20, 0.959)])
@@ -599,3 +623,11 @@ def test_beyond_the_budget_sums_are_estimated_and_their_intervals_hold_the_truth
     assert roughly.products.tolist() == [50, 50]
     assert (np.abs(roughly.value - exactly.value) < 4 * roughly.error).all()
     assert (roughly.low < roughly.value).all() and (roughly.value < roughly.high).all()
+
+
+def test_the_frobenius_norm_that_is_exact_in_the_panel_has_an_interval_of_no_width():
+    objective = Analytic(lambda z: (z**2).sum(-1), 50)
+    point = torch.ones(50, dtype=torch.float64, device="cpu")
+    options = Options(budget=0, probes=100)
+    found = panel(objective, point, options=options, only=("frobenius",))
+    assert found.value[0] == found.low[0] == found.high[0] == pytest.approx(2 * 50**0.5)

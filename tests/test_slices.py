@@ -128,6 +128,18 @@ def test_losses_that_are_not_finite_are_kept():
     assert np.isnan(nowhere.center) and np.isnan(nowhere.loss).all()
 
 
+@pytest.mark.parametrize("alpha", [np.arange(-1, 1.05, 0.1), np.linspace(-1, 1, 99), [-1, 0, 1]])
+def test_points_that_are_other_together_than_alone_are_found_out_at_the_centre(alpha):
+    class Mixing(Analytic):
+        def batched_terms(self):
+            yield lambda rows: (rows**2).sum(-1) + 0.1 * (len(rows) > 1)
+
+    objective, z = Mixing(lambda z: (z**2).sum(-1), 3), normal(3)
+    with pytest.raises(RuntimeError, match="points evaluated together disagree with one alone"):
+        line(objective, z, normal(3, seed=1), alpha=alpha)
+    line(objective, z, normal(3, seed=1), alpha=alpha, chunk=1)
+
+
 @pytest.mark.parametrize(
     "alpha",
     [
@@ -227,6 +239,7 @@ def test_bad_directions_are_refused(directions_of_five):
     function = affine(u)
     bad = [
         (0 * u, v, "a direction is zero"),
+        (1e-180 * u, v, "a direction is zero"),
         (u, float("nan") * v, "a direction has NaN or infinite entries"),
         (u / 0, v, "a direction has NaN or infinite entries"),
         (u, -3 * u, "the two directions are parallel"),

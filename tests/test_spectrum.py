@@ -190,6 +190,15 @@ def test_single_precision_points_are_bounded_in_double():
     assert "converged: converged" not in strict.status
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_bounds_allow_for_the_rounding_of_the_explicit_product(dtype):
+    found = top_eigenpairs(quadratic(SPECTRA["outliers"]), normal(100, dtype=dtype), 3)
+    allowed = found.bounds - found.residuals
+    np.testing.assert_allclose(allowed, 8 * 2.0**-52 * 50, rtol=1e-3)
+    measured = found.provenance["rounding"].startswith("measured")
+    assert measured == (dtype == torch.float32) == (found.provenance["rounding_norm"] is not None)
+
+
 def test_a_formula_of_one_type_only_is_measured_in_that_type():
     a = matrix(SPECTRA["outliers"]).float()
     objective = Analytic(lambda z: 0.5 * ((z @ a) * z).sum(-1), 100)
@@ -208,7 +217,13 @@ def test_half_precision_points_are_measured_in_single_precision(dtype):
     assert found.provenance["arithmetic"] == f"float32 (the point is {str(dtype)[6:]})"
 
 
-@pytest.mark.parametrize("name", ["stacked-uneven", "batch-norm-frozen", "lstm", "encoder", "sum"])
+NETWORKS = (
+    "stacked-uneven", "convolution", "batch-norm-frozen", "layer-norm", "attention", "encoder",
+    "dot-product", "lstm", "gru", "tied", "sum",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NETWORKS)
 def test_eigenvalues_of_networks_are_those_of_the_dense_hessian(name):
     objective, _, point = made(name)
     exact = np.linalg.eigvalsh(dense(name).numpy())

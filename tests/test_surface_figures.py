@@ -102,9 +102,43 @@ def test_interpolated_cells_carry_a_dot_and_the_legend_says_how_many(draw):
     for whole in (None, np.ones((11, 6), bool)):
         assert "interpolated" not in draw(plane(bowl, evaluated=whole), axes())
     for scale, span in (("linear", "range"), ("log", "range of log loss")):
-        found = replace(result, provenance={"scale": scale})
+        found = replace(result, provenance={"scale": scale, "checked": 12})
         noted = " ".join(page.figures_of(found)["relief"]._suptitle.get_text().split())
-        assert f"63 measured · others interpolated (error up to 0.71 % of the {span})" in noted
+        error = f"largest error of 12 checked cells: 0.71 % of the {span}"
+        assert f"63 measured · others interpolated ({error})" in noted
+
+
+# ----------------------------------------------------------------------------- what else is known
+
+
+def test_metrics_and_standard_errors_of_a_plane_have_panels_of_their_own():
+    plain = plane(bowl)
+    assert "metrics" not in page.figures_of(plain)
+    accuracy, largest = np.full(plain.loss.shape, 0.5), np.exp(plain.loss)
+    accuracy[0, 1] = NAN
+    found = replace(
+        plain, standard_error=0.1 * plain.loss + 0.1, metrics=("accuracy", "lambda_max"),
+        metric_values=np.stack([accuracy, largest]),
+    )  # fmt: skip
+    figure = page.figures_of(found)["metrics"]
+    bars = [ax.get_ylabel() for ax in figure.axes if ax.get_label() == "<colorbar>"]
+    assert bars[:2] == ["standard error of the loss", "accuracy"]
+    assert bars[2].startswith("lambda_max")
+    shown = [ax.collections[0].get_array() for ax in figure.axes if ax.get_label() != "<colorbar>"]
+    for cells, values in zip(shown, (found.standard_error, accuracy, largest), strict=True):
+        np.testing.assert_array_equal(np.ma.filled(cells.reshape(values.T.shape), NAN), values.T)
+
+
+def test_metrics_of_a_line_have_panels_of_their_own():
+    alpha = np.linspace(-1, 1, 5)
+    found = Line(
+        alpha=alpha, loss=alpha**2, center=0.0, metrics=("accuracy", "trace"),
+        metric_values=np.stack([1 - alpha**2, np.full(5, NAN)]),
+    )  # fmt: skip
+    first, second = page.figures_of(found)["metrics"].axes
+    assert (first.get_ylabel(), second.get_ylabel()) == ("accuracy", "trace")
+    np.testing.assert_array_equal(first.lines[0].get_ydata(), 1 - alpha**2)
+    assert "no finite trace" in [text.get_text() for text in second.texts]
 
 
 # -------------------------------------------------------------------------------------- one scale
@@ -147,6 +181,18 @@ def test_a_comparison_is_a_figure_in_rows_that_names_what_is_not_finite():
 
 
 @pytest.mark.usefixtures("unchecked")
+def test_long_names_in_a_comparison_stay_above_their_panels():
+    names = [f"SGD, learning rate 0.{i}, batches of 128, weight decay 5e-4" for i in range(3)]
+    figure = surface.comparison([plane(bowl)] * 3, labels=names)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    panels = figure.axes[:3]
+    titles = [ax.get_title(loc="left") for ax in panels]
+    assert [" ".join(title.split("\n")[:-1]) for title in titles] == names
+    for ax, following in zip(panels, panels[1:], strict=False):
+        title = ax._left_title.get_window_extent(renderer)
+        assert title.x1 < following.get_window_extent(renderer).x0
+
+
 def test_a_comparison_without_surfaces_or_with_too_few_labels_is_refused():
     two = list(style.new_figure().subplots(1, 2))
     for results, panels, labels in (

@@ -489,3 +489,14 @@ def test_mini_batches_are_seen_however_deep_a_method_holds_them(name):
 
     assert takes_minibatches(METHODS[name](batch_size=8))
     assert not takes_minibatches(METHODS[name](batch_size=0))
+
+
+def test_of_two_runs_that_are_started_together_one_gets_the_folder(tmp_path):
+    folder = RunFolder(tmp_path / "two")
+    folder.create(Config("wine"))
+    before = folder.config_path.read_text(encoding="utf-8")
+    with pytest.raises(FileExistsError, match="two exists; go on with --resume"):
+        folder.create(Config("digits"))
+    assert folder.config_path.read_text(encoding="utf-8") == before
+    folder.create(Config("digits"), fresh=False)
+    assert folder.config().task == "digits"

@@ -1,5 +1,7 @@
 """Paths are kept within their memory, and projected to where least squares puts them."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from figures import style, trajectory
 from figures.page import figures_of
 from landscape import results
 from landscape.functions import himmelblau
+from landscape.layout import Layout
 from landscape.objective import Analytic, value
 from landscape.recorder import TrajectoryRecorder, plane_of, project
 from landscape.risk import EmpiricalRisk
@@ -59,6 +62,44 @@ def test_a_recorder_of_a_model_keeps_copies_and_leaves_it_alone():
     assert points.dtype == F64 and torch.equal(points[0], before.double())
     assert torch.equal(points[1], risk.layout.flatten(dict(model.named_parameters())).double())
     assert model.weight.grad is None and model.training
+
+
+class Compiled(nn.Module):
+    """Holds a module under the name that torch.compile gives it."""
+
+    def __init__(self, module):
+        super().__init__()
+        self._orig_mod = module
+
+
+def test_a_model_is_found_in_whatever_wraps_it():
+    model = nn.Linear(2, 1)
+    wrapped = [
+        Compiled(model),
+        nn.DataParallel(model),
+        nn.DataParallel(Compiled(model)),
+        Compiled(nn.DataParallel(model)),
+    ]
+    layout = Layout.of(model)
+    wanted = layout.flatten(dict(model.named_parameters()))
+    for outer in wrapped:
+        recorder = TrajectoryRecorder(layout)
+        assert recorder(0, outer) and torch.equal(recorder.points()[0], wanted)
+
+
+def test_a_call_costs_the_same_however_many_there_were():
+    recorder = TrajectoryRecorder(2, memory=2**30)
+    z = torch.zeros(2)
+    seconds = []
+    for start in (0, 300, 20_000):
+        for step in range(len(recorder._kept), start):
+            recorder._kept.append((step, 0.0, z))
+            recorder._seen += 1
+        began = time.process_time()
+        for step in range(start, start + 200):
+            recorder(step, z)
+        seconds.append(time.process_time() - began)
+    assert seconds[2] < 5 * seconds[1] + 0.05
 
 
 def test_points_in_the_plane_come_back_exactly_also_with_oblique_directions():
@@ -196,6 +237,12 @@ def test_planes_that_are_none_are_refused(unchecked):
             project(bowl(3), {"a": points}, origin, u, v)
     with pytest.raises(ValueError, match="no trajectory was given"):
         project(bowl(3), {})
+    with pytest.raises(ValueError, match="no trajectory was given"):
+        plane_of({})
+    with pytest.raises(ValueError, match=r"one length, got \{'a': 3, 'b': 4\}"):
+        project(bowl(3), {"a": points, "b": drawn(5, 4)})
+    with pytest.raises(ValueError, match="b must have points of length 3, got 4: .* another model"):
+        project(bowl(3), {"a": points, "b": drawn(5, 4)}, zero, e[0], e[1])
     with pytest.raises(ValueError, match="three finite points"):
         project(bowl(3), {"a": points[:2]})
     with pytest.raises(ValueError, match="must have points"):

@@ -119,7 +119,12 @@ def _slices(group: Any) -> None:
 
 
 def command(options: Namespace) -> None:
-    """Measures, saves, and prints what came out."""
+    """Measures, saves, and prints what came out.
+
+    Raises:
+        Exception: what a measurement raises, when it is said what was saved before.
+        KeyboardInterrupt: likewise.
+    """
     from cnognp import analysis
 
     settings = settings_of(options)
@@ -132,9 +137,15 @@ def command(options: Namespace) -> None:
         def told(name: str, done: int, total: int) -> None:
             bar.update(line, note=name, completed=done, total=total if total > 1 else None)
 
-        for subject in _subjects(options):
-            _check(subject)
-            found |= analysis.analyze(subject, folder, kinds, settings, told)
+        try:
+            for subject in _subjects(options):
+                _check(subject)
+                for name, result in analysis.measured(subject, folder, kinds, settings, told):
+                    found[name] = result
+        except (Exception, KeyboardInterrupt):
+            if found:
+                console.note(f"saved before that, in {folder}: {', '.join(found)}")
+            raise
     if options.json:
         document = {name: words.numbers(result) for name, result in found.items()}
         console.emit({"folder": str(folder), "results": document})

@@ -8,8 +8,9 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import SUPPRESS, ArgumentParser
+
+from cnognp.config import text_of, tree_in
 
 # Flags that take no value, so that the word behind them may be the TASK.
 _SWITCHES = ("--resume", "--json", "--help", "--eval-mode")
@@ -172,9 +173,11 @@ def tree_of(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}; a configuration is a YAML file like run.yaml")
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+        tree = tree_in(text_of(path))
+    except ValueError as error:
+        _, unlike, reason = str(error).partition("not YAML")
+        said = f"is no YAML{reason}" if unlike else f"cannot be used: {error}"
+        raise ValueError(f"{path} {said}") from None
     if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
         raise ValueError(f"{path} must hold keys and values, as run.yaml does")
     for noun in set(_NOUNS) & set(tree):

@@ -8,6 +8,7 @@ from jsonargparse import ArgumentParser, Namespace
 from cnognp.cli import console
 from cnognp.cli.show import summary
 from cnognp.config import RunFolder
+from landscape.files import check_writable
 
 _HISTORY = "history.h5"
 
@@ -58,6 +59,7 @@ def command(options: Namespace) -> None:
         documents[run] = summary(folder, found.meta)
         histories[run] = folder.analysis / _HISTORY
     out = Path(options.out)
+    check_writable(out / "figures")
     study = _study(options, out) if options.flatness else None
     written = _curves({run: path for run, path in histories.items() if path.is_file()}, out)
     if options.json:
@@ -105,11 +107,10 @@ def _study(options: Namespace, out: Path) -> Any:
         split=options.split, resamples=options.resamples, seed=options.seed,
         device=options.device, evaluate=options.eval_mode,
     )  # fmt: skip
+    path = check_writable(out / "analysis") / "flatness.h5"
     with console.bar() as bar:
         line = bar.add_task("measuring", total=None, note="")
         found = study(config, lambda name: bar.update(line, note=name))
-    path = out / "analysis" / "flatness.h5"
-    path.parent.mkdir(parents=True, exist_ok=True)
     save(found, path)
     draw([path], out / "figures")
     return found

@@ -10,6 +10,7 @@ from jsonargparse import ArgumentParser, Namespace
 from cnognp.cli import arguments, console
 from cnognp.cli.plot import draw
 from cnognp.methods import METHODS
+from landscape.files import check_writable
 
 _FUNCTIONS = ("himmelblau", "three-hump-camel", "six-hump-camel")
 _STUDIES = ("table", "flat", "paths", "cycle")
@@ -122,9 +123,7 @@ def listed(methods: str | None) -> dict[str, Any]:
 
 def folder_of(options: Namespace) -> Path:
     """The folder of results and pictures, made where it is missing."""
-    folder = Path(options.out)
-    (folder / "analysis").mkdir(parents=True, exist_ok=True)
-    return folder
+    return check_writable(Path(options.out) / "analysis").parent
 
 
 def chosen_keys(name: str, given: dict[str, Any]) -> dict[str, Any]:

@@ -1,20 +1,18 @@
 """Entry point: finds the verb, builds its parser, runs it, and turns errors into one line."""
 
+# What is imported here comes at once: Ctrl-C is understood from the first line of `main` on.
 import importlib
 import os
 import signal
 import sys
+import threading
 import traceback
 from argparse import ArgumentError
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from types import MappingProxyType
 
-from jsonargparse import ArgumentParser
-
 from cnognp import __version__
-from cnognp.cli.arguments import explained, unknown, value_of
-from cnognp.cli.console import only_objects
 
 VERBS = MappingProxyType({
     "train": "train a population on a task",
@@ -32,34 +30,107 @@ GOOD, FAILED, USAGE, DAMAGED = 0, 1, 2, 3
 _COMPLETION = "--print_completion"
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code: 0 good, 1 failed, 2 usage or configuration, 3 bad file, 128 + a signal."""
     argv = list(sys.argv[1:] if argv is None else argv)
     verb = next((word for word in argv if not word.startswith("-")), "")
     try:
-        if (shell := value_of(argv, _COMPLETION)) is not None:
-            from cnognp.cli.completion import script
-
-            sys.stdout.write(script(shell, VERBS))
-            return GOOD
-        # Already reading the arguments may run a file of the user's, which may print.
-        helps = "-h" in argv or "--help" in argv
-        with only_objects() if "--json" in argv and not helps else nullcontext():
-            options = parser_of(verb, argv)
-            return importlib.import_module(f"cnognp.cli.{verb}").command(options) or GOOD
+        _open_streams()
+        with _terminable():
+            try:
+                return _run(verb, argv)
+            finally:
+                # What does not get out is an error here, and not a complaint of Python's later.
+                sys.stdout.flush()
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else USAGE
+    except _Terminated:
+        return 128 + signal.SIGTERM
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except BrokenPipeError:
-        # The reader of our output has left; Python would complain once more when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return FAILED
     except Exception as error:
         if os.environ.get("CNOGNP_TRACEBACK"):
             traceback.print_exc()
-        sys.stderr.write(f"cnognp{' ' + verb if verb in VERBS else ''}: {_line(error)}\n")
+        with suppress(OSError):
+            sys.stderr.write(f"cnognp{' ' + verb if verb in VERBS else ''}: {_line(error)}\n")
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _drop_output()
         return code_of(error)
+
+
+def _run(verb: str, argv: list[str]) -> int:
+    from cnognp.cli.arguments import value_of
+    from cnognp.cli.console import only_objects
+
+    if (shell := value_of(argv, _COMPLETION)) is not None:
+        from cnognp.cli.completion import script
+
+        sys.stdout.write(script(shell, VERBS))
+        return GOOD
+    helps = "-h" in argv or "--help" in argv
+    try:
+        # Already reading the arguments may run a file of the user's, which may print.
+        with only_objects() if "--json" in argv and not helps else nullcontext():
+            options = parser_of(verb, argv)
+            return importlib.import_module(f"cnognp.cli.{verb}").command(options) or GOOD
+    except SystemExit as leaving:
+        if isinstance(leaving.__context__, BrokenPipeError):
+            raise leaving.__context__ from None
+        if {"-h", "--help", "--version"} & set(argv):
+            raise
+        raise RuntimeError(
+            f"the code of the task called exit({leaving.code!r}), so nothing came of it: have it "
+            "raise an error, or return a Task"
+        ) from None
+
+
+def _open_streams() -> None:
+    """Standard streams that were closed swallow what they get; others say any text that there is.
+
+    A file that is opened where there is no standard output would get what libraries print.
+    """
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")
+    if getattr(sys.stdout, "errors", "") == "strict" and hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _drop_output() -> None:
+    """The reader of our output has left; Python would complain once more when it flushes."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Inside, SIGTERM ends what runs as Ctrl-C does: bars are taken away, and half files."""
+
+    def leave(number, frame):
+        raise _Terminated
+
+    first = threading.current_thread() is threading.main_thread()
+    if not first or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def code_of(error: Exception) -> int:
@@ -73,11 +144,24 @@ def code_of(error: Exception) -> int:
 
 
 def _line(error: Exception) -> str:
-    """The error's message in one line."""
-    text = str(error)
+    """The error's message in one line, with its kind and its place where they are not ours."""
+    text, place = str(error), _place(error)
+    known = isinstance(error, (ArgumentError, ValueError, TypeError, RuntimeError, OSError))
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if place or not known:
+        text = f"{place}{type(error).__name__}: {text}"
     return " ".join(text.split()) or type(error).__name__
+
+
+def _place(error: Exception) -> str:
+    """The deepest line in the file of the user's task that the error came through, if it did."""
+    lines = [
+        f"{frame.f_code.co_filename}, line {number}: "
+        for frame, number in traceback.walk_tb(error.__traceback__)
+        if str(frame.f_globals.get("__name__")).startswith("cnognp_task_")
+    ]
+    return lines[-1] if lines else ""
 
 
 def parser_of(verb: str, argv: list[str]):
@@ -86,6 +170,10 @@ def parser_of(verb: str, argv: list[str]):
     Raises:
         ValueError: if there is no such verb.
     """
+    from jsonargparse import ArgumentParser
+
+    from cnognp.cli.arguments import explained, unknown
+
     parser = ArgumentParser(
         prog="cnognp",
         version=__version__,

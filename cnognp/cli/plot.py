@@ -1,11 +1,13 @@
 """``cnognp plot``: pictures of the results in a folder."""
 
+import os
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
 from cnognp.cli import console
 from cnognp.config import RunFolder
+from landscape.files import DamagedFile, check_writable
 
 
 def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
@@ -22,7 +24,9 @@ def command(options: Namespace) -> None:
         FileNotFoundError: if there is no result.
     """
     folder = RunFolder(Path(options.run))
-    files = sorted(folder.analysis.glob("*.h5"))
+    # To glob a folder that may not be read would find it empty.
+    found = os.listdir(folder.analysis) if folder.analysis.is_dir() else []
+    files = sorted(folder.analysis / name for name in found if name.endswith(".h5"))
     if not files:
         raise FileNotFoundError(
             f"{folder.analysis} holds no results; measure first: cnognp analyze {options.run}"
@@ -35,18 +39,27 @@ def command(options: Namespace) -> None:
 
 
 def draw(files: list[Path], folder: Path) -> list[Path]:
-    """The pictures drawn from result files, by the name of the file and of the picture."""
+    """The pictures drawn from result files, by the name of the file and of the picture.
+
+    Raises:
+        DamagedFile: if a file is no result, or holds numbers that cannot be drawn.
+    """
     from figures.page import figures_of
     from figures.style import save
     from landscape.results import load
 
-    folder.mkdir(parents=True, exist_ok=True)
+    check_writable(folder)
     written: list[Path] = []
     with console.bar() as bar:
         line = bar.add_task("drawing", total=len(files), note="")
         for file in files:
-            for name, figure in figures_of(load(file)).items():
-                title = file.stem if name == file.stem else f"{file.stem}-{name}"
-                written += save(figure, folder / title)
+            result = load(file)
+            try:
+                for name, figure in figures_of(result).items():
+                    title = file.stem if name == file.stem else f"{file.stem}-{name}"
+                    written += save(figure, folder / title)
+            except ValueError as error:
+                # Numbers that no measurement gives, such as infinite coordinates.
+                raise DamagedFile(file, f"it cannot be drawn: {error}") from error
             bar.update(line, advance=1, note=file.name)
     return written

@@ -88,6 +88,12 @@ def config_of(options: Namespace) -> Config:
     task, method = options.task.as_dict(), options.method.as_dict()
     name = task.pop("name", "")
     if not name:
+        out = options.out if options.resume else None
+        if out and not RunFolder(Path(out)).config_path.exists():
+            raise ValueError(
+                f"{out} holds no run.yaml, so no run was begun there that could go on: give the "
+                f"whole command once more, cnognp train TASK ... --resume --out {out}"
+            )
         raise ValueError(f"which task? One of {', '.join(TASKS)}, or my_task.py:make_task")
     if options.data is not None:
         if ":" not in name and "data" not in inspect.signature(TASKS[name]).parameters:

@@ -82,8 +82,9 @@ def _known(panel: Any, i: int) -> str:
 
 def _part(result: Any) -> str:
     """Which matrix, where it is not the whole Hessian."""
+    matrix = "Hessian" if result.operator == "Hessian" else f"{result.operator} matrix"
     where = f" in {result.where}" if result.where else ""
-    return f"of the {result.operator}{where}: " if where or result.operator != "Hessian" else ""
+    return f"of the {matrix}{where}: " if where or matrix != "Hessian" else ""
 
 
 def _spectrum(result: Any) -> Said:

@@ -104,7 +104,9 @@ def _from_file(path: Path, spec: str, keywords: Mapping[str, Any]) -> "Task":
 
 def _function(path: Path, name: str) -> Callable[..., Any]:
     if not path.is_file():
-        raise ValueError(f"no file {path}, so no task {path}:{name}")
+        raise ValueError(
+            f"no file {path}, so no task {path}:{name}; relative paths start at {Path.cwd()}"
+        )
     with _importable(path.parent):
         module = _run(path)
     build = getattr(module, name, None)

@@ -97,7 +97,8 @@ def orthogonalise(
 
     The first direction stays as it is, apart from what is ignored. To have orthogonal parts and the
     lengths of the weights too, normalise afterwards: scaling a part changes no angle. Where a part
-    has no room left (one entry and two directions, parallel parts), it becomes zero.
+    has no room left (one entry and two directions, parallel parts), it becomes zero. NaN and
+    infinite entries stay, and make the same part of later directions NaN.
 
     Args:
         layout: names and roles inside the vector; one part where None.

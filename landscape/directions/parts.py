@@ -129,7 +129,7 @@ def orthogonal(rows: Tensor, noise: float) -> Tensor:
     """Gram-Schmidt over the axis before the last, twice; what has no room left becomes zero.
 
     Lengths are those of what is left. Where that is no more than ``noise`` times what there was, it
-    is rounding error and not a direction.
+    is rounding error and not a direction. What is not finite stays so.
     """
     units: list[Tensor] = []
     done: list[Tensor] = []
@@ -139,7 +139,7 @@ def orthogonal(rows: Tensor, noise: float) -> Tensor:
             for unit in units:
                 row = row - (row * unit).sum(-1, keepdim=True) * unit
         length = torch.linalg.vector_norm(row, dim=-1, keepdim=True)
-        room = length > noise * start
+        room = (length > noise * start) | ~length.isfinite()
         units.append(torch.where(room, row / length, torch.zeros_like(row)))
         done.append(torch.where(room, row, torch.zeros_like(row)))
     return torch.stack(done, dim=-2)
@@ -152,10 +152,10 @@ def _turn(rows: Tensor, noise: float) -> None:
         start = _dot(row, row)
         for _ in range(2):
             for other, square in zip(rows[:place], squares, strict=True):
-                if square > 0:
+                if square != 0:
                     row.sub_(other, alpha=_dot(row, other) / square)
         squares.append(_dot(row, row))
-        if not squares[-1] > noise**2 * start:
+        if squares[-1] <= noise**2 * start and math.isfinite(start):
             row.zero_()
             squares[-1] = 0.0
 

@@ -3,6 +3,7 @@
 from landscape.exchange.classic import (
     read_directions,
     read_surface,
+    read_trajectory,
     write_directions,
     write_surface,
 )
@@ -13,6 +14,7 @@ __all__ = [
     "export",
     "read_directions",
     "read_surface",
+    "read_trajectory",
     "table",
     "write_directions",
     "write_surface",

@@ -1,4 +1,4 @@
-"""The HDF5 files of the loss-landscape code of Li et al. (2018): surfaces and directions.
+"""The HDF5 files of the loss-landscape code of Li et al. (2018): surfaces, directions, paths.
 
 Its ``plot_surface.py`` numbers the cells of a plane with x running fastest, whatever the shape of
 the array: cell k lies at ``x[k % len(x)], y[k // len(x)]``. It makes the array as (len(x), len(y)),
@@ -10,6 +10,7 @@ shapes, and written as (len(y), len(x)), which is right for all of its programs.
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import h5py
@@ -18,7 +19,7 @@ from h5py import h5d, h5g, h5s, h5t
 
 from landscape import claims, storage
 from landscape.files import DamagedFile, PathLike, open_regular, replacing
-from landscape.results import Line, Surface, provenance
+from landscape.results import Line, Surface, Trajectory, provenance
 
 UNDONE = -1.0
 _TEXT_BYTES = 1 << 14
@@ -121,6 +122,48 @@ def write_directions(path: PathLike, x: Iterable[Any], y: Iterable[Any] | None =
     data = _image(entries)
     with replacing(path) as temporary:
         temporary.write_bytes(data)
+
+
+def read_trajectory(path: PathLike, *, label: str = "") -> Trajectory:
+    """The path of one run in a projection file: ``proj_xcoord`` and ``proj_ycoord``.
+
+    The original code makes one, named ``..._proj_cos.h5``, with its origin at the last model. The
+    file says where the run was in the plane and nothing else: ``step`` counts its models from 0 on,
+    and losses, distances off the plane and shares of the variance are NaN. Its coordinates are
+    lengths, d^T w / |d|: multiples of a direction, as in the surface beside it, only where that has
+    length 1, as principal directions have, and of the nearest point of the plane only where the two
+    are orthogonal. In a file named ``..._proj_lstsq.h5`` they are both.
+
+    Args:
+        path: the file, which may come from anybody.
+        label: the name of the run; that of the file where empty.
+
+    Raises:
+        DamagedFile: if the file is not whole, is hostile, or holds no such path.
+        FileNotFoundError: if there is no such file.
+    """
+    arrays, _ = _read(path)
+    found = [arrays.get(name, np.empty(0)) for name in ("proj_xcoord", "proj_ycoord")]
+    if any(values.ndim != 1 or not len(values) for values in found) or len({*map(len, found)}) > 1:
+        have = {name: values.shape for name, values in sorted(arrays.items())[:8]}
+        raise DamagedFile(
+            path, f"a path needs lists proj_xcoord and proj_ycoord of one length, and it has {have}"
+        )
+    count = len(found[0])
+    unknown = np.full(count, np.nan)
+    return Trajectory(
+        run=np.zeros(count, dtype=np.int64),
+        step=np.arange(count),
+        alpha=found[0].astype(float),
+        beta=found[1].astype(float),
+        loss=unknown,
+        distance=unknown,
+        relative=unknown,
+        explained=np.full(2, np.nan),
+        labels=(label or Path(path).stem,),
+        directions=("x", "y"),
+        provenance=provenance(format="loss-landscape projection file"),
+    )
 
 
 def encoded(result: Surface | Line, dir_file: str = "") -> bytes:

@@ -93,6 +93,8 @@ def table(result: Result) -> dict[str, np.ndarray]:
             continue
         labels = _labels(result, field, further[0], len(moved))
         for label, part in zip(labels, moved, strict=True):
+            # A metric may have the name of an array, whose column stays.
+            label = f"metric {label}" if label in arrays else label
             columns[label] = np.broadcast_to(part.reshape(within), shape).ravel()
     return columns
 

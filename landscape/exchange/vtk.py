@@ -108,10 +108,12 @@ def _fields(result: Surface | Line) -> dict[str, np.ndarray]:
     """The arrays over all axes of a slice, by name."""
     found: dict[str, np.ndarray | None] = {"loss": result.loss}
     found["standard_error"] = result.standard_error
-    if result.metric_values is not None:
-        found |= dict(zip(result.metrics, result.metric_values, strict=True))
     if isinstance(result, Surface):
         found["evaluated"] = result.evaluated
+    values = result.metric_values if result.metric_values is not None else ()
+    for name, numbers in zip(result.metrics, values, strict=True):
+        # A metric may have the name of an array, which stays.
+        found[f"metric {name}" if name in (*found, "finite") else name] = numbers
     return {name: values for name, values in found.items() if values is not None}
 
 

@@ -11,7 +11,12 @@ from landscape.curvature import Hessian
 from landscape.objective import Objective
 from landscape.operators.selection import Where, describe, selected
 
+# Makes a symmetric matrix at a point: anything with ``dim``, ``point``, ``products`` and ``@`` for
+# vectors with leading axes; with ``objective`` too where a block of it is to be taken.
 Operator: TypeAlias = Callable[[Objective, Tensor], Any]
+
+# Of a small block of a large matrix, many vectors are few numbers, and as many whole ones are not.
+_NUMBERS = 2**22
 
 
 class Block:
@@ -34,22 +39,17 @@ class Block:
         """Products with the whole matrix."""
         return self.operator.products
 
-    @property
-    def graph_bytes(self) -> int:
-        """Bytes of graph that the whole matrix built."""
-        return self.operator.graph_bytes
-
-    @property
-    def cached(self) -> bool:
-        """Whether that graph is kept."""
-        return self.operator.cached
-
     def __matmul__(self, u: Float[Tensor, "*batch k"]) -> Float[Tensor, "*batch k"]:
         if u.shape[-1] != self.dim:
             raise ValueError(f"vectors of length {self.dim} are needed, got {tuple(u.shape)}")
-        whole = self.point.new_zeros((*u.shape[:-1], self.operator.dim))
-        whole[..., self.index] = u.detach().to(self.point)
-        return (self.operator @ whole)[..., self.index]
+        rows = u.detach().to(self.point).reshape(-1, self.dim)
+        size = max(1, _NUMBERS // self.operator.dim)
+        return torch.cat([self._product(part) for part in rows.split(size)]).reshape(u.shape)
+
+    def _product(self, rows: Tensor) -> Tensor:
+        whole = self.point.new_zeros((len(rows), self.operator.dim))
+        whole[:, self.index] = rows
+        return (self.operator @ whole)[:, self.index]
 
 
 def matrix(
@@ -83,6 +83,14 @@ def block(operator: Any, where: Where) -> Block:
     """
     index = selected(operator.objective, where, operator.point.device)
     return Block(operator, index, describe(where))
+
+
+def graph_of(operator: Any) -> dict[str, Any]:
+    """What results say of the graph of an operator; nothing where it has none."""
+    whole = getattr(operator, "operator", operator)
+    if not hasattr(whole, "graph_bytes"):
+        return {}
+    return {"graph_bytes": whole.graph_bytes, "graph_cached": whole.cached}
 
 
 def name_of(operator: Any) -> str:

@@ -100,8 +100,8 @@ class Factored:
 
     def __matmul__(self, u: Float[Tensor, "*batch p"]) -> Float[Tensor, "*batch p"]:
         probes = self._probes(u)
-        total = torch.zeros_like(probes) if self._ridge is None else probes * self._ridge
         with second_order(self.objective):
+            total = torch.zeros_like(probes) if self._ridge is None else probes * self._ridge
             for graph in self._graphs if self.cached else self._built():
                 for place, probe in enumerate(probes):
                     total[place] += graph.product(probe)
@@ -110,9 +110,9 @@ class Factored:
     def forms(self, u: Float[Tensor, "*batch p"]) -> Float[Tensor, "*batch"]:
         """The quadratic forms u'Au in float64, for about half the cost of a product."""
         probes = self._probes(u)
-        ridge = probes.new_zeros(()) if self._ridge is None else self._ridge
-        total = (probes.double().square() * ridge.double()).sum(-1)
         with second_order(self.objective):
+            ridge = probes.new_zeros(()) if self._ridge is None else self._ridge
+            total = (probes.double().square() * ridge.double()).sum(-1)
             for graph in self._graphs if self.cached else self._built():
                 for place, probe in enumerate(probes):
                     total[place] += graph.form(probe)

@@ -39,13 +39,22 @@ def point_of(
     return z, list(_tensors(holder, layout))
 
 
+def _unwrapped(module: nn.Module) -> nn.Module:
+    """The module inside what compiles it or spreads it over devices, in whatever order."""
+    while True:
+        if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            module = module.module
+        elif "_orig_mod" in module._modules:
+            module = module._orig_mod  # type: ignore[assignment]
+        else:
+            return module
+
+
 def _tensors(holder: Any, layout: Layout | None) -> list[Tensor]:
     if isinstance(holder, Tensor):
         return [holder]
     if isinstance(holder, nn.Module):
-        holder = getattr(holder, "_orig_mod", holder)
-        if isinstance(holder, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            holder = holder.module
+        holder = _unwrapped(holder)
         layout = Layout.of(holder) if layout is None else layout
         holder = dict(holder.named_parameters())
     if isinstance(holder, Mapping):

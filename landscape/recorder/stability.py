@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from landscape.objective import widened
+
 Rate = float | Tensor
 
 
@@ -74,7 +76,8 @@ def descent(
 
     :math:`2/\eta`; with momentum :math:`\beta` :math:`2 (1 + \beta) / \eta`; with look-ahead
     :math:`(2 + 2\beta) / (\eta (1 + 2\beta))`. Momentum as ``torch.optim.SGD`` defines it.
-    Decoupled decay :math:`\delta` multiplies each by :math:`1 - \eta\delta / 2`.
+    Decoupled decay :math:`\delta` multiplies each by :math:`1 - \eta\delta / 2`; where that differs
+    between coordinates, P is multiplied by it instead.
 
     Args:
         lr: :math:`\eta`, positive; (p,) where coordinates differ, and 0 for those that stand still.
@@ -82,11 +85,11 @@ def descent(
         nesterov: look ahead.
         dampening: d, from 0 to below 1: what is held back of each gradient that enters the
             velocity.
-        weight_decay: :math:`\delta`; a number, or where it is coupled (p,).
+        weight_decay: :math:`\delta`; a number or (p,).
         decoupled: whether decay shrinks the point instead of entering the gradient.
 
     Raises:
-        ValueError: if a number is out of range.
+        ValueError: if a number is out of range, or velocities of a look-ahead are dampened.
 
     Reference: for the formulas without dampening, Cohen et al. (2021), "Gradient descent on neural
     networks typically occurs at the edge of stability".
@@ -94,12 +97,14 @@ def descent(
     eta, scale = _reference(lr)
     _check("momentum", momentum)
     _check("dampening", dampening)
+    if nesterov and dampening:
+        raise ValueError(f"nesterov needs a dampening of 0, got {dampening}")
     threshold, rule = 2 * (1 + momentum) / eta, "2(1+β)/η" if momentum else "2/η"
     if momentum and nesterov:
         threshold, rule = threshold / (1 + 2 * momentum), "(2+2β)/(η(1+2β))"
     elif momentum and dampening:
         threshold, rule = threshold / (1 - dampening), "2(1+β)/(η(1−d))"
-    return _decayed(Stability(threshold, rule, eta, scale, weight_decay), decoupled)
+    return _decayed(Stability(threshold, rule, eta, scale, weight_decay), lr, decoupled)
 
 
 def adam(
@@ -117,8 +122,7 @@ def adam(
     :math:`P = (1 - \beta_1^t) \, \mathrm{diag}(\sqrt{v / (1 - \beta_2^t)} + \epsilon)`: with both
     bias corrections, so that a step is exactly :math:`-\eta P^{-1} m`. The threshold is
     :math:`(2 + 2\beta_1) / ((1 - \beta_1) \eta)`, which is :math:`38 / \eta` for
-    :math:`\beta_1 = 0.9`. Decoupled decay :math:`\delta` multiplies it by
-    :math:`1 - \eta\delta / 2`.
+    :math:`\beta_1 = 0.9`. Decoupled decay :math:`\delta` as in `descent`.
 
     Args:
         lr: :math:`\eta`, positive; (p,) where coordinates differ.
@@ -126,7 +130,7 @@ def adam(
         eps: :math:`\epsilon`.
         square: (p,), v, the running mean of the squared gradients, not corrected.
         steps: t, at least 1; (p,) where coordinates differ, and 0 for those that have not moved.
-        weight_decay: :math:`\delta`; a number, or where it is coupled (p,).
+        weight_decay: :math:`\delta`; a number or (p,).
         decoupled: whether decay shrinks the point instead of entering the gradient.
 
     Raises:
@@ -138,25 +142,27 @@ def adam(
     beta1, beta2 = betas
     _check("beta1", beta1)
     _check("beta2", beta2)
-    t = torch.as_tensor(steps, dtype=torch.float64, device=square.device)
+    square = square.to(_at_least_single(square))
+    moment = widened(square)
+    t = widened(torch.as_tensor(steps, device="cpu")).to(moment.device)
     if not bool((t > 0).any()):
         raise ValueError(f"steps must be at least 1 somewhere, got {steps}")
     mean, spread = 1 - beta1**t, 1 - beta2**t
-    diagonal = mean * ((square.double() / spread).sqrt() + eps)
+    diagonal = mean * ((moment / spread).sqrt() + eps)
     # A coordinate that has never had a gradient stands still, whatever the curvature.
     moving = (t > 0) & (diagonal > 0)
     scale = torch.where(moving, diagonal, torch.inf).rsqrt().to(square)
     scale = scale if own is None else scale * own.to(scale)
     threshold = 2 * (1 + beta1) / ((1 - beta1) * eta)
     found = Stability(threshold, "(2+2β₁)/((1−β₁)η)", eta, scale, weight_decay)
-    return _decayed(found, decoupled)
+    return _decayed(found, lr, decoupled)
 
 
 def of_optimiser(optimiser: Any, tensors: Sequence[Tensor]) -> Stability | None:
     """The stability of a ``torch.optim`` SGD, Adam or AdamW as it stands; None for any other.
 
     None also before Adam's first step, and where groups of parameters differ in anything but their
-    step lengths and coupled decay.
+    step lengths and decay.
 
     Args:
         optimiser: read, never written to.
@@ -181,7 +187,8 @@ def of_optimiser(optimiser: Any, tensors: Sequence[Tensor]) -> Stability | None:
     if len({tuple(float(x) for x in _numbers(group, shared)) for group in known}) > 1:
         return None
     lr = _spread(tensors, [_number(held.get(id(t)), "lr") for t in tensors])
-    decay = _spread(tensors, [_number(held.get(id(t)), "weight_decay") for t in tensors])
+    # The decay of what stands still is nobody's, and should not make one number two.
+    decay = _spread(tensors, [_number(held.get(id(t), known[0]), "weight_decay") for t in tensors])
     if not bool(torch.as_tensor(lr, device="cpu").any()):
         return None
     group = known[0]
@@ -201,8 +208,6 @@ def _adam_of(
     if not any(counts):
         return None
     decoupled = isinstance(optimiser, torch.optim.AdamW) or group.get("decoupled_weight_decay")
-    if decoupled and isinstance(decay, Tensor):
-        return None
     name = "max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq"
     square = torch.cat([
         state.get(name, torch.zeros_like(tensor)).detach().reshape(-1)
@@ -231,9 +236,13 @@ def _spread(tensors: Sequence[Tensor], numbers: Sequence[float]) -> Rate:
     if len(set(numbers)) == 1:
         return numbers[0]
     return torch.cat([
-        torch.full((tensor.numel(),), number, dtype=tensor.dtype, device=tensor.device)
+        torch.full((tensor.numel(),), number, dtype=_at_least_single(tensor), device=tensor.device)
         for tensor, number in zip(tensors, numbers, strict=True)
     ])  # fmt: skip
+
+
+def _at_least_single(tensor: Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32)
 
 
 def _reference(lr: Rate) -> tuple[float, Tensor | None]:
@@ -252,20 +261,20 @@ def _reference(lr: Rate) -> tuple[float, Tensor | None]:
     return eta, scale
 
 
-def _decayed(coupled: Stability, decoupled: bool) -> Stability:
-    """The stability with the same decay taken out of the gradient, if it is decoupled.
-
-    Raises:
-        ValueError: if it is, and differs between coordinates, so that there is no one threshold.
-    """
+def _decayed(coupled: Stability, lr: Rate, decoupled: bool) -> Stability:
+    """The stability with the same decay taken out of the gradient, if it is decoupled."""
     decay = coupled.decay
     if not decoupled or (not isinstance(decay, Tensor) and not decay):
         return coupled
-    if isinstance(decay, Tensor):
-        raise ValueError("decoupled weight_decay must be one number to have one threshold")
-    factor = 1 - coupled.lr * decay / 2
+    factor = 1 - lr * decay / 2
+    if isinstance(factor, Tensor) and factor.ndim:
+        smallest = torch.finfo(factor.dtype).tiny
+        scale = factor.clamp_min(smallest).rsqrt()
+        return coupled._replace(
+            scale=scale if coupled.scale is None else scale * coupled.scale.to(scale), decay=0.0
+        )
     return coupled._replace(
-        threshold=factor * coupled.threshold, rule=f"(1−ηδ/2) {coupled.rule}", decay=0.0
+        threshold=float(factor) * coupled.threshold, rule=f"(1−ηδ/2) {coupled.rule}", decay=0.0
     )
 
 

@@ -72,8 +72,9 @@ class TrajectoryRecorder:
         """
         if step % self.every:
             return False
-        if self._seen and step <= self.steps[-1]:
-            raise ValueError(f"steps must increase, got {step} after {self.steps[-1]}")
+        last = self._latest or (self._kept[-1] if self._kept else None)
+        if last is not None and step <= last[0]:
+            raise ValueError(f"steps must increase, got {step} after {last[0]}")
         with torch.inference_mode(False), torch.no_grad():
             z, _ = point_of(point, self.dim, self.layout)
             self.dtype = z.dtype if self.dtype is None else self.dtype
@@ -153,9 +154,16 @@ def plane_of(trajectories: Paths, *, origin: Float[Tensor, " p"] | None = None) 
             that lies closest to them.
 
     Raises:
-        ValueError: if the points span no plane.
+        ValueError: if there are no trajectories, they are of different models, or the points span
+            no plane.
     """
-    points = torch.cat([_points(name, path) for name, path in trajectories.items()])
+    if not trajectories:
+        raise ValueError("no trajectory was given")
+    runs = {name: _points(name, path) for name, path in trajectories.items()}
+    widths = {name: points.shape[1] for name, points in runs.items()}
+    if len(set(widths.values())) > 1:
+        raise ValueError(f"all points must have one length, got {widths}: one plane, one model")
+    points = torch.cat(list(runs.values()))
     points = points[torch.isfinite(points).all(-1)]
     if len(points) < 3:
         raise ValueError(f"three finite points are needed for a plane, got {len(points)}")
@@ -209,8 +217,14 @@ def project(
             f"{tuple(origin.shape)} and {tuple(span.shape[1:])}"
         )
     frame = _frame(span.double())
-    check_deterministic(objective, origin)
     paths = {name: _points(name, path).to(origin) for name, path in trajectories.items()}
+    for name, points in paths.items():
+        if points.shape[1] != objective.dim:
+            raise ValueError(
+                f"{name} must have points of length {objective.dim}, got {points.shape[1]}: it is "
+                f"of another model"
+            )
+    check_deterministic(objective, origin)
     placed = [_placed(points, origin.double(), frame) for points in paths.values()]
     along = np.concatenate([part.along for part in placed])
     beta = along[:, 1] / frame.beta

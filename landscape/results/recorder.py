@@ -16,7 +16,7 @@ class Recording(Result):
         loss: f at the point.
         gradient_norm: Euclidean norm of the gradient.
         eigenvalues: the largest of the Hessian, descending; the first is the sharpness.
-        bounds: a true eigenvalue lies within this distance.
+        bounds: a true eigenvalue lies within this distance; rounding is allowed for, not measured.
         converged: whether the pair meets the tolerance.
         products: Hessian-vector products that the eigenvalues took.
         trace: of the Hessian, exact on the largest eigenvectors and Hutchinson's estimate beside.

@@ -71,7 +71,8 @@ class Flatness(Result):
         tau: Kendall's tau-b between each measure and the gap.
         tau_low: lower end of its bootstrap interval.
         tau_high: upper end of it.
-        p_value: of Kendall's test that measure and gap are independent.
+        p_value: that measure and gap are independent: of Kendall's test or, where runs are drawn,
+            the largest of the bootstrap's, Student's over runs, and 2 over the orders of the runs.
         p_holm: the same, corrected for all measures by Holm's method.
         within: tau-b over the pairs of points of one group.
         within_low: lower end of its bootstrap interval.

@@ -76,8 +76,9 @@ class Surface(Result):
         metrics: names of the further numbers.
         metric_values: ``metric_values[k, i, j]`` is ``metrics[k]`` at ``alpha[i], beta[j]``.
         evaluated: where False, the numbers of the cell are interpolated; None if all are measured.
-        interpolation_error: the largest difference between interpolated and measured loss at cells
-            drawn at random, as a share of the range; 0 if all are measured.
+        interpolation_error: the largest difference between interpolated and measured loss at a
+            sample of cells, most of them where large errors are expected, as a share of the range;
+            other cells may be off by more. 0 if all are measured.
     """
 
     alpha: np.ndarray = axes("alpha")

@@ -114,6 +114,7 @@ class FrobeniusNorm(Result):
         standard_error: of the norm, to first order; 0 where it is exact to rounding.
         square: the squared norm, without bias.
         square_error: its standard error.
+        interval: low and high end of the 95 % confidence interval of the norm.
         samples: the squared length of each product; none where the norm is exact.
         probes: how many random probes.
         products: matrix-vector products taken.
@@ -128,6 +129,7 @@ class FrobeniusNorm(Result):
     standard_error: float
     square: float
     square_error: float
+    interval: np.ndarray | None = axes("end", optional=True)
     samples: np.ndarray = axes("probe")
     probes: int
     products: int

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from landscape.objective import Objective, value, value_and_grad
+from landscape.objective import Objective, value, value_and_grad, widened
 
 Norm = Literal["l2", "linf"]
 
@@ -54,7 +54,8 @@ def worst_case(
     of the norm, the normalised gradient for l2 and its signs for linf, and projects. A step that
     raises the loss is kept and doubled, any other is taken back and quartered, so that each start
     only ever rises; long steps are those of power iteration, which is what a quadratic needs. The
-    first start is the end of the steepest step from z, the others are random, on the boundary.
+    first start is the end of the steepest step from z, or z itself where the loss at that end is no
+    higher, so that a slope at z is climbed in any case. The others are random, on the boundary.
 
     Costs ``1 + starts * (1 + steps)`` evaluations of loss and gradient at most. All starts are
     evaluated together, in the type of z.
@@ -84,10 +85,14 @@ def worst_case(
     v = _starts(scale * slope, scale, starts, norm, generator)
     values, slopes = value_and_grad(objective, z + reach * v)
     evaluations = 1 + starts
-    slopes = _usable(scale * slopes)
-    length = torch.ones_like(values)
-    history = [_highest(values, base)]
+    slopes, length = _usable(scale * slopes), torch.ones_like(values)
     finite = bool(torch.isfinite(values).all())
+    uphill = _usable((scale * slope).unsqueeze(0))
+    if finite and bool(uphill.any()) and bool(values[0] <= loss):
+        # To the boundary was too far, and shorter steps may rise.
+        v, values = torch.cat([0 * v[:1], v[1:]]), torch.cat([loss.reshape(1), values[1:]])
+        slopes, length = torch.cat([uphill, slopes[1:]]), torch.cat([length[:1] / 4, length[1:]])
+    history = [_highest(values, base)]
     for _ in range(steps if finite else 0):
         trial = _projected(v + length.unsqueeze(-1) * _steepest(slopes, norm), norm)
         found, ahead = value_and_grad(objective, z + reach * trial)
@@ -114,7 +119,7 @@ def rises(
     objective: Objective, z: Float[Tensor, " p"], u: Float[Tensor, "n p"], loss: float
 ) -> Float[Tensor, " n"]:
     """The rises f(z + u) - loss at perturbations ``u``, in float64."""
-    return value(objective, z + u).double() - loss
+    return widened(value(objective, z + u)) - loss
 
 
 def _ended(
@@ -129,7 +134,7 @@ def _ended(
         return Ascent(0.0, torch.zeros_like(reach), evaluations, True, True)
     late = history[-1] - history[max(0, len(history) - 1 - max(1, len(history) // 4))]
     settled = late <= _SETTLED * history[-1] and len(history) > 1
-    rise = float(values[best].double()) - base
+    rise = float(values[best]) - base
     return Ascent(rise, reach * v[best], evaluations, settled, True)
 
 
@@ -193,7 +198,7 @@ def _usable(slopes: Tensor) -> Tensor:
 
 
 def _highest(values: Tensor, base: float) -> float:
-    return float(values.double().max()) - base
+    return float(values.max()) - base
 
 
 def _quiet(history: list[float]) -> bool:

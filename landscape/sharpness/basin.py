@@ -9,7 +9,7 @@ from jaxtyping import Float
 from scipy.stats import binom
 from torch import Tensor
 
-from landscape.objective import Objective, value
+from landscape.objective import Objective, value, widened
 
 _RUNGS = 14
 _BISECTIONS = 12
@@ -66,7 +66,7 @@ def widths(
         there = value(objective, z + reach.unsqueeze(-1) * directions[index])
         evaluations += len(chosen)
         finite = finite and bool(torch.isfinite(there).all())
-        rise = (there.double() - loss).cpu().numpy()
+        rise = (widened(there) - loss).cpu().numpy()
         return ~(rise < delta)
 
     for rung in range(_RUNGS + 1):

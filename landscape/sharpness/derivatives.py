@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.nn import CrossEntropyLoss
 from torch.nn.functional import cross_entropy
 
-from landscape.objective import Objective
+from landscape.objective import Objective, widened
 from landscape.operators import EmpiricalFisher, Fisher
 from landscape.operators.fisher import Factored
 from landscape.risk import EmpiricalRisk
-from landscape.sharpness.reading import Reading, Site, estimate, exact, undefined
+from landscape.sharpness.reading import NAN, Reading, Site, estimate, exact, undefined
 from landscape.sharpness.relative_flatness import relative_flatness
 from landscape.spectrum import top_eigenpairs
 from landscape.trace import frobenius, trace
@@ -55,7 +55,7 @@ def hessian_trace(site: Site) -> Reading:
     found = trace(
         site.objective, site.point, probes=site.options.probes, generator=site.source("trace")
     )
-    low, high = found.interval.tolist()
+    low, high = (NAN, NAN) if found.interval is None else found.interval.tolist()
     return Reading(
         found.estimate, "estimate", found.standard_error, low, high, products=found.products,
         status="" if math.isfinite(found.estimate) else _BROKEN,
@@ -74,8 +74,9 @@ def frobenius_norm(site: Site) -> Reading:
     found = frobenius(
         site.objective, site.point, probes=site.options.probes, generator=site.source("frobenius")
     )
-    return estimate(
-        found.estimate, found.standard_error, products=found.products,
+    low, high = (NAN, NAN) if found.interval is None else found.interval.tolist()
+    return Reading(
+        found.estimate, "estimate", found.standard_error, low, high, products=found.products,
         status="" if math.isfinite(found.estimate) else _BROKEN,
     )  # fmt: skip
 
@@ -86,7 +87,7 @@ def gradient_norm(site: Site) -> Reading:
     Unit: loss per unit of the parameters. Costs 1 evaluation. Invariant under permutations and
     rotations.
     """
-    length = float(torch.linalg.vector_norm(site.gradient.double()))
+    length = float(torch.linalg.vector_norm(widened(site.gradient)))
     status = "" if math.isfinite(length) else "the gradient is not finite"
     return exact(length, evaluations=1.0, status=status)
 
@@ -141,7 +142,7 @@ def neuron_flatness(site: Site) -> list[Reading]:
     kind = exact if found.exact else estimate
     readings = []
     for layer, value, error in zip(*found[:3], strict=True):
-        more = () if found.exact else (float(error),)
+        more = () if found.exact else (float(error), options.probes)
         readings.append(kind(float(value), *more, products=found.products, part=layer))
     return readings
 
@@ -160,7 +161,7 @@ def _fisher_norm(site: Site, matrix: Callable[[EmpiricalRisk, Tensor], Factored]
         operator = matrix(risk, site.point)
     except ValueError as error:
         return undefined(error)
-    norm = float(site.point.double() @ (operator @ site.point).double())
+    norm = float(widened(site.point) @ widened(operator @ site.point))
     alone = (
         "" if risk is site.objective else f"of the data's part of {type(site.objective).__name__}"
     )

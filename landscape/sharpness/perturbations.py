@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from landscape import directions
-from landscape.objective import Objective, value
+from landscape.objective import Objective, value, widened
 from landscape.sharpness.ascent import Ascent, rises, worst_case
 from landscape.sharpness.basin import median, widths
 from landscape.sharpness.derivatives import risk_of
-from landscape.sharpness.reading import NAN, Reading, Site, estimate, exact, lower_bound, undefined
+from landscape.sharpness.reading import NAN, Reading, Site, exact, lower_bound, undefined
+from landscape.trace.hutchinson import summary
 
 _BLOCK_NUMBERS = 2**24
 
@@ -133,8 +134,11 @@ def average(site: Site) -> Reading:
             math.inf, "estimate", evaluations=evaluations,
             status="the loss is not finite within the reach of the draws",
         )  # fmt: skip
-    mean, error = float(rise.mean()), float(rise.std()) / pairs**0.5
-    return estimate(mean, error, evaluations=evaluations, status=site.resolved(mean))
+    mean, error, (low, high) = summary(widened(rise).cpu().numpy())
+    status = site.resolved(mean)
+    return Reading(
+        mean, "estimate", error, float(low), float(high), evaluations=evaluations, status=status
+    )
 
 
 def keskar(site: Site) -> Reading:
@@ -182,11 +186,12 @@ def basin_width(site: Site) -> Reading:
     r"""Basin width: the median radius r at which :math:`f(z + r u) - f(z)` reaches delta.
 
     u are random directions: with ``by="filter"`` normalised like the filters of the point, biases
-    and normalisation scales kept, and r in multiples of them; with ``by="none"`` isotropic of
-    length 1, and r in units of the parameters. ``low`` and ``high`` are a 95 % interval of the
-    median by order statistics, which needs six directions. Infinite where the median direction
-    does not rise so far up to the largest radius. Costs at most 27 evaluations for each direction,
-    see `landscape.sharpness.basin.widths`. Invariant under permutations; filter-normalised also
+    and normalisation scales kept, and r in multiples of them, or as long as the whole point where
+    there are no layers; with ``by="none"`` isotropic of length 1, and r in units of the
+    parameters. ``low`` and ``high`` are a 95 % interval of the median by order statistics,
+    which needs six directions. Infinite where the median direction does not rise so far up to
+    the largest radius. Costs at most 27 evaluations for each direction, see
+    `landscape.sharpness.basin.widths`. Invariant under permutations; filter-normalised also
     under rescaling of whole layers, isotropic under rotations.
     """
     options = site.options
@@ -208,6 +213,8 @@ def basin_width(site: Site) -> Reading:
     notes = [f"{beyond} of {len(u)} directions do not rise so far"] if beyond else []
     if not found.finite:
         notes.append("the loss is not finite along some of them, which counts as risen")
+    if by == "model":
+        notes.append("without layers a direction is as long as the point")
     return Reading(
         middle, "estimate", NAN, low, high, float(1 + found.evaluations), status="; ".join(notes)
     )
@@ -265,7 +272,7 @@ def _interval(site: Site, summary: Any) -> Reading:
         -options.radius, options.radius, options.points, dtype=site.point.dtype, device="cpu"
     )
     grid = torch.cartesian_prod(*[side] * dim).reshape(-1, dim).to(site.point)
-    there = value(site.objective, site.point + grid).double()
+    there = widened(value(site.objective, site.point + grid))
     rise = float(summary((there - site.loss).abs()))
     evaluations = float(1 + len(grid))
     if not math.isfinite(rise):

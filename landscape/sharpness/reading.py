@@ -7,14 +7,14 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
+from scipy.stats import t as student
 from torch import Tensor
 
 from landscape.curvature import Hessian
-from landscape.objective import Objective, value_and_grad
+from landscape.objective import Objective, value_and_grad, widened
 from landscape.randomness import derive
 from landscape.sharpness.ascent import Ascent
 
-NORMAL = 1.959964  # the 97.5 % quantile of the standard normal distribution
 NAN = math.nan
 
 
@@ -136,7 +136,7 @@ class Site:
         """The whole Hessian in float64, where its p products are within the budget; else None."""
         if len(self.point) > self.options.budget:
             return None
-        return Hessian(self.objective, self.point).dense().double()
+        return widened(Hessian(self.objective, self.point).dense())
 
     def source(self, purpose: str) -> torch.Generator:
         """The generator of one measure: what else is measured does not change its draws."""
@@ -180,9 +180,9 @@ def exact(value: float, **more: Any) -> Reading:
     return Reading(value, "exact", 0.0, value, value, **more)
 
 
-def estimate(value: float, error: float, **more: Any) -> Reading:
-    """The reading of a mean with its standard error and a normal 95 % interval."""
-    half = NORMAL * error
+def estimate(value: float, error: float, samples: int, **more: Any) -> Reading:
+    """The reading of a mean of samples with its standard error and Student's 95 % interval."""
+    half = float(student.ppf(0.975, samples - 1)) * error
     return Reading(value, "estimate", error, value - half, value + half, **more)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from landscape.curvature import Hessian
 from landscape.layout import Entry
-from landscape.objective import Objective, check_deterministic
+from landscape.objective import Objective, check_deterministic, widened
 
 _BLOCK = 64
 
@@ -119,7 +119,7 @@ def _rooted(entry: Entry, z: Tensor) -> _Layer:
     neurons, inputs = weight.shape
     if inputs <= neurons:
         return _Layer(entry, weight, inputs)
-    values, vectors = torch.linalg.eigh((weight @ weight.T).double())
+    values, vectors = torch.linalg.eigh(widened(weight @ weight.T))
     return _Layer(entry, (vectors * values.clamp_min(0).sqrt()).to(z), inputs)
 
 
@@ -129,7 +129,7 @@ def _summed(operator: Hessian, layer: _Layer) -> float:
     for matrices in _unit_matrices(layer):
         u = matrices.new_zeros((len(matrices), operator.dim))
         u[:, layer.entry.span] = matrices
-        total += float((u.double() * (operator @ u).double()).sum())
+        total += float((widened(u) * widened(operator @ u)).sum())
     return total
 
 
@@ -155,6 +155,6 @@ def _drawn(
             shape = (layer.root.shape[1], layer.inputs)
             signs = torch.randint(0, 2, shape, generator=generator, device=generator.device)
             u[layer.entry.span] = (layer.root @ (2 * signs - 1).to(u)).flatten()
-        image = (operator @ u).double() * u.double()
+        image = widened(operator @ u) * widened(u)
         rows.append([float(image[layer.entry.span].sum()) for layer in layers])
     return np.array(rows)

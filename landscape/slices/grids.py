@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from landscape.objective import Objective, normalisation_of
+from landscape.objective import Objective, normalisation_of, widened
 from landscape.results import Line, Lines, Surface, provenance
 from landscape.slices.sweep import Cells, Options, Sweep, digest
 
@@ -196,13 +196,12 @@ def prepared(
             )
         if not all(bool(torch.isfinite(piece).all()) for piece in direction.split(_PIECE)):
             raise ValueError("a direction has NaN or infinite entries")
-        if not bool(direction.any()):
+        if not _dot(direction, direction) > 0:
             raise ValueError("a direction is zero: there is nothing to see along it")
     if len(directions) == 2 and abs(_cosine(*directions)) > 1 - 1e-6:
         raise ValueError("the two directions are parallel: they span no plane")
-    corner = np.array([axis[-1] for axis in axes])
     directions = [direction.detach() for direction in directions]
-    return Sweep(objective, z.detach(), directions, corner, options, total)
+    return Sweep(objective, z.detach(), directions, axes, options, total)
 
 
 def coordinates(name: str, given: Coordinates) -> Float[np.ndarray, " n"]:
@@ -224,10 +223,13 @@ def coordinates(name: str, given: Coordinates) -> Float[np.ndarray, " n"]:
 def check_center(sweep: Sweep, cells: Cells, t: np.ndarray) -> None:
     """Nothing, if the slice where all coordinates are 0, if it has that cell, is the loss itself.
 
+    Zero up to the rounding of the coordinates.
+
     Raises:
         RuntimeError: if it is not.
     """
-    at = np.flatnonzero((t == 0).all(1))
+    # Coordinates that are computed, such as linspace(-1, 1, 99), have 1e-16 in their middle.
+    at = np.flatnonzero((np.abs(t) <= 1e-12 * np.ptp(t, axis=0)).all(1))
     if not len(at) or not sweep.exact or not np.isfinite(sweep.center):
         return
     found = cells.loss[at[0]]
@@ -264,4 +266,4 @@ def _cosine(u: Tensor, v: Tensor) -> float:
 def _dot(u: Tensor, v: Tensor) -> float:
     """In float64, piece by piece, so that no second copy of a large direction is made."""
     pieces = zip(u.detach().split(_PIECE), v.detach().split(_PIECE), strict=True)
-    return float(sum(a.double() @ b.double() for a, b in pieces))
+    return float(sum(widened(a) @ widened(b) for a, b in pieces))

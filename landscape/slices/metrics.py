@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from landscape.objective import Objective, value_and_grad
+from landscape.objective import Objective, value_and_grad, widened
 
 Metric = Objective | str
 
@@ -15,7 +15,7 @@ Metric = Objective | str
 def gradient_norm(objective: Objective, z: Tensor) -> float:
     """The Euclidean norm of the gradient at ``z``."""
     _, gradient = value_and_grad(objective, z)
-    return float(torch.linalg.vector_norm(gradient.double()))
+    return float(torch.linalg.vector_norm(widened(gradient)))
 
 
 def lambda_max(objective: Objective, z: Tensor) -> float:

@@ -16,6 +16,8 @@ _COARSEST = 8  # lines of the coarsest grid, about
 _DECAY = 0.5  # what a difference shrinks by from grid to grid, at worst; 1/16 where all is smooth
 _AT_A_LEVEL = 0.5
 _ROUNDS = 4
+_SUSPECTS = 0.75  # of the checks; the others are drawn from all cells
+_APART = 3  # lines between two suspects: otherwise all of them would be about one feature
 
 Measure = Callable[[np.ndarray], np.ndarray]
 
@@ -46,8 +48,9 @@ def refined(
 ) -> Refined:
     """Values on the grid of ``axes``, measured where that is needed to meet the goal.
 
-    In the end, cells are drawn from those that were not measured and measured after all. Where one
-    misses the goal, its neighbours are measured too, and others are drawn.
+    In the end, some of the cells that were not measured are measured after all: those of which the
+    largest errors are expected, and others at random. Where one misses the goal, its neighbours are
+    measured too, and others are checked. What non-finite values leave open is measured last.
 
     Args:
         measure: gives (m,) values for the index pairs (m, 2) of cells.
@@ -66,6 +69,8 @@ def refined(
         if not missed.any():
             break
         grid.measure(_grown(missed, 2))
+    while (unclear := ~np.isfinite(grid.interpolated()) & ~grid.known).any():
+        grid.measure(unclear)
     return Refined(grid.interpolated(), grid.known, error, checks)
 
 
@@ -84,6 +89,7 @@ class _Grid:
         shape = tuple(len(axis) for axis in axes)
         self.values, self.known = np.full(shape, np.nan), np.zeros(shape, dtype=bool)
         self.nested = _nested(shape)
+        self._expected = np.zeros(shape)
 
     def on(self, level: int) -> np.ndarray:
         """Which cells belong to the grid of that level."""
@@ -120,18 +126,22 @@ class _Grid:
         coming = self._predicted(current, here, after)
         expected = _DECAY * _spread(_maximum(np.nan_to_num(bends, posinf=np.inf)), here, after)
         missing = (expected > self._allowed(current, coming, here, after)) | ~np.isfinite(coming)
-        found = np.zeros(self.known.shape, dtype=bool)
-        found[np.ix_(*after)] = missing
-        return found & ~self.on(level)
+        found, new = np.zeros(self.known.shape, dtype=bool), ~self.on(level)[np.ix_(*after)]
+        found[np.ix_(*after)] = missing & new
+        self._expected[np.ix_(*after)] += np.where(new, expected, 0.0)
+        return found
 
     def checked(self, generator: np.random.Generator) -> tuple[float, int, np.ndarray]:
-        """The largest error at cells drawn from the unknown ones, their number, those that miss."""
+        """The largest error at some of the unknown cells, their number, those that miss."""
         missed = np.zeros(self.known.shape, dtype=bool)
         cells = np.argwhere(~self.known)
         if not len(cells):
             return 0.0, 0, missed
         count = min(len(cells), max(16, self.known.size // 100))
-        cells = cells[np.sort(generator.choice(len(cells), count, replace=False))]
+        chosen = _suspects(cells, self._expected[tuple(cells.T)], int(_SUSPECTS * count))
+        rest = np.setdiff1d(np.arange(len(cells)), chosen)
+        drawn = generator.choice(rest, count - len(chosen), replace=False)
+        cells = cells[np.sort(np.append(chosen, drawn))]
         guess = self.interpolated()
         wanted = np.zeros(self.known.shape, dtype=bool)
         wanted[tuple(cells.T)] = True
@@ -224,6 +234,16 @@ def _maximum(values: np.ndarray) -> np.ndarray:
     return np.max(
         [padded[i : i + rows, j : j + columns] for i in range(3) for j in range(3)], axis=0
     )
+
+
+def _suspects(cells: np.ndarray, expected: np.ndarray, count: int) -> np.ndarray:
+    """The indices of at most ``count`` cells, those with most to expect and far from each other."""
+    found: list[int] = []
+    left = expected.copy()
+    while len(found) < count and left.max() > 0:
+        found.append(int(left.argmax()))
+        left[np.abs(cells - cells[found[-1]]).max(1) <= _APART] = 0.0
+    return np.array(found, dtype=int)
 
 
 def _grown(mask: np.ndarray, steps: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from landscape.batches import tensors_of
 from landscape.files import PathLike
-from landscape.objective import Objective, check_deterministic
+from landscape.objective import Objective, check_deterministic, widened
 from landscape.slices.evaluators import Evaluation, Plain, evaluator, has_fast, shares_of
 from landscape.slices.journal import Journal
 from landscape.slices.metrics import MEASURED, Metric
@@ -38,8 +38,10 @@ class Options:
             layers, many points at once; ``"in-place"``: one copy of a network is moved from point
             to point; ``"folded"``: the same with BatchNorm folded into convolutions. ``"auto"``
             takes the fastest that fits, and that agrees with the plain way at two points.
-        precision: ``"bfloat16"`` evaluates the loss in mixed precision (``torch.autocast``); its
-            error at up to five points goes into the provenance. Faster on hardware made for it.
+        precision: ``"bfloat16"`` evaluates the loss in mixed precision (``torch.autocast``). The
+            largest relative error of a sample, 1 % of the points and at least nine, goes into
+            the provenance; other points may be several times as far off. Faster on hardware that is
+            made for it.
         store: a file that takes finished blocks, so that the same call goes on after a kill, with
             equal results bit for bit. It stays when all is done: then the same call evaluates
             nothing. Delete it when the result is saved.
@@ -94,7 +96,8 @@ class Sweep:
         objective: what is evaluated; without random modules.
         origin: (p,), the point at which all coordinates are 0.
         directions: one or two vectors (p,), used as given.
-        corner: (k,), the coordinates of a point far out, where the fast way is checked too.
+        axes: the coordinates along each direction; at the corner that is farthest from the origin
+            the fast way is checked too.
         options: how, and what else.
         total: the number of points that will be asked for, for the progress.
 
@@ -112,7 +115,7 @@ class Sweep:
         objective: Objective,
         origin: Tensor,
         directions: Sequence[Tensor],
-        corner: np.ndarray,
+        axes: Sequence[np.ndarray],
         options: Options,
         total: int,
     ):
@@ -123,15 +126,16 @@ class Sweep:
         self._objective = objective
         self._shares = shares_of(objective) if options.standard_errors else None
         self.notes: dict[str, Any] = {}
+        self._centers: dict[str, float] = {}
         with _ungraphed():
-            self._evaluator = self._chosen(corner)
+            self._evaluator = self._chosen(np.array([axis[np.abs(axis).argmax()] for axis in axes]))
             self._metrics = {
                 name: metric if isinstance(metric, str) else self._checked_metric(name, metric)
                 for name, metric in options.metrics.items()  # type: ignore[union-attr]
             }
             self.chunk = self._evaluator.chunk = options.chunk or self._evaluator.chunk
             if options.precision != "same":
-                self.notes["precision"] = self._error_of_precision(corner)
+                self.notes["precision"] = self._error_of_precision(axes)
         self.notes |= {"evaluation": self._evaluator.name, "chunk": self.chunk}
         self._block = 0
         self._journal: Journal | None = None
@@ -198,21 +202,22 @@ class Sweep:
                 columns.append(torch.as_tensor(measured, dtype=torch.float64, device="cpu"))
             else:
                 columns.append(_total(metric, t))
-        columns = [column.to(self._origin.device, torch.float64) for column in columns]
-        return torch.stack(columns).cpu().numpy()
+        home = widened(self._origin[:0]).device
+        return torch.stack([widened(column).to(home) for column in columns]).cpu().numpy()
 
     def _losses(self, t: np.ndarray) -> list[Tensor]:
         with _precision(self.options.precision, self._origin.device):
             if self._shares is None:
                 return [_total(self._evaluator, t)]
             terms = torch.stack([torch.cat(parts) for parts in _by_term(self._evaluator, t)])
+        wide = widened(terms)
         shares = torch.tensor(
             [np.nan if s is None else s for s in self._shares],
             dtype=torch.float64,
-            device=terms.device,
+            device=wide.device,
         )
         kept = ~shares.isnan()
-        weights, batches = shares[kept].unsqueeze(-1), terms[kept].double()
+        weights, batches = shares[kept].unsqueeze(-1), wide[kept]
         spread = (batches / weights - batches.sum(0)) ** 2
         error = ((weights * spread).sum(0) / (len(batches) - 1)).sqrt()
         return [_summed(terms), error]
@@ -235,7 +240,7 @@ class Sweep:
             self.notes["self-check"] = "the plain way is the objective's own"
             return fast
         t = np.stack([np.zeros_like(corner), corner])
-        found = _total(fast, t).double().cpu().numpy()
+        found = _fetched(_total(fast, t))
         expected = np.array([self.center, far])
         finite = np.isfinite(expected)
         differences = np.abs(found - expected)[finite] / (1 + np.abs(expected[finite]))
@@ -255,8 +260,19 @@ class Sweep:
         self.notes["self-check"] = f"failed, so all points were evaluated the plain way; {said}"
         return self._plain
 
+    def _told_apart(self) -> dict[str, Any]:
+        """What tells every metric from another one of the same name."""
+        metrics = self.options.metrics.items()  # type: ignore[union-attr]
+        words = {
+            name: metric if isinstance(metric, str) else digest(_data(metric))
+            for name, metric in metrics
+        }
+        return {"metrics": words} | {
+            f"metric {name} at the centre": value for name, value in self._centers.items()
+        }
+
     def _far(self, corner: np.ndarray) -> float:
-        return float(_total(self._plain, corner[None]).double().cpu())
+        return float(_fetched(_total(self._plain, corner[None]))[0])
 
     def _checked_metric(self, name: str, metric: Objective) -> Any:
         if getattr(metric, "dim", None) != self._objective.dim:
@@ -264,17 +280,19 @@ class Sweep:
                 f"metric {name!r} must be an objective over vectors of length "
                 f"{self._objective.dim}, got {getattr(metric, 'dim', type(metric).__name__)}"
             )
-        check_deterministic(metric, self._origin)
+        self._centers[name] = float(check_deterministic(metric, self._origin))
         return evaluator(metric, self._origin, self._directions)
 
-    def _error_of_precision(self, corner: np.ndarray) -> dict[str, Any]:
-        """The largest relative error of the loss at up to five points between the corners."""
-        t = np.stack([share * corner for share in (0.0, 0.5, 1.0, -0.5, -1.0)])
-        exact = _total(self._evaluator, t).double()
+    def _error_of_precision(self, axes: Sequence[np.ndarray]) -> dict[str, Any]:
+        """The largest relative error of the loss at a sample of the points."""
+        t = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(axes))
+        count = min(len(t), max(9, len(t) // 100))
+        t = t[np.sort(np.random.default_rng(0).choice(len(t), count, replace=False))]
+        exact = _fetched(_total(self._evaluator, t))
         with _precision(self.options.precision, self._origin.device):
-            rough = _total(self._evaluator, t).double()
-        errors = ((rough - exact) / exact).abs().cpu().numpy()
-        errors = errors[np.isfinite(errors)]
+            rough = _fetched(_total(self._evaluator, t))
+        known = np.isfinite(exact) & (exact != 0)
+        errors = np.abs(np.where(np.isfinite(rough), rough, np.inf)[known] / exact[known] - 1)
         return {
             "name": self.options.precision,
             "points": len(errors),
@@ -289,11 +307,11 @@ class Sweep:
             "point": digest([self._origin]),
             "directions": digest(self._directions),
             "data": digest(_data(objective)),
-            "metrics": list(self._metrics),
             "standard errors": self._shares is not None,
             "evaluation": self._evaluator.name,
             "precision": f"{self.options.precision}, {self._origin.dtype}",
             "chunk": self.chunk,
+            **self._told_apart(),
             **coordinates,
         }
 
@@ -323,6 +341,10 @@ def _by_term(source: Any, t: np.ndarray) -> list[list[Tensor]]:
     """For every term its values at the points t, in pieces of the evaluator's own chunk."""
     pieces = [list(source.terms(t[i : i + source.chunk])) for i in range(0, len(t), source.chunk)]
     return [list(parts) for parts in zip(*pieces, strict=True)]
+
+
+def _fetched(values: Tensor) -> np.ndarray:
+    return widened(values).cpu().numpy()
 
 
 def _total(source: Any, t: np.ndarray) -> Tensor:

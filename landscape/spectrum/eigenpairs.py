@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from landscape.curvature import Hessian
+from landscape.curvature import Hessian, arithmetic
 from landscape.objective import Objective, check_deterministic, normalisation_of
-from landscape.operators.blocks import Operator, dense, matrix, name_of
+from landscape.operators.blocks import Operator, dense, graph_of, matrix, name_of
 from landscape.operators.selection import Where, describe, selected
 from landscape.results import Spectrum, provenance
 from landscape.spectrum.krylov import Which, ends, precise
@@ -69,7 +69,8 @@ def top_eigenpairs(
 
     At last every pair is measured by an explicit product: ``eigenvalues`` are Rayleigh quotients
     :math:`\theta = x^\top H x`, ``residuals`` are :math:`\|Hx - \theta x\|_2` with unit x, taken in
-    float64 on the same data where the objective can be evaluated so.
+    float64 on the same data where the objective can be evaluated so. ``bounds`` are larger by 8 eps
+    times the largest Ritz value, which is allowed for the rounding of that product.
 
     What is proved: some eigenvalue of H lies within ``bounds[i]`` of ``eigenvalues[i]``, and k
     eigenvalues, counted with multiplicity, lie within ``joint_bound`` of the k values, one for each
@@ -117,12 +118,9 @@ def top_eigenpairs(
     places = None if where is None else selected(objective, where, z.device)
     dim = objective.dim if places is None else len(places)
     _check_arguments(dim, k, which, tolerance, limit)
+    z, kind = arithmetic(z)
     check_deterministic(objective, z)
     make = partial(matrix, objective, operator=operator, where=where)
-    arithmetic = str(z.dtype).removeprefix("torch.")
-    z = z.detach()
-    if z.dtype in (torch.float16, torch.bfloat16):
-        z, arithmetic = z.float(), f"float32 (the point is {arithmetic})"
     generator = generator or torch.Generator(device="cpu").manual_seed(0)
     # The first graph is gone when the one in float64 is built.
     double = double and z.dtype == torch.float32 and objective.dim <= DOUBLE_DIM
@@ -152,7 +150,7 @@ def top_eigenpairs(
         provenance=provenance(
             rounding=measured.rounding,
             rounding_norm=measured.difference,
-            arithmetic=arithmetic,
+            arithmetic=kind,
             tf32="off",
             **found.facts,
         ),
@@ -173,7 +171,7 @@ def _search(
 ) -> Found:
     """The k pairs, from so many products that with k more there are at most ``limit``."""
     left = limit - k - double
-    facts: dict = {"graph_bytes": operator.graph_bytes, "graph_cached": operator.cached}
+    facts: dict = graph_of(operator)
     name, checked = name_of(operator), 0
     if operator.dim <= min(_DENSE_DIM, left):
         vectors, everything, status = _dense(operator, k, which)

@@ -86,9 +86,11 @@ def _look(
         if hidden:
             if krylov.closed or settled(krylov.pairs(), k, which, tolerance):
                 return "", hidden
-        elif krylov.closed:
-            return "the rest of the space was seen", 0
-        elif verdict := _verdict(inner, steps, krylov.basis.dim - first, (low, high), slack):
+            continue
+        verdict = "the rest of the space was seen"
+        if not krylov.closed:
+            verdict = _verdict(inner, steps, krylov.basis.dim - first, (low, high), slack)
+        if verdict:
             return verdict if full == 1.0 else f"{verdict}, by an estimate for restarts", 0
     return "the whole space was seen", hidden
 

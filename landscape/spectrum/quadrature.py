@@ -10,9 +10,9 @@ from scipy import stats
 from scipy.linalg import eigh_tridiagonal
 from torch import Tensor
 
-from landscape.curvature import Hessian
+from landscape.curvature import Hessian, arithmetic
 from landscape.objective import Objective, check_deterministic, normalisation_of
-from landscape.operators.blocks import Operator, matrix, name_of
+from landscape.operators.blocks import Operator, graph_of, matrix, name_of
 from landscape.operators.selection import Where, describe
 from landscape.randomness import derive
 from landscape.results import Density, provenance
@@ -67,7 +67,7 @@ def density(
 
     Args:
         objective: what is differentiated twice; without random modules.
-        z: (p,), the point.
+        z: (p,), the point. One of 16 bits is taken in float32.
         steps: of Lanczos, one product each; at most p are taken.
         probes: random vectors. With one there is no interval over probes.
         points: where the functions are given.
@@ -92,8 +92,8 @@ def density(
     for name, size in (("width", width), ("unit", unit)):
         if size is not None and not (size > 0 or (name == "unit" and size == 0)):
             raise ValueError(f"{name} must be positive, got {size}")
+    z, kind = arithmetic(z)
     check_deterministic(objective, z)
-    z = z.detach()
     whole = matrix(objective, z, operator, where)
     steps = min(steps, whole.dim)
     one = steps * whole.dim * z.element_size()
@@ -109,7 +109,12 @@ def density(
     rule = Quadrature(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
     eps = torch.finfo(z.dtype).eps
     described = _described(rule, whole, points, width, unit, eps)
-    return replace(described, where=describe(where), statistics=normalisation_of(objective))
+    return replace(
+        described,
+        where=describe(where),
+        statistics=normalisation_of(objective),
+        provenance=described.provenance | {"arithmetic": kind},
+    )
 
 
 def _described(
@@ -158,7 +163,7 @@ def _described(
         dim=operator.dim,
         operator=name_of(operator),
         status=status,
-        provenance=provenance(graph_bytes=operator.graph_bytes, graph_cached=operator.cached),
+        provenance=provenance(**graph_of(operator)),
     )
 
 

@@ -101,7 +101,7 @@ def _products(make: Callable[[Tensor], Any], z: Tensor, vectors: Tensor) -> tupl
 
 def _unmeasured(z: Tensor) -> str:
     if z.dtype == torch.float64:
-        return "measured: all in float64"
+        return "allowed for: all in float64, with 8 eps of the largest eigenvalue in the bounds"
     large = len(z) > DOUBLE_DIM
     reason = f"more than {DOUBLE_DIM} parameters" if large else "not asked for"
     return f"not measured: bounds in {z.dtype}, no product in float64 ({reason})"

@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from landscape.curvature import Hessian
+from landscape.curvature import Hessian, arithmetic
 from landscape.objective import Objective, check_deterministic, normalisation_of, widened
 from landscape.operators.blocks import Operator, matrix, name_of
 from landscape.operators.selection import Where, describe
 from landscape.results import Diagonal, FrobeniusNorm, provenance
-from landscape.trace.hutchinson import blocks, check_budget, signs
+from landscape.trace.hutchinson import blocks, check_budget, signs, summary
 
 
 def diagonal(
@@ -34,7 +34,7 @@ def diagonal(
 
     Args:
         objective: what is differentiated twice; without random modules.
-        z: (p,), the point.
+        z: (p,), the point. One of 16 bits is taken in float32.
         probes: most products, at least 2.
         where: restricts it to a layer, a module or other coordinates, as in
             `landscape.operators.selection.selected`.
@@ -46,7 +46,7 @@ def diagonal(
         ValueError: if ``probes`` is under 2, or the point or the choice does not fit.
         RuntimeError: if the objective is random.
     """
-    matrix, generator = _prepared(objective, z, probes, where, operator, generator)
+    matrix, generator, facts = _prepared(objective, z, probes, where, operator, generator)
     exact = matrix.dim <= probes
     count, mean, squares = 0, np.zeros(matrix.dim), np.zeros(matrix.dim)
     if exact:
@@ -56,9 +56,11 @@ def diagonal(
         u = signs((size, matrix.dim), matrix.point, generator)
         for row in (widened(u) * widened(matrix @ u)).cpu().numpy():
             count += 1
-            step = row - mean
-            mean += step / count
-            squares += step * (row - mean)
+            # Of an infinite entry there is no spread.
+            with np.errstate(invalid="ignore"):
+                step = row - mean
+                mean += step / count
+                squares += step * (row - mean)
     error = np.zeros(matrix.dim) if exact else np.sqrt(squares / (count - 1) / count)
     return Diagonal(
         estimate=mean,
@@ -69,7 +71,7 @@ def diagonal(
         operator=name_of(matrix),
         where=describe(where),
         statistics=normalisation_of(objective),
-        provenance=provenance(seed=generator.initial_seed()),
+        provenance=facts,
     )
 
 
@@ -86,27 +88,29 @@ def frobenius(
 
     Up to ``probes`` coordinates it takes one product for each and is exact to rounding. Beyond, the
     square is the mean of :math:`\|H u\|_2^2` over random signs u, which has no bias; its root has a
-    bias of second order in the relative error, and its error is taken to first order.
+    bias of second order in the relative error, and its error is taken to first order. The interval
+    is the root of that of the square, see `landscape.trace.hutchinson.summary`.
 
     Arguments and errors as in `diagonal`.
     """
-    matrix, generator = _prepared(objective, z, probes, where, operator, generator)
+    matrix, generator, facts = _prepared(objective, z, probes, where, operator, generator)
     exact = matrix.dim <= probes
     samples = np.empty(0)
     if exact:
         square = sum(float(widened(images).square().sum()) for _, images in _columns(matrix))
-        error = 0.0
+        error, ends = 0.0, np.array([square, square])
     else:
         for size in blocks(matrix.dim, probes):
             images = matrix @ signs((size, matrix.dim), matrix.point, generator)
             samples = np.append(samples, widened(images).square().sum(-1).cpu().numpy())
-        square, error = float(samples.mean()), float(samples.std(ddof=1)) / math.sqrt(probes)
+        square, error, ends = summary(samples)
     norm = math.sqrt(square)
     return FrobeniusNorm(
         estimate=norm,
-        standard_error=error / (2 * norm) if norm > 0 else 0.0,
+        standard_error=0.0 if norm == 0 else error / (2 * norm),
         square=square,
         square_error=error,
+        interval=np.sqrt(ends.clip(min=0)),
         samples=samples,
         probes=len(samples),
         products=matrix.dim if exact else len(samples),
@@ -115,7 +119,7 @@ def frobenius(
         operator=name_of(matrix),
         where=describe(where),
         statistics=normalisation_of(objective),
-        provenance=provenance(seed=generator.initial_seed()),
+        provenance=facts,
     )
 
 
@@ -126,13 +130,15 @@ def _prepared(
     where: Where | None,
     operator: Operator,
     generator: torch.Generator | None,
-) -> tuple[Any, torch.Generator]:
+) -> tuple[Any, torch.Generator, dict[str, Any]]:
     check_budget(None, probes)
     if z.shape != (objective.dim,):
         raise ValueError(f"one point ({objective.dim},) is needed, got shape {tuple(z.shape)}")
+    z, kind = arithmetic(z)
     check_deterministic(objective, z)
-    found = matrix(objective, z.detach(), operator, where)
-    return found, generator or torch.Generator(device="cpu").manual_seed(0)
+    generator = generator or torch.Generator(device="cpu").manual_seed(0)
+    facts = provenance(seed=generator.initial_seed(), arithmetic=kind)
+    return matrix(objective, z, operator, where), generator, facts
 
 
 def _columns(matrix: Any) -> Iterator[tuple[Tensor, Tensor]]:

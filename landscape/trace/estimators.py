@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from landscape.curvature import Hessian
+from landscape.curvature import Hessian, arithmetic
 from landscape.objective import Objective, check_deterministic, normalisation_of, value
 from landscape.operators.blocks import Operator, matrix, name_of
 from landscape.operators.outputs import ridge_diagonal, separated
@@ -53,10 +53,10 @@ def trace(
 
     Args:
         objective: what is differentiated twice; without random modules.
-        z: (p,), the point. In float32 samples are accumulated in float64.
+        z: (p,), the point. One of 16 bits is taken in float32. Sums over samples are in float64.
         method: as above.
         tolerance: relative standard error at which probes end, between 0 and 1. None: all
-            ``probes`` are spent. A trace of zero never meets it.
+            ``probes`` are spent. A trace of zero meets it only where all samples are zero.
         probes: most probes; where None, 100 without a tolerance and 10,000 with one.
         where: restricts the trace to a layer, a module or other coordinates, as in
             `landscape.operators.selection.selected`.
@@ -79,12 +79,12 @@ def trace(
     check_budget(tolerance, probes)
     if z.shape != (objective.dim,):
         raise ValueError(f"one point ({objective.dim},) is needed, got shape {tuple(z.shape)}")
+    z, kind = arithmetic(z)
     check_deterministic(objective, z)
-    z = z.detach()
     generator = generator or torch.Generator(device="cpu").manual_seed(0)
     if method != "hutchinson" and operator is Hessian:
         try:
-            return _exact(objective, z, where, generator)
+            return _exact(objective, z, where, generator, kind)
         except ValueError:
             if method == "exact":
                 raise
@@ -93,7 +93,7 @@ def trace(
         found = _entry_by_entry(part)
     else:
         found = hutchinson(part, tolerance, probes=probes, generator=generator)
-    return _labelled(found, objective, where)
+    return _labelled(found, objective, where, arithmetic=kind)
 
 
 def finite_scale(
@@ -117,7 +117,7 @@ def finite_scale(
 
     Args:
         objective: any function; without random modules.
-        z: (p,), the point.
+        z: (p,), the point. One of 16 bits is taken in float32.
         scales: the distances sigma, positive, in units of a parameter. All share their directions.
         probes: how many directions, at least 2; each costs two evaluations at each scale.
         beside: a trace at the same point, which the result then carries for the picture.
@@ -138,6 +138,7 @@ def finite_scale(
         raise ValueError(f"probes must be at least 2, got {probes}")
     if z.shape != (objective.dim,):
         raise ValueError(f"one point ({objective.dim},) is needed, got shape {tuple(z.shape)}")
+    z, kind = arithmetic(z)
     check_deterministic(objective, z)
     generator = generator or torch.Generator(device="cpu").manual_seed(0)
     centre = float(value(objective, z).double())
@@ -149,13 +150,15 @@ def finite_scale(
         columns.append([_second_difference(objective, z, s * u, centre) / s**2 for s in sigmas])
     samples = np.concatenate([np.stack(column, axis=1) for column in columns])
     estimate = samples.mean(0)
+    with np.errstate(invalid="ignore"):
+        spread = samples.std(0, ddof=1)
     square = np.square(sigmas)
     rounding = 2 * torch.finfo(z.dtype).eps * abs(centre) / square
     resolved = np.abs(estimate) > rounding
     return FiniteScaleTrace(
         sigma=np.array(sigmas),
         estimate=estimate,
-        standard_error=samples.std(0, ddof=1) / math.sqrt(probes),
+        standard_error=spread / math.sqrt(probes),
         rounding=rounding,
         resolved=resolved,
         samples=samples,
@@ -167,12 +170,12 @@ def finite_scale(
         trace_error=float("nan") if beside is None else beside.standard_error,
         status=f"{int(resolved.sum())} of {len(sigmas)} scales above rounding",
         statistics=normalisation_of(objective),
-        provenance=provenance(seed=generator.initial_seed()),
+        provenance=provenance(seed=generator.initial_seed(), arithmetic=kind),
     )
 
 
 def _exact(
-    objective: Objective, z: Tensor, where: Where | None, generator: torch.Generator
+    objective: Objective, z: Tensor, where: Where | None, generator: torch.Generator, kind: str
 ) -> Trace:
     """The trace without noise.
 
@@ -190,7 +193,7 @@ def _exact(
         diagonal = diagonal[selected(objective, where, diagonal.device)]
     total = float(diagonal.sum())
     answer = _without_noise(total, len(diagonal), products, "exact", "Hessian")
-    return _labelled(answer, objective, where, backward_passes=passes)
+    return _labelled(answer, objective, where, backward_passes=passes, arithmetic=kind)
 
 
 def _entry_by_entry(operator: Any) -> Trace:
@@ -232,4 +235,5 @@ def _second_difference(
 ) -> Float[np.ndarray, " n"]:
     """f(z + s) + f(z - s) - 2 f(z) for every step s, in float64."""
     ahead, behind = value(objective, torch.stack([z + steps, z - steps])).double().cpu().numpy()
-    return ahead + behind - 2 * centre
+    with np.errstate(invalid="ignore"):
+        return ahead + behind - 2 * centre
