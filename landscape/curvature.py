@@ -1,7 +1,8 @@
 """First and second derivatives at one point: gradient norms and Hessian-vector products."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -65,11 +66,9 @@ class Hessian:
         self.point = z.detach()
         self.dim = objective.dim
         self.products = 0
-        self.graph_bytes = 0
-        self.cached = True
-        self._memory = memory
-        self._graph: list[tuple[Tensor, Tensor, Tensor]] = []
-        self._rows = min(_BLOCK, _BLOCK_BYTES // max(self._build(), 1))
+        with second_order(objective):
+            self._graph, self.graph_bytes, largest, self.cached = graphs(self._built(), memory)
+        self._rows = min(_BLOCK, _BLOCK_BYTES // max(largest, 1))
         small = objective.dim <= _BLOCK_DIM and self._rows > 1
         self.blocks: bool | None = blocks if small else False
 
@@ -129,35 +128,49 @@ class Hessian:
         return torch.cat(blocks) if self.blocks else None
 
     def _first_order(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        if self.cached:
-            yield from self._graph
-            return
+        yield from self._graph if self.cached else self._built()
+
+    def _built(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for term in batched_terms(self.objective):
             yield first_order(term, self.point.unsqueeze(0))
 
-    def _build(self) -> int:
-        """Bytes of the largest graph of a term; keeps all graphs where they fit in the memory."""
-        storages: dict[int, int] = {}
-        largest = 0
 
-        def note(tensor: Tensor) -> Tensor:
-            storage = tensor.untyped_storage()
-            storages[storage.data_ptr()] = storage.nbytes()
-            # An output kept with its own history would keep itself alive for ever.
-            return tensor.detach()
+class Graphs(NamedTuple):
+    """Graphs that are kept, or none where they outgrew the memory.
 
-        with second_order(self.objective):
-            for term in batched_terms(self.objective):
-                with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-                    self._graph.append(first_order(term, self.point.unsqueeze(0)))
-                total = sum(storages.values())
-                largest = max(largest, total - self.graph_bytes)
-                self.graph_bytes = total
-                if total > self._memory:
-                    self.cached = False
-                    self._graph.clear()
-                    break
-        return largest
+    Attributes:
+        kept: what was built; empty where it did not fit.
+        bytes: of all of them, or until they outgrew the memory.
+        largest: bytes of the largest one.
+        fit: whether they are kept.
+    """
+
+    kept: list[Any]
+    bytes: int
+    largest: int
+    fit: bool
+
+
+def graphs(built: Iterable[Any], memory: int) -> Graphs:
+    """What is built one after the other, kept as long as its graphs fit in ``memory`` bytes."""
+    storages: dict[int, int] = {}
+    kept: list[Any] = []
+    total = largest = 0
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+        # An output kept with its own history would keep itself alive for ever.
+        return tensor.detach()
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        for graph in built:
+            kept.append(graph)
+            before, total = total, sum(storages.values())
+            largest = max(largest, total - before)
+            if total > memory:
+                return Graphs([], total, largest, False)
+    return Graphs(kept, total, largest, True)
 
 
 def arithmetic(z: Float[Tensor, "*batch p"]) -> tuple[Float[Tensor, "*batch p"], str]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from landscape import batches as data_batches
 from landscape.batches import Batch
-from landscape.curvature import GRAPH_BYTES
+from landscape.curvature import GRAPH_BYTES, graphs
 from landscape.objective import Objective, second_order
 from landscape.operators.outputs import (
     Bend,
@@ -92,11 +92,11 @@ class Factored:
             raise ValueError(f"the point must be floating point, got {z.dtype}")
         self.objective, self.point, self.dim = objective, z.detach(), objective.dim
         self.layout = getattr(objective, "layout", None)
-        self.products, self.graph_bytes, self.cached = 0, 0, True
+        self.products = 0
         self._risks, ridges = risks_of(objective, self.name)
         self._ridge = ridge_diagonal(ridges, self.point).to(self.point) if ridges else None
-        self._graphs: list[Bent] = []
-        self._build(memory)
+        with second_order(objective):
+            self._graphs, self.graph_bytes, _, self.cached = graphs(self._built(), memory)
 
     def __matmul__(self, u: Float[Tensor, "*batch p"]) -> Float[Tensor, "*batch p"]:
         probes = self._probes(u)
@@ -150,28 +150,6 @@ class Factored:
                     )
                 if slope.requires_grad:
                     yield Bent(leaf, quantities, weights, slope, bend)
-
-    def _build(self, memory: int) -> None:
-        """Keeps the graphs of all batches, or gives up as soon as they outgrow the memory."""
-        storages: dict[int, int] = {}
-
-        def note(tensor: Tensor) -> Tensor:
-            storage = tensor.untyped_storage()
-            storages[storage.data_ptr()] = storage.nbytes()
-            # An output kept with its own history would keep itself alive for ever.
-            return tensor.detach()
-
-        with (
-            second_order(self.objective),
-            torch.autograd.graph.saved_tensors_hooks(note, lambda t: t),
-        ):
-            for graph in self._built():
-                self._graphs.append(graph)
-                self.graph_bytes = sum(storages.values())
-                if self.graph_bytes > memory:
-                    self.cached = False
-                    self._graphs.clear()
-                    return
 
 
 class GaussNewton(Factored):
