@@ -189,6 +189,22 @@ class Problem:
                     f"{reason}"
                 ) from error
 
+    def check_slope(self) -> None:
+        """Nothing, if the training loss can be differentiated.
+
+        Raises:
+            ValueError: if it does not depend on the parameters at all.
+        """
+        z = self.training.point().requires_grad_()
+        with torch.random.fork_rng(devices=[z.device] if z.device.type == "cuda" else []):
+            with torch.enable_grad():
+                depends = next(self.training.terms())(z).requires_grad
+        if not depends:
+            raise ValueError(
+                "the training loss does not depend on the parameters: was the output or the loss "
+                "detached, or computed under no_grad?"
+            )
+
     def _on_training(self, model: torch.nn.Module, **options: Any) -> EmpiricalRisk:
         """The loss of a model on the training data.
 
@@ -240,7 +256,8 @@ def problem_of(config: Config) -> Problem:
 
     Raises:
         ValueError: if the task, the method or the device does not exist, the loss or a metric does
-            not fit the model, or the parameters have a type that checkpoints do not hold.
+            not fit the model, the loss does not depend on the parameters, or these have a type that
+            checkpoints do not hold.
     """
     if config.method not in METHODS:
         raise ValueError(f"unknown method {config.method!r}; there are {', '.join(METHODS)}")
@@ -252,6 +269,7 @@ def problem_of(config: Config) -> Problem:
             "hold: give a model in float32 (model.float()); cnognp analyze measures it as it is"
         )
     problem.check_metrics()
+    problem.check_slope()
     return problem
 
 

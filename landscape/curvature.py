@@ -124,8 +124,11 @@ class Hessian:
             weights = torch.linspace(1, 2, count, dtype=probes.dtype, device=probes.device)
             alone = self._sum(_one_by_one, (weights @ probes[:count]).unsqueeze(0)).squeeze(0)
             tolerance = torch.finfo(alone.dtype).eps ** 0.5 * blocks[0].abs().max()
-            self.blocks = not bool(((weights @ blocks[0] - alone).abs() > tolerance).any())
-        return torch.cat(blocks) if self.blocks else None
+            if bool(((weights @ blocks[0] - alone).abs() > tolerance).any()):
+                self.blocks = False
+            elif bool(alone.any()):
+                self.blocks = True
+        return None if self.blocks is False else torch.cat(blocks)
 
     def _first_order(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         yield from self._graph if self.cached else self._built()

@@ -398,6 +398,14 @@ def test_a_loss_that_cannot_take_what_the_model_returns_is_told_what_that_is(
     refused(call, tmp_path, ["analyze", "mine.py:make"], 2, *said)
 
 
+@pytest.mark.parametrize("loss", ["mse(o.detach(), t)", "mse(o, t).detach()", "mse(t, t)"])
+def test_a_loss_that_cannot_be_differentiated_is_not_trained_on(call, tmp_path, loss):
+    task(tmp_path, BODY + f"""
+    def make(): return Task(torch.nn.Linear(2, 1), lambda o, t: {loss}, (x, y))
+    """)  # fmt: skip
+    refused(call, tmp_path, ["train", "mine.py:make"], 2, "does not depend on the parameters")
+
+
 @pytest.mark.parametrize(
     ("metric", "said"),
     [("'many'", "got str"), ("o", "got (4, 1)"), ("1 / 0", "ZeroDivisionError")],

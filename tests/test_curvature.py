@@ -123,6 +123,13 @@ def test_wrong_blocks_are_noticed_though_the_last_vector_meets_no_curvature():
     close(hessian @ u, torch.stack([hessian @ row for row in u]), **CLOSE)
 
 
+def test_where_nothing_bends_nothing_is_learned_about_blocks():
+    flat = Hessian(Analytic(lambda z: 0.0 * (z**2).sum(-1), 4), torch.zeros(4, device="cpu"))
+    assert not bool((flat @ torch.eye(4, device="cpu")).any()) and flat.blocks is None
+    bowl = Hessian(Analytic(lambda z: (z**2).sum(-1), 4), torch.zeros(4, device="cpu"))
+    assert bool((bowl @ torch.eye(4, device="cpu")).any()) and bowl.blocks is True
+
+
 def test_blocks_are_as_large_as_memory_allows(monkeypatch):
     risk, _, point = made("stacked-uneven")
     sizes = []
