@@ -398,12 +398,15 @@ def test_a_signal_ends_any_verb_in_order(call, monkeypatch, number, code):
             ended.append("in order")
 
     before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # A shell that started the tests in the background may have told them to ignore it.
+    keyboard = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         monkeypatch.setattr("cnognp.cli.tasks.command", command)
         assert call("tasks") == (code, "", "")
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     finally:
         signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGINT, keyboard)
     assert ended == ["in order"]
 
 
