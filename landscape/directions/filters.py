@@ -21,6 +21,7 @@ __all__ = ["between", "eigenvectors", "given", "gradient", "moments", "normalise
 IGNORED = ("norm", "bias")
 # What Gram-Schmidt in float64 leaves of a part with no room; a share of its length.
 _NOISE = 1e-10
+# Numbers that are drawn in float64 together.
 _PIECE = 2**20
 
 

@@ -129,7 +129,7 @@ class FrobeniusNorm(Result):
     standard_error: float
     square: float
     square_error: float
-    interval: np.ndarray | None = axes("end", optional=True)
+    interval: np.ndarray = axes("end")
     samples: np.ndarray = axes("probe")
     probes: int
     products: int

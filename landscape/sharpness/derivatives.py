@@ -17,7 +17,7 @@ from landscape.objective import Objective, widened
 from landscape.operators import EmpiricalFisher, Fisher
 from landscape.operators.fisher import Factored
 from landscape.risk import EmpiricalRisk
-from landscape.sharpness.reading import NAN, Reading, Site, estimate, exact, undefined
+from landscape.sharpness.reading import Reading, Site, estimate, exact, undefined
 from landscape.sharpness.relative_flatness import relative_flatness
 from landscape.spectrum import top_eigenpairs
 from landscape.trace import frobenius, trace
@@ -55,7 +55,7 @@ def hessian_trace(site: Site) -> Reading:
     found = trace(
         site.objective, site.point, probes=site.options.probes, generator=site.source("trace")
     )
-    low, high = (NAN, NAN) if found.interval is None else found.interval.tolist()
+    low, high = found.interval.tolist()
     return Reading(
         found.estimate, "estimate", found.standard_error, low, high, products=found.products,
         status="" if math.isfinite(found.estimate) else _BROKEN,
@@ -74,7 +74,7 @@ def frobenius_norm(site: Site) -> Reading:
     found = frobenius(
         site.objective, site.point, probes=site.options.probes, generator=site.source("frobenius")
     )
-    low, high = (NAN, NAN) if found.interval is None else found.interval.tolist()
+    low, high = found.interval.tolist()
     return Reading(
         found.estimate, "estimate", found.standard_error, low, high, products=found.products,
         status="" if math.isfinite(found.estimate) else _BROKEN,
