@@ -319,7 +319,7 @@ def gradients(objective: Objective, z: Float[Tensor, "n p"]) -> Gradients:
         gradient_norm=torch.linalg.vector_norm(grad.double(), dim=-1).cpu().numpy(),
         gradient_max=grad.abs().amax(-1).double().cpu().numpy(),
         statistics=normalisation_of(objective),
-        provenance=provenance(checked=judged(objective, z[0])),
+        provenance=provenance(judged=judged(objective, z[0])),
     )
 
 

@@ -168,7 +168,7 @@ class CurvatureRecorder:
             status=status if finite.all() else f"{status}, {int((~finite).sum())} not finite",
             statistics=normalisation_of(self.objective),
             provenance=provenance(
-                seed=self._generator.initial_seed(), checked=self._checked or {}
+                seed=self._generator.initial_seed(), judged=self._checked or {}
             ),
         )
 

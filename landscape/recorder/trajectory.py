@@ -249,7 +249,7 @@ def project(
         directions=names,
         statistics=normalisation_of(objective),
         provenance=provenance(
-            checked=judged(objective, origin),
+            judged=judged(objective, origin),
             lengths=torch.linalg.vector_norm(span.double(), dim=-1).tolist(),
             cosine=frame.shear / float(torch.linalg.vector_norm(span[1].double())),
         ),

@@ -168,7 +168,7 @@ def _assembled(rows: list[tuple[str, Measure, Reading]], site: Site, seconds: fl
         dim=len(site.point),
         statistics=normalisation_of(site.objective),
         provenance=provenance(
-            checked=judged(site.objective, site.point),
+            judged=judged(site.objective, site.point),
             options=options,
             seed=site.generator.initial_seed(),
             dtype=str(site.point.dtype),

@@ -145,7 +145,7 @@ class Sweep:
         self._plain = Plain(objective, origin, directions)
         self._objective = objective
         self._shares = shares_of(objective) if options.standard_errors else None
-        self.notes: dict[str, Any] = {"checked": judged(objective, origin)}
+        self.notes: dict[str, Any] = {"judged": judged(objective, origin)}
         self._centers: dict[str, float] = {}
         with _ungraphed():
             self._evaluator = self._chosen(np.array([axis[np.abs(axis).argmax()] for axis in axes]))

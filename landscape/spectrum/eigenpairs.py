@@ -159,7 +159,7 @@ def top_eigenpairs(
             rounding_norm=measured.difference,
             arithmetic=kind,
             tf32="off",
-            checked=judged(objective, z),
+            judged=judged(objective, z),
             **({"differences": measured.differences} if measured.differences else {}),
             **found.facts,
         ),

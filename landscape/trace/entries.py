@@ -144,7 +144,7 @@ def _prepared(
     check_deterministic(objective, z)
     generator = generator or torch.Generator(device="cpu").manual_seed(0)
     facts = provenance(
-        seed=generator.initial_seed(), arithmetic=kind, checked=judged(objective, z)
+        seed=generator.initial_seed(), arithmetic=kind, judged=judged(objective, z)
     )
     return matrix(objective, z, operator, where), generator, facts
 

@@ -107,11 +107,14 @@ def trace(
             reason = str(error)
     said = {"exact": f"not taken: {reason}"} if reason else {}
     part = matrix(objective, z, differentiated(operator, derivatives), where)
+    if getattr(part, "differences", False):
+        probe = torch.ones(part.dim, dtype=z.dtype, device=z.device)
+        said["differences"] = f"a product with signs is off by about {part.error(probe):.3g}"
     if part.dim <= DENSE_DIM:
         found = _entry_by_entry(part)
     else:
         found = hutchinson(part, tolerance, probes=probes, generator=generator)
-    return _labelled(found, objective, where, arithmetic=kind, checked=judged(objective, z), **said)
+    return _labelled(found, objective, where, arithmetic=kind, judged=judged(objective, z), **said)
 
 
 def finite_scale(
@@ -189,7 +192,7 @@ def finite_scale(
         status=f"{int(resolved.sum())} of {len(sigmas)} scales above rounding",
         statistics=normalisation_of(objective),
         provenance=provenance(
-            seed=generator.initial_seed(), arithmetic=kind, checked=judged(objective, z)
+            seed=generator.initial_seed(), arithmetic=kind, judged=judged(objective, z)
         ),
     )
 
@@ -215,14 +218,21 @@ def _exact(
     answer = _without_noise(total, len(diagonal), products, "exact", "Hessian")
     return _labelled(
         answer, objective, where, backward_passes=passes, arithmetic=kind,
-        checked=judged(objective, z),
+        judged=judged(objective, z),
     )  # fmt: skip
 
 
 def _entry_by_entry(operator: Any) -> Trace:
     eye = torch.eye(operator.dim, dtype=operator.point.dtype, device=operator.point.device)
     total = float((operator @ eye).diagonal().double().sum())
-    return _without_noise(total, operator.dim, operator.dim, "dense", name_of(operator))
+    found = _without_noise(total, operator.dim, operator.dim, "dense", name_of(operator))
+    if not getattr(operator, "differences", False):
+        return found
+    error = sum(operator.error(unit) for unit in eye)
+    return replace(
+        found, standard_error=error, interval=np.array([total - 2 * error, total + 2 * error]),
+        status="converged: all diagonal entries, by differences whose error two steps tell",
+    )  # fmt: skip
 
 
 def _without_noise(total: float, dim: int, products: int, method: str, operator: str) -> Trace:

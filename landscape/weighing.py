@@ -1,0 +1,238 @@
+"""What batches weigh: whether the loss of a whole is the mean of its parts, found by cutting one.
+
+The loss of a batch may be the mean over its samples; a mean with weights that only the loss knows
+(of classes, of labels that are not ignored, of tokens); a sum; or couple the samples of a batch
+(contrastive losses, statistics of the batch).
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from landscape import batches as data_batches
+from landscape.batches import Batch
+from landscape.network import Network
+
+if TYPE_CHECKING:
+    from landscape.risk import Risk
+
+_COUPLED = 64  # samples that are cut to see whether they are coupled
+_BATCHES = 32  # whose weights are checked
+_MEND = (
+    "Let it return the sum and the weight instead of their quotient, for instance\n"
+    "    losses = cross_entropy(output, target, weight=w, reduction='none')\n"
+    "    return losses.sum(), w[target].sum()"
+)
+
+
+def coupling(risk: "Risk", training: bool) -> str:
+    """Why batches are neither cut nor joined; empty where the loss is the mean over samples.
+
+    Args:
+        risk: whose first batch is cut, three times.
+        training: whether BatchNorm that normalises with the batch is left out.
+    """
+    batch = next((b for b in risk.data if b.samples > 1), None)
+    if batch is None:
+        return ""
+    if not data_batches.rowwise(batch):
+        return (
+            "the first axis of the tensors in a batch does not count its samples (a graph, or a "
+            "list of objects)"
+        )
+    calm = _calm(risk, training)
+    if calm._random:
+        return ""
+    z = shifted(calm.point())
+    count = min(batch.samples, _COUPLED)
+    device = next(data_batches.tensors_of(batch[:2])).device
+    for seed, first in enumerate((max(1, count // 3), max(1, count // 2), 1)):
+        generator = torch.Generator(device="cpu").manual_seed(seed)
+        order = torch.randperm(batch.samples, generator=generator, device="cpu")[:count].to(device)
+        sets = [order.sort().values, order[:first], order[first:]]
+        try:
+            found = [_lone(calm, data_batches.rows(batch, index), z) for index in sets]
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            return f"a part of a batch does not go through ({str(error).splitlines()[0]})"
+        if reason := _uneven(calm, data_batches.rows(batch, sets[0]), found, z):
+            return reason
+    return ""
+
+
+def _uneven(risk: "Risk", batch: Batch, found: list[tuple[Tensor, float]], z: Tensor) -> str:
+    """In which way a whole batch is not the mean of two parts; empty where it is."""
+    (whole, total), *pieces = found
+    if not all(torch.isfinite(value) for value, _ in found):
+        return ""
+    parts = sum(value * weight for value, weight in pieces)
+    size = abs(whole) * total + sum(abs(value) * weight for value, weight in pieces)
+    if abs(whole * total - parts) <= _tolerance(z) * size:
+        return ""
+    mean = float(parts / (sum(weight for _, weight in pieces) or 1.0))
+    said = f"{float(whole):.5g} for {batch.samples} samples, {mean:.5g} for the same in two parts"
+    reason = "the loss of a batch is not the mean over its samples"
+    if abs(whole - sum(value for value, _ in pieces)) <= _tolerance(z) * size / total:
+        return f"{reason}, it adds up ({said}); let it return (sum, weight)"
+    if _is_weighted(risk, batch, z):
+        return (
+            f"{reason} ({said}): it weighs them by something else, such as the weight of a class, "
+            "labels that are not ignored, or tokens; let it return (sum, weight)"
+        )
+    return f"{reason} ({said})"
+
+
+def _calm(risk: "Risk", training: bool) -> "Risk":
+    """The risk with dropout at rest and, for training, BatchNorm as it is judged."""
+    calm = risk._on(list(risk.data) if risk.data.resident else [risk.data.first], risk.seed or 0)
+    model = risk.model
+    calm.model = Network(model.module, "frozen", "eval", model.loss, model.prefix)
+    calm.model._remembered = model._remembered
+    calm._random = [name for name in risk._random if "draws random" in name]
+    calm.evaluation = "sequential"
+    if training:
+        for module in calm.model.modules():
+            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and (
+                module.running_mean is None
+            ):
+                calm.model.settle(module, calm.point_dtype, calm.device)
+    return calm
+
+
+def _lone(risk: "Risk", batch: Batch, z: Tensor) -> tuple[Tensor, float]:
+    """The mean loss of a batch alone and its weight."""
+    part = risk._on([batch], risk.seed)
+    with torch.inference_mode(False), torch.no_grad():
+        prepared = part.prepared(batch, z.dtype)
+        grad = torch.enable_grad() if part._graphed else torch.no_grad()
+        with grad, part.given(z):
+            loss = part.batch_loss(part.model, prepared)
+    if isinstance(loss, tuple):
+        total, weight = loss[0].detach().double(), float(loss[1])
+        return total / (weight or 1.0), weight
+    weight = part._weight(batch)
+    if part.known is not None and part.known.added:
+        return loss.detach().double() / batch.samples, float(batch.samples)
+    value = loss.detach().double()
+    return (value, weight) if weight > 0 else (torch.zeros_like(value), 0.0)
+
+
+def _tolerance(z: Tensor) -> float:
+    return 1000 * torch.finfo(z.dtype).eps
+
+
+def weighing(risk: "Risk") -> str:
+    """How batches are weighed, in words.
+
+    Raises:
+        ValueError: if they are weighed by their samples and the loss weighs otherwise.
+    """
+    if risk.known is not None:
+        name = getattr(risk.loss, "__name__", type(risk.loss).__name__)
+        return f"{name}: batches added" if risk.known.added else f"{name} over {risk.known.over}"
+    if risk._pairs:
+        return "the weights that the loss gives"
+    if risk.data.resident and len(risk.data.batches) < 2:
+        return "one batch"
+    calm = _calm(risk, risk.statistics == "batch")
+    if calm._random:
+        return "by samples (not checked: the loss is random)"
+    z = shifted(calm.point())
+    checked = 0
+    anchor: Batch | None = None
+    for number, batch in enumerate(risk.data):
+        if number == _BATCHES:
+            break
+        if not data_batches.rowwise(batch):
+            continue
+        if anchor is None:
+            anchor = _head(batch, _COUPLED // 2)
+        verdict = _weighed_otherwise(calm, anchor, batch, z)
+        if verdict is None:
+            continue
+        checked += 1
+        if verdict == "coupled":
+            return "by samples, batches as they are: the loss couples the samples of a batch"
+        if verdict:
+            raise ValueError(
+                f"{verdict}, so the mean over several batches depends on how they are cut. {_MEND}"
+            )
+    if not checked:
+        return "by samples (not checked: batches can be neither cut nor joined)"
+    return f"by samples, checked on {checked} batches"
+
+
+def _head(batch: Batch, most: int) -> Batch:
+    device = next(data_batches.tensors_of(batch[:2])).device
+    return data_batches.rows(batch, torch.arange(min(most, batch.samples), device=device))
+
+
+def _weighed_otherwise(risk: "Risk", anchor: Batch, batch: Batch, z: Tensor) -> str | None:
+    """What is wrong with weighing by samples; empty if nothing, None if it cannot be seen."""
+    for one, other in _pairs(anchor, batch):
+        try:
+            whole = data_batches.joined([one, other])
+            (a, _), (b, _), (both, _) = (_lone(risk, part, z) for part in (one, other, whole))
+        except (RuntimeError, ValueError, TypeError, IndexError, KeyError):
+            continue
+        if not all(map(torch.isfinite, (a, b, both))):
+            return None
+        n, m = one.samples, other.samples
+        by_samples = (n * a + m * b) / (n + m)
+        if abs(both - by_samples) <= _tolerance(z) * (abs(a) + abs(b) + abs(both)):
+            return ""
+        if abs(both - (a + b)) <= _tolerance(z) * (abs(a) + abs(b)):
+            return f"the loss adds up over samples ({float(both):.5g} = {float(a):.5g} + {float(b):.5g})"
+        if _is_weighted(risk, whole, z):
+            return (
+                f"the loss of two batches together ({float(both):.6g}) is not the mean of theirs by "
+                f"samples ({float(by_samples):.6g}): it weighs samples by something else, such as "
+                "the weight of a class, labels that are not ignored, or tokens"
+            )
+        return "coupled"
+    return None
+
+
+def _pairs(anchor: Batch, batch: Batch) -> Iterator[tuple[Batch, Batch]]:
+    """Two parts whose join can be compared with them: across batches, or within one."""
+    yield anchor, batch
+    if batch.samples > 1:
+        device = next(data_batches.tensors_of(batch[:2])).device
+        order = torch.arange(batch.samples, device=device)
+        cut = max(1, batch.samples // 3)
+        yield data_batches.rows(batch, order[:cut]), data_batches.rows(batch, order[cut:])
+
+
+def _is_weighted(risk: "Risk", batch: Batch, z: Tensor) -> bool:
+    """Whether the losses of parts are means with some positive weights, whatever these are."""
+    generator = torch.Generator(device="cpu").manual_seed(1)
+    device = next(data_batches.tensors_of(batch[:2])).device
+    order = torch.randperm(batch.samples, generator=generator, device="cpu").to(device)
+    thirds = [part for part in order.tensor_split(3) if len(part)]
+    if len(thirds) < 3:
+        return True
+
+    def loss(*places: Tensor) -> float:
+        return float(_lone(risk, data_batches.rows(batch, torch.cat(places)), z)[0])
+
+    a, b, c = (loss(part) for part in thirds)
+    ab, ac, bc = loss(*thirds[:2]), loss(thirds[0], thirds[2]), loss(*thirds[1:])
+    spread = max(a, b, c) - min(a, b, c)
+    near = 1e-3 * spread + _tolerance(z) * (abs(a) + abs(b) + abs(c))
+    if abs(b - ab) < near or abs(c - ac) < near:
+        return all(min(x, y) - near <= m <= max(x, y) + near for x, y, m in
+                   ((a, b, ab), (a, c, ac), (b, c, bc)))  # fmt: skip
+    first, second = (ab - a) / (b - ab), (ac - a) / (c - ac)
+    if not (first > 0 and second > 0):
+        return False
+    expected = (first * b + second * c) / (first + second)
+    return abs(expected - bc) <= 20 * near
+
+
+def shifted(z: Tensor) -> Tensor:
+    """A point beside z, where nothing is zero by chance."""
+    generator = torch.Generator(device="cpu").manual_seed(0)
+    size = z.square().mean().sqrt() + 1e-3
+    noise = torch.randn(len(z), generator=generator, device="cpu", dtype=torch.float32).to(z)
+    return z + 0.01 * size * noise
