@@ -1,6 +1,7 @@
 """The noise of a loss: how far its computed values scatter, rounding inside the model included."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,8 @@ from landscape.objective import Objective, value, widened
 
 # Steps to the next point, in units of the rounding of every coordinate.
 _STRIDES = (1.0, 8.0, 64.0)
+# Where these are too small to be seen in the values, the first that is not.
+_LONG_STRIDES = (2.0**9, 2.0**12, 2.0**15, 2.0**18, 2.0**21)
 _EACH_SIDE = 3
 # Three orders of differences that agree within this factor are a plateau.
 _PLATEAU = 4.0
@@ -32,7 +35,7 @@ class Noise(NamedTuple):
             they are not finite.
         value: the function at the point itself.
         eps: relative rounding of the type in which it was computed.
-        evaluations: of the function.
+        evaluations: of the function, 19 or 50.
         status: what is special about it; empty where some stride gave a plateau.
     """
 
@@ -82,12 +85,13 @@ def noise(
     a coordinate moves in proportion to its own rounding. Three strides, of 1, 8 and 64 roundings,
     are taken at once; one at which half of the values are equal is too small, and the level is the
     largest of the others. Where none has a plateau, it is the highest order at the smallest stride
-    that is not too small. Costs 19 evaluations, in one call of `value` unless
-    the points are too large to be held together.
+    that is not too small. Costs 19 evaluations, in one call of `value` unless the points are too
+    large to be held together. Where all strides are too small, as for a loss that is nearly 0 in
+    float32 and goes in steps, the first that is not is found in 31 more.
 
     The level is a standard deviation, good to a factor of about 3 and not a bound. It says nothing
-    of errors that all values near z share. A constant function has level 0, and so has one whose
-    values are equal at every stride: 2 eps \|f(z)\| is then what its differences are known to.
+    of errors that all values near z share. A constant function has level 0: what its differences
+    are known to is then 2 eps \|f(z)\|.
 
     Args:
         objective: what is evaluated; without random modules.
@@ -104,51 +108,55 @@ def noise(
     z, _ = arithmetic(z)
     generator = generator or torch.Generator(device="cpu").manual_seed(0)
     eps = torch.finfo(z.dtype).eps
-    places = np.arange(-_EACH_SIDE, _EACH_SIDE + 1)
-    strides = np.concatenate([[0.0], *(c * places[places != 0] for c in _STRIDES)])
-    values = _along(objective, z, eps * strides, generator)
-    if not np.isfinite(values).all():
-        status = "the values are not finite near the point"
-        return Noise(math.nan, float(values[0]), eps, len(values), status)
-    rows = values[1:].reshape(len(_STRIDES), -1)
-    tables = np.insert(rows, _EACH_SIDE, values[0], axis=1)
-    level, status = _level(tables)
-    return Noise(level, float(values[0]), eps, len(values), status)
-
-
-def _along(
-    objective: Objective, z: Tensor, steps: np.ndarray, generator: torch.Generator
-) -> np.ndarray:
-    """The values at z and around it, the steps in units of a random direction as long as z."""
     drawn = torch.randn(
         len(z), generator=generator, dtype=torch.float64, device=generator.device
     ).to(z)
     # A coordinate that is zero has no rounding; a point of zeros still has to be left.
     direction = drawn * z.abs() if bool(z.any()) else drawn
+    centre, tables = _tables(objective, z, eps * direction, _STRIDES)
+    evaluations = 1 + 2 * _EACH_SIDE * len(_STRIDES)
+    if not np.isfinite(tables).all():
+        return Noise(math.nan, centre, eps, evaluations, "the values near it are not finite")
+    usable = [row for row in tables if _differ(row)]
+    if not usable:
+        _, tables = _tables(objective, z, eps * direction, _LONG_STRIDES)
+        usable = [row for row in tables if _differ(row) and np.isfinite(row).all()][:1]
+        evaluations += 1 + 2 * _EACH_SIDE * len(_LONG_STRIDES)
+    level, status = _level(usable)
+    return Noise(level, centre, eps, evaluations, status)
+
+
+def _tables(
+    objective: Objective, z: Tensor, direction: Tensor, strides: Sequence[float]
+) -> tuple[float, np.ndarray]:
+    """The value at z, and for each stride the values at equal steps before, at and behind it."""
+    places = np.arange(-_EACH_SIDE, _EACH_SIDE + 1)
+    steps = np.concatenate([[0.0], *(stride * places[places != 0] for stride in strides)])
     pieces = torch.as_tensor(steps, dtype=z.dtype, device=z.device).split(
         max(1, _NUMBERS // len(z))
     )
     found = [value(objective, torch.addcmul(z, piece[:, None], direction)) for piece in pieces]
-    return np.concatenate([widened(part).cpu().numpy() for part in found])
+    values = np.concatenate([widened(part).cpu().numpy() for part in found])
+    rows = values[1:].reshape(len(strides), -1)
+    return float(values[0]), np.insert(rows, _EACH_SIDE, values[0], axis=1)
 
 
-def _level(tables: np.ndarray) -> tuple[float, str]:
-    """The level of noise in rows of values at equal strides, smallest first, and how it was found."""
-    usable = [row for row in tables if _differ(row)]
-    if not usable:
+def _level(rows: list[np.ndarray]) -> tuple[float, str]:
+    """The level of noise in values at equal steps, the smallest first, and words for it."""
+    if not rows:
         return 0.0, "the values near the point are equal"
-    levels, fallback = [], math.nan
-    for row in usable:
+    levels, highest = [], []
+    for row in rows:
         sizes, mixed = _differences(row)
-        fallback = sizes[-1] if math.isnan(fallback) else fallback
+        highest.append(float(sizes[-1]))
         for k in range(len(sizes) - 2):
             three = sizes[k : k + 3]
             if mixed[k] and three.max() <= _PLATEAU * three.min():
                 levels.append(float(sizes[k]))
                 break
-    if not levels:
-        return float(fallback), "no order of differences settles: the largest order is taken"
-    return max(levels), ""
+    if levels:
+        return max(levels), ""
+    return highest[0], "no order of differences settles: the highest is taken"
 
 
 def _differ(row: np.ndarray) -> bool:

@@ -63,7 +63,8 @@ def density(
     differ, not how far smoothing has blurred, nor what the quadrature leaves out where its nodes
     lie further apart than the kernel is wide.
 
-    ``distribution`` is the share of eigenvalues up to a value. Its ends take in both errors: for every probe :math:`\sum_{j<k} \omega_j \le \mu_v((-\infty, \theta_k))` and
+    ``distribution`` is the share of eigenvalues up to a value. Its ends take in both errors: for
+    every probe :math:`\sum_{j<k} \omega_j \le \mu_v((-\infty, \theta_k))` and
     :math:`\mu_v((-\infty, \theta_k]) \le \sum_{j\le k} \omega_j` hold for certain
     (Chebyshev-Markov-Stieltjes; apart from rounding, for which values are moved by
     16 eps times the largest node), and a random unit vector sees k of p eigenvalues with a weight
@@ -299,8 +300,8 @@ def interval(
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
     r"""The ends of a 95 % interval of the share of eigenvalues that has this mean weight.
 
-    For a random unit vector the weight of k of p eigenvalues, :math:`\sum_{i \le k} (v^\top q_i)^2`,
-    follows Beta(k/2, (p - k)/2) for every matrix, as a ratio of sums of squared normals. The mean
+    For a random unit vector the weight of k of p eigenvalues,
+    :math:`\sum_{i \le k} (v^\top q_i)^2`, follows Beta(k/2, (p - k)/2) for every matrix, as a ratio of sums of squared normals. The mean
     over n of them is taken for the Beta variable of the same mean :math:`\kappa = k/p` and variance
     :math:`\kappa (1 - \kappa) / (n (p/2 + 1))`: exact for one probe, and for many coordinates both
     where k is 1, :math:`\chi^2_n`, and where it is large. The ends are the :math:`\kappa` at which
