@@ -1,8 +1,8 @@
 """The noise of a loss: how far its computed values scatter, rounding inside the model included."""
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -12,6 +12,10 @@ from torch import Tensor
 from landscape.curvature import arithmetic
 from landscape.objective import Objective, value, widened
 
+T = TypeVar("T")
+
+# Longest points that are also taken in float64.
+_DOUBLE_DIM = 10_000_000
 # Steps to the next point, in units of the rounding of every coordinate.
 _STRIDES = (1.0, 8.0, 64.0)
 # Where these are too small to be seen in the values, the first that is not.
@@ -124,6 +128,23 @@ def noise(
         evaluations += 1 + 2 * _EACH_SIDE * len(_LONG_STRIDES)
     level, status = _level(usable)
     return Noise(level, centre, eps, evaluations, status)
+
+
+def in_float64(take: Callable[[Tensor], T], z: Float[Tensor, " p"]) -> tuple[T, str]:
+    """What ``take`` gives at z in float64 and "", or at z as it is and why not.
+
+    Not in float64 where z is longer than 10 million, where the device has none, or where the model
+    holds tensors of a fixed type.
+    """
+    if z.dtype == torch.float64:
+        return take(z), ""
+    reason = f"more than {_DOUBLE_DIM} parameters"
+    if len(z) <= _DOUBLE_DIM:
+        try:
+            return take(z.double()), ""
+        except (RuntimeError, TypeError) as error:
+            reason = str(error).splitlines()[0]
+    return take(z), f"in {z.dtype}, rounding not measured ({reason})"
 
 
 def _tables(

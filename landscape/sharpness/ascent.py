@@ -119,8 +119,8 @@ def worst_case(
         history.append(_highest(values, base))
         if _quiet(history):
             break
-    found = _ended(v, values, reach, history, evaluations, base)
-    return found._replace(reach=_reached(z, found.perturbation, reach, norm))
+    ended = _ended(v, values, reach, history, evaluations, base)
+    return ended._replace(reach=_reached(z, ended.perturbation, reach, norm))
 
 
 def rises(

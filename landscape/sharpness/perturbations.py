@@ -183,13 +183,15 @@ def sam(site: Site) -> Reading:
 
     Reference: Foret, Kleiner, Mobahi & Neyshabur (2021), equation 2.
     """
-    length = torch.linalg.vector_norm(site.gradient)
+    slope, words = site.gradient
+    length = torch.linalg.vector_norm(slope)
     if not bool(torch.isfinite(length)):
         return Reading(NAN, status="the gradient is not finite", evaluations=1.0)
     if not float(length) > 0:
         status = "the gradient is zero: the step has no direction"
         return Reading(0.0, "unresolved", evaluations=1.0, status=status)
-    step = site.options.rho * site.gradient / length
+    exactly = site.options.rho * slope / length
+    step = exactly.to(site.point)
     rise = float(rises(site.objective, site.point, step.unsqueeze(0), site.loss)[0])
     if not math.isfinite(rise):
         return Reading(
@@ -198,8 +200,9 @@ def sam(site: Site) -> Reading:
     # Where the step is as small as the rounding of the weights, another step is taken: to first
     # order its loss differs by this.
     taken = widened(site.point + step) - widened(site.point)
-    missed = abs(float((taken - widened(step)) @ widened(site.gradient)))
-    return above_rounding(exact(rise, evaluations=2.0), site.noise.single + missed)
+    missed = abs(float((taken - exactly) @ slope))
+    reading = exact(rise, evaluations=2.0)._replace(status=words)
+    return above_rounding(reading, site.noise.single + missed)
 
 
 def basin_width(site: Site) -> Reading:
@@ -219,12 +222,15 @@ def basin_width(site: Site) -> Reading:
     by = "model" if options.by == "filter" and layout is None else options.by
     source = site.source("basin-width")
     # One by one: several at once would be made orthogonal, and there may be more than coordinates.
-    u = torch.cat([
-        directions.random(layout, site.point, source, count=1, by=by)  # type: ignore[arg-type]
-        for _ in range(options.directions)
-    ])
+    try:
+        u = torch.cat([
+            directions.random(layout, site.point, source, count=1, by=by)  # type: ignore[arg-type]
+            for _ in range(options.directions)
+        ])
+    except ValueError:
+        u = torch.zeros_like(site.point)
     if not bool(u.any()):
-        return undefined("the point is zero, so a direction of its length is too")
+        return undefined("the weights are zero, so a direction of their length is too")
     found = widths(
         site.objective, site.point, u, options.delta, options.largest, site.loss
     )  # fmt: skip

@@ -11,9 +11,9 @@ from scipy.stats import t as student
 from torch import Tensor
 
 from landscape.curvature import Hessian
-from landscape.objective import Objective, value_and_grad, widened
+from landscape.objective import Objective, value, value_and_grad, widened
 from landscape.randomness import derive
-from landscape.rounding import Noise, noise
+from landscape.rounding import Noise, in_float64, noise
 from landscape.sharpness.ascent import Ascent
 
 NAN = math.nan
@@ -119,25 +119,23 @@ class Site:
     generator: torch.Generator
 
     @cached_property
-    def _first_order(self) -> tuple[Tensor, Tensor]:
-        return value_and_grad(self.objective, self.point)
-
-    @property
     def loss(self) -> float:
         """f(z)."""
-        return float(self._first_order[0])
-
-    @property
-    def gradient(self) -> Float[Tensor, " p"]:
-        """The gradient at z."""
-        return self._first_order[1]
+        return float(value(self.objective, self.point))
 
     @cached_property
-    def hessian(self) -> Float[Tensor, "p p"] | None:
-        """The whole Hessian in float64, where its p products are within the budget; else None."""
+    def gradient(self) -> tuple[Float[Tensor, " p"], str]:
+        """The gradient at z and words as `in_float64`: near a minimum float32 cannot tell it."""
+        slope, words = in_float64(lambda z: value_and_grad(self.objective, z)[1], self.point)
+        return widened(slope), words
+
+    @cached_property
+    def hessian(self) -> tuple[Float[Tensor, "p p"], str] | None:
+        """The whole Hessian and words as `in_float64`; None where it takes more than the budget."""
         if len(self.point) > self.options.budget:
             return None
-        return widened(Hessian(self.objective, self.point).dense())
+        dense, words = in_float64(lambda z: Hessian(self.objective, z).dense(), self.point)
+        return widened(dense), words
 
     def source(self, purpose: str) -> torch.Generator:
         """The generator of one measure: what else is measured does not change its draws."""
@@ -176,8 +174,11 @@ def undefined(reason: Any) -> Reading:
     return Reading(NAN, "none", status=f"not defined here: {reason}")
 
 
-def exact(value: float, **more: Any) -> Reading:
-    """The reading of a number that is exact up to rounding."""
+def exact(value: float, words: str = "", **more: Any) -> Reading:
+    """The reading of a number that is exact up to rounding in float64, or not known so by words."""
+    if words:
+        status = "; ".join(filter(None, (more.pop("status", ""), words)))
+        return Reading(value, "exact", status=status, **more)
     return Reading(value, "exact", 0.0, value, value, **more)
 
 

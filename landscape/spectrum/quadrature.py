@@ -301,8 +301,9 @@ def interval(
     r"""The ends of a 95 % interval of the share of eigenvalues that has this mean weight.
 
     For a random unit vector the weight of k of p eigenvalues,
-    :math:`\sum_{i \le k} (v^\top q_i)^2`, follows Beta(k/2, (p - k)/2) for every matrix, as a ratio of sums of squared normals. The mean
-    over n of them is taken for the Beta variable of the same mean :math:`\kappa = k/p` and variance
+    :math:`\sum_{i \le k} (v^\top q_i)^2`, follows Beta(k/2, (p - k)/2) for every matrix, as a ratio
+    of sums of squared normals. The mean over n of them is taken for the Beta variable of the same
+    mean :math:`\kappa = k/p` and variance
     :math:`\kappa (1 - \kappa) / (n (p/2 + 1))`: exact for one probe, and for many coordinates both
     where k is 1, :math:`\chi^2_n`, and where it is large. The ends are the :math:`\kappa` at which
     the mean lies on the 97.5 % and on the 2.5 % quantile.
@@ -312,21 +313,24 @@ def interval(
         probes: that they are means of, at least 1.
         dim: p, the number of eigenvalues.
     """
-    total = probes * (dim / 2 + 1) - 1
     tail = (1 - _CONFIDENCE) / 2
-    weight = np.clip(mean, 0.0, 1.0)
-    ends = []
-    for side, certain in ((1 - tail, weight <= 0), (tail, weight >= 1)):
-        low, high = np.zeros_like(weight), np.ones_like(weight)
-        for _ in range(_HALVINGS):
-            share = (low + high) / 2
-            # The more eigenvalues there are, the less likely is a weight as small as this.
-            more = betainc(total * share, total * (1 - share), weight) > side
-            low, high = np.where(more, share, low), np.where(more, high, share)
-        ends.append(np.where(certain, weight, (low + high) / 2))
-    lost = np.where(np.isnan(mean), np.nan, 0.0)
+    low, high = (_share_at(mean, probes, dim, quantile) for quantile in (1 - tail, tail))
     # Less weight than one eigenvalue is likely to have must not put the mean outside.
-    return np.minimum(ends[0], weight) + lost, np.maximum(ends[1], weight) + lost
+    return np.minimum(low, mean), np.maximum(high, mean)
+
+
+def _share_at(mean: np.ndarray, probes: int, dim: int, quantile: float) -> np.ndarray:
+    """The share of eigenvalues at which the mean weight lies on this quantile, by bisection."""
+    weight, back = np.unique(np.clip(mean, 0.0, 1.0), return_inverse=True)
+    total = probes * (dim / 2 + 1) - 1
+    low, high = np.zeros_like(weight), np.ones_like(weight)
+    for _ in range(_HALVINGS):
+        share = (low + high) / 2
+        # The more eigenvalues there are, the less likely is a weight as small as this.
+        more = betainc(total * share, total * (1 - share), weight) > quantile
+        low, high = np.where(more, share, low), np.where(more, high, share)
+    certain = np.isnan(weight) | ((weight <= 0) if quantile > 0.5 else (weight >= 1))
+    return np.where(certain, weight, (low + high) / 2)[back]
 
 
 def _outliers(rule: Quadrature, dim: int) -> np.ndarray:
