@@ -208,7 +208,7 @@ def lower_bound(found: Ascent, rounding: float, *notes: str, unit: float = 1.0) 
 
 def outside(found: Ascent) -> float:
     """The part of a rise that may come from outside the ball, where rounding has led there."""
-    return found.rise * max(0.0, 1 - found.reach**-2) if found.rise > 0 else 0.0
+    return found.rise * (1 - max(1.0, found.reach) ** -2) if found.rise > 0 else 0.0
 
 
 def above_rounding(reading: Reading, rounding: float) -> Reading:
