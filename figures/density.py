@@ -39,7 +39,7 @@ def draw(result: Density, ax: Axes) -> dict[str, Any]:
         artists["band"] = ax.fill_between(
             result.eigenvalue, low, np.maximum(result.density_high, low), **look
         )
-        artists["band"].set_label("95 % over probes")
+        artists["band"].set_label("95 % of random directions")
         handles.append(artists["band"])
     (artists["one"],) = ax.plot(
         result.eigenvalue, one * np.ones_like(seen), ":", color=style.GREY, linewidth=1.0
