@@ -72,7 +72,7 @@ KINDS = ["plain", "layer norm", "shifted", "large", "offset"]
 @pytest.mark.parametrize("level", [1e-9, 1e-6, 1e-3])
 def test_the_level_is_that_of_the_noise_that_was_added(level):
     found = [noise(scattered(level), normal(5), generator=seeded(s)).level for s in range(40)]
-    # The largest of three strides, so that it is rather too high than too low.
+    # The largest of six rows, so that it is rather too high than too low.
     assert 0.8 * level < np.median(found) < 2 * level
     assert max(found) < 4 * level and min(found) > level / 4
 
@@ -86,8 +86,8 @@ def test_the_level_is_what_float32_and_float64_differ_by_around_the_point(kind):
     found = [noise(risk, z, generator=seeded(s)).level for s in range(20)]
     found = [level for level in found if level > 0]
     # Too low is the dangerous side; level 0 means values that are equal, and 2 eps |f| is taken.
-    assert len(found) > 10 and min(found) > truth / 5
-    assert truth / 2 < np.median(found) < 4 * truth
+    assert len(found) > 10 and min(found) > truth / 3
+    assert truth / 2 < np.median(found) < 6 * truth
 
 
 def test_the_noise_of_a_shifted_loss_is_more_than_its_last_digit():
@@ -105,8 +105,8 @@ def test_a_smooth_function_in_float64_has_the_noise_of_its_own_rounding():
 
 def test_all_points_are_evaluated_in_one_call():
     objective = Counted(lambda z: z.square().sum(-1), 4)
-    assert noise(objective, normal(4)).evaluations == 19
-    assert objective.calls == [19]
+    assert noise(objective, normal(4)).evaluations == 37
+    assert objective.calls == [37]
 
 
 def test_equal_generators_give_equal_levels():
@@ -127,7 +127,7 @@ def test_a_loss_that_goes_in_steps_is_seen_though_near_values_are_equal():
     found = noise(steps, normal(4))
     # A step of 2^-10, as the rounding of a fixed point, scatters by its root of a twelfth or more.
     assert 2**-10 / math.sqrt(12) / 4 < found.level < 2**-5
-    assert found.evaluations == 50
+    assert found.evaluations == 68
 
 
 def test_the_point_of_zeros_is_left():

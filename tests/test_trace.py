@@ -489,7 +489,7 @@ def test_at_a_distance_a_quadratic_has_the_trace_of_its_hessian():
     assert found.standard_error[0] == pytest.approx(
         math.sqrt(2 * float(matrix.square().sum()) / 400), rel=0.2
     )
-    assert found.resolved.all() and found.evaluations == 1 + 19 + 2 * 400 * 3
+    assert found.resolved.all() and found.evaluations == 1 + 37 + 2 * 400 * 3
 
 
 @pytest.mark.parametrize("place", [0.0, 0.3])
