@@ -33,7 +33,7 @@ from landscape.sharpness.reading import (
 from landscape.trace.hutchinson import summary
 
 _BLOCK_NUMBERS = 2**24
-_NOISY_BATCHES = 8
+_NOISY_BATCHES = 4
 
 
 def worst_l2(site: Site) -> Reading:
@@ -85,7 +85,7 @@ def m_sharpness(site: Site) -> Reading:
     random batches, or over the first ``batches`` of it. A batch counts by its samples, or by its
     weight where the loss gives ``(sum, weight)``; one without weight is left out. Each maximum is a
     lower bound; ``error`` is the standard error of the mean over batches, or what rounding can do
-    where that is more: the noise of up to eight batches is measured, and the largest taken for all.
+    where that is more: the noise of up to four batches is measured, and the largest taken for all.
     Over a whole epoch at least as large as `worst_l2` if all ascents find the maximum. Unit: loss.
     Invariances as `worst_l2`.
 
