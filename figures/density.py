@@ -39,7 +39,7 @@ def draw(result: Density, ax: Axes) -> dict[str, Any]:
         artists["band"] = ax.fill_between(
             result.eigenvalue, low, np.maximum(result.density_high, low), **look
         )
-        artists["band"].set_label("95 % over probes")
+        artists["band"].set_label("95 % of random directions")
         handles.append(artists["band"])
     (artists["one"],) = ax.plot(
         result.eigenvalue, one * np.ones_like(seen), ":", color=style.GREY, linewidth=1.0
@@ -74,7 +74,7 @@ def distribution(result: Density, ax: Axes) -> dict[str, Any]:
     artists["band"] = ax.fill_between(
         result.eigenvalue, result.distribution_low, result.distribution_high, **look
     )
-    artists["band"].set_label("bounds of each probe, and 95 % over probes")
+    artists["band"].set_label("95 %, of quadrature and probes")
     (artists["share"],) = ax.step(
         result.eigenvalue, result.distribution, "-", where="mid", label="quadrature"
     )

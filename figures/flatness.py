@@ -38,6 +38,9 @@ def panels(results: Mapping[str, Panel]) -> Figure:
     handles: list[Any] = [drawn[0] for drawn in artists.values() if drawn and count > 1]
     handles.append(Line2D([], [], linestyle="none", marker="$→$", color=style.GREY,
                           label="lower bound"))  # fmt: skip
+    if any("unresolved" in result.kinds for result in results.values()):
+        handles.append(Line2D([], [], linestyle="none", marker="o", color=style.GREY,
+                              markerfacecolor="white", label="below the noise"))  # fmt: skip
     figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(handles)))
     first = next(iter(results.values()))
     where = f"loss {style.number(first.loss)}" if count == 1 else style.plural(count, "point")

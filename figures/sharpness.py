@@ -28,8 +28,9 @@ def units(results: Sequence[Panel]) -> dict[str, list[str]]:
 def panels(results: Mapping[str, Panel], axes: Sequence[Axes]) -> dict[str, Any]:
     """The artists by point: values with what is known of their errors, one row a measure.
 
-    A bar is a proven range or a 95 % interval, an arrow to the right a lower bound. Measures of one
-    unit share an axis. Infinite values stand at the right edge.
+    A bar is a proven range or a 95 % interval, an arrow to the right a lower bound. A hollow mark
+    is no larger than the noise of the loss. Measures of one unit share an axis. Infinite values
+    stand at the right edge.
 
     Args:
         results: the panels by the name of their point.
@@ -39,7 +40,7 @@ def panels(results: Mapping[str, Panel], axes: Sequence[Axes]) -> dict[str, Any]
     for ax, (unit, names) in zip(axes, units(list(results.values())).items(), strict=True):
         place = {name: row for row, name in enumerate(names)}
         columns = [_columns(result, place) for result in results.values()]
-        everything = np.concatenate([values for _, values, _, _ in columns])
+        everything = np.concatenate([column[1] for column in columns])
         style.scale(ax, "x", everything, signed="symlog")
         step = 0.6 / max(len(results), 1)
         for k, (name, column) in enumerate(zip(results, columns, strict=True)):
@@ -152,28 +153,35 @@ def _run(result: Flatness, k: int, chosen: np.ndarray, ax: Axes, number: int) ->
 
 
 def _columns(result: Panel, place: Mapping[str, int]) -> tuple[np.ndarray, ...]:
-    """Rows, values, lower and upper ends of the measures that are drawn here."""
+    """Rows, values, lower and upper ends, whether resolved, of the measures that are drawn here."""
     (chosen,) = np.nonzero([
         name in place and not np.isnan(value)
         for name, value in zip(result.measures, result.value, strict=True)
     ])
     rows = np.array([place[result.measures[i]] for i in chosen], dtype=float)
-    return rows, result.value[chosen], result.low[chosen], result.high[chosen]
+    resolved = np.array([result.kinds[i] != "unresolved" for i in chosen], dtype=bool)
+    return rows, result.value[chosen], result.low[chosen], result.high[chosen], resolved
 
 
 def _strip(
     ax: Axes, column: tuple[np.ndarray, ...], offset: float, name: str, look: dict[str, Any]
 ) -> list[Any]:
-    rows, value, low, high = column
+    rows, value, low, high, resolved = column
     rows, finite = rows + offset, np.isfinite(value)
-    error = [_length(value, low)[finite], _length(value, high)[finite]]
-    bars = ax.errorbar(
-        value[finite], rows[finite], xerr=error, linestyle="none", label=name, capsize=2.0,
-        elinewidth=1.0, **look,
-    )  # fmt: skip
-    drawn: list[Any] = [bars]
+    drawn: list[Any] = []
+    for chosen, label, face in (
+        (finite & resolved, name, look["color"]),
+        (finite & ~resolved, f"_{name}", "white"),
+    ):
+        if label == name or chosen.any():
+            error = [_length(value, low)[chosen], _length(value, high)[chosen]]
+            drawn.append(ax.errorbar(
+                value[chosen], rows[chosen], xerr=error, linestyle="none", label=label,
+                capsize=2.0, elinewidth=1.0, markerfacecolor=face, **look,
+            ))  # fmt: skip
     aside: dict[str, Any] = {"textcoords": "offset points", "va": "center", "color": look["color"]}
-    for x, y in zip(value[finite & np.isinf(high)], rows[finite & np.isinf(high)], strict=True):
+    bound = finite & resolved & np.isinf(high)
+    for x, y in zip(value[bound], rows[bound], strict=True):
         drawn.append(ax.annotate("→", (x, y), xytext=(5, 0), fontsize=style.SMALL, **aside))
     for y in rows[~finite]:
         edge: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "xytext": (-4, 0)}

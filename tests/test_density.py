@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import norm
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -12,7 +13,7 @@ from landscape.objective import Analytic
 from landscape.randomness import derive
 from landscape.risk import EmpiricalRisk
 from landscape.spectrum import density
-from landscape.spectrum.quadrature import _distributions, _quadrature
+from landscape.spectrum.quadrature import _distributions, _quadrature, interval
 
 CPU = {"device": "cpu"}
 
@@ -95,6 +96,37 @@ def test_the_band_of_the_distribution_covers_the_truth_in_most_runs():
     assert covered > 0.95 - 3 * np.sqrt(0.95 * 0.05 / runs)
 
 
+@pytest.mark.parametrize("probes", [1, 2, 3, 10])
+@pytest.mark.parametrize(("below", "dim"), [(1, 60), (59, 60), (20, 60), (1, 1000), (500, 1000)])
+def test_the_share_of_a_random_direction_has_an_interval_at_its_nominal_rate(below, dim, probes):
+    runs = 2000
+    draws = np.random.default_rng(0).normal(size=(probes, dim, runs)) ** 2
+    weights = (draws[:, :below].sum(1) / draws.sum(1)).mean(0)
+    low, high = interval(weights, probes, dim)
+    covered = ((low <= below / dim) & (below / dim <= high)).mean()
+    assert abs(covered - 0.95) < 4 * np.sqrt(0.95 * 0.05 / runs)
+
+
+@pytest.mark.parametrize("probes", [1, 2, 10])
+def test_bands_hold_for_one_probe_as_for_many(probes):
+    values = [*np.linspace(-1, 1, 30), 3.0, 3.0, 10.0]
+    objective, runs = bowl(values), 100
+    shares_in, density_in = [], []
+    for seed in range(runs):
+        found = density(objective, origin(objective), steps=33, probes=probes, points=41, unit=0.0,
+                        width=0.4, generator=generator(seed))  # fmt: skip
+        truth = shares(values, found.eigenvalue)
+        low, high = found.distribution_low, found.distribution_high
+        shares_in.append(((low <= truth + 1e-9) & (truth <= high + 1e-9)).mean())
+        smooth = norm.pdf(found.eigenvalue[:, None], np.array(values), 0.4).mean(1)
+        seen = smooth > 1e-3 * smooth.max()
+        inside = (found.density_low <= smooth) & (smooth <= found.density_high)
+        density_in.append(inside[seen].mean())
+    # Places of one run go together, so runs count as single trials.
+    least = 0.95 - 3 * np.sqrt(0.95 * 0.05 / runs)
+    assert np.mean(shares_in) > least and np.mean(density_in) > least
+
+
 def test_the_density_integrates_to_one_and_follows_the_spectrum():
     objective = bowl(np.linspace(1.0, 3.0, 400))
     found = density(objective, origin(objective), steps=40, probes=20, unit=0.0, width=0.1,
@@ -162,7 +194,10 @@ def test_no_curvature_is_one_node_at_zero():
 def test_one_coordinate_and_one_probe_are_enough():
     found = density(bowl([4.0]), origin(bowl([4.0])), probes=1)
     assert found.nodes.tolist() == [[4.0]]
-    assert np.isnan(found.density_low).all() and np.isfinite(found.density).all()
+    # A single eigenvalue has all the weight of every direction.
+    seen = found.density > 1e-3 * found.density.max()
+    for end in (found.density_low, found.density_high):
+        np.testing.assert_allclose(end[seen], found.density[seen], rtol=1e-6)
 
 
 def test_curvature_that_is_no_number_is_a_status():

@@ -1,5 +1,7 @@
 """Rank correlations against scipy and hand cases, their intervals by coverage, and real runs."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import runs
@@ -8,6 +10,7 @@ from scipy.stats import kendalltau
 
 from analyses.flatness import Config, Measured, _hyperparameters, compared, study
 from analyses.rank_correlation import LEAST, correlated, holm, resamples, tau_b, telling
+from cnognp.cli.words import summary, tables
 from cnognp.config import Config as RunConfig
 from cnognp.config import RunFolder
 from cnognp.problem import problem_of
@@ -385,3 +388,21 @@ def test_runs_that_differ_in_how_they_were_computed_make_one_group():
     again = RunConfig("wine", "gd", members=3, seed=2, record_curvature=10, checkpoint_every=5)
     other = RunConfig("wine", "gd", members=3, seed=1, method_options={"lr": 0.5})
     assert _hyperparameters(first) == _hyperparameters(again) != _hyperparameters(other)
+
+
+def test_what_is_below_the_noise_is_hollow_without_an_arrow_and_said_so():
+    (made,) = given([[1.0, 2.0, 3.0]], [1]).panels
+    kinds, high = ("lower bound", "unresolved", "exact"), np.array([np.inf, np.inf, 3.1])
+    errors = {"error": np.array([0.5, 4.0, 1e-9]), "low": np.array([0.5, 0.0, 2.9]), "high": high}
+    result = replace(made, kinds=kinds, **errors)
+    ax = style.new_figure().subplots()
+    drawn = sharpness.panels({"here": result}, [ax])["here"]
+    filled, hollow = (bars.lines[0] for bars in drawn[:2])
+    assert filled.get_xdata().tolist() == [1.0, 3.0] and hollow.get_xdata().tolist() == [2.0]
+    assert hollow.get_markerfacecolor() == "white" != filled.get_markerfacecolor()
+    assert [text.get_text() for text in ax.texts] == ["→"]
+    assert "below the noise" in drawn_text(flatness.panels({"here": result}))
+    assert "below the noise" not in drawn_text(flatness.panels({"here": made}))
+    ((_, _, rows),) = tables(result)
+    assert [row[2] for row in rows] == ["lower bound, ± 0.5", "unresolved, ± 4", "exact"]
+    assert summary(result)[0] == "3 of 3 measures defined"

@@ -489,7 +489,7 @@ def test_at_a_distance_a_quadratic_has_the_trace_of_its_hessian():
     assert found.standard_error[0] == pytest.approx(
         math.sqrt(2 * float(matrix.square().sum()) / 400), rel=0.2
     )
-    assert found.resolved.all() and found.evaluations == 1 + 2 * 400 * 3
+    assert found.resolved.all() and found.evaluations == 1 + 37 + 2 * 400 * 3
 
 
 @pytest.mark.parametrize("place", [0.0, 0.3])
@@ -513,6 +513,32 @@ def test_estimates_under_the_rounding_of_the_loss_are_marked():
     assert found.resolved.tolist() == [False, True]
     assert found.rounding[0] == pytest.approx(2 * 2**-23 * 1000 / 1e-8)
     assert found.status == "1 of 2 scales above rounding" and math.isnan(found.trace)
+
+
+@pytest.mark.parametrize("kind", ["plain", "shifted", "large", "offset"])
+def test_no_resolved_estimate_is_off_by_more_than_its_rounding(kind):
+    generator, scales = seeded(3), (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+    x = torch.randn(256, 20, generator=generator, device="cpu")
+    y = torch.randint(0, 5, (256,), generator=generator, device="cpu")
+    model = built(
+        lambda: nn.Sequential(nn.Linear(20, 32), nn.LayerNorm(32), nn.Tanh(), nn.Linear(32, 5))
+    ).float()
+    with torch.no_grad():
+        model[-1].bias.add_(1e3 * (kind == "shifted"))
+        model[-1].weight.mul_(1e3 if kind == "large" else 1.0)
+        model[0].bias.add_(1e4 * (kind == "offset"))
+    risk = EmpiricalRisk(model, (x, y), F.cross_entropy)
+    z = risk.point()
+    seen = 0
+    for seed in range(4):
+        rough, fine = (
+            finite_scale(risk, point, scales, probes=16, generator=seeded(seed))
+            for point in (z, z.double())
+        )
+        off = np.abs(rough.estimate - fine.estimate)
+        assert (off <= rough.rounding)[rough.resolved].all()
+        seen += int(rough.resolved.sum())
+    assert seen >= 4
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -8,6 +8,8 @@ Said = tuple[str, str]
 Table = tuple[str, Sequence[str], list[Sequence[Any]]]
 
 _HIDDEN = ("provenance", "vectors", "samples", "nodes", "weights")
+# An error that changes no digit that is shown.
+_SLIGHT = 1e-6
 _GRIDS = ("Line", "Lines", "Surface")
 
 
@@ -73,7 +75,8 @@ def _known(panel: Any, i: int) -> str:
     kind, error, low, high = panel.kinds[i], panel.error[i], panel.low[i], panel.high[i]
     if kind == "none":
         return ""
-    if error == error and kind != "exact":
+    slight = kind in ("exact", "lower bound") and not error > _SLIGHT * abs(panel.value[i])
+    if error == error and not slight:
         return f"{kind}, ± {error:.2g}"
     if kind == "estimate" and low == low:
         return f"95 % from {low:.3g} to {high:.3g}"

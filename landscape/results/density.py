@@ -16,11 +16,13 @@ class Density(Result):
         weights: of the nodes, those of a probe sum to one.
         eigenvalue: where the functions below are given, ascending.
         density: share of eigenvalues per unit of eigenvalue, smoothed, mean over probes.
-        density_low: lower end of the 95 % t interval over probes; NaN for one probe.
+        density_low: lower end of a 95 % band of what other probes would give; for one probe too.
         density_high: upper end of it.
         distribution: share of eigenvalues up to there, by the quadrature, mean over probes.
-        distribution_low: lower end: Chebyshev-Markov-Stieltjes bounds widened by the t interval.
-        distribution_high: upper end.
+        distribution_low: lower end of a band that takes in the error of the quadrature, by the
+            Chebyshev-Markov-Stieltjes bounds of each probe, and that of the probes, by the 95 %
+            interval of what random directions see; it is there for one probe too.
+        distribution_high: upper end of it.
         outliers: eigenvalues found on their own at the ends, descending.
         outlier_bounds: a true eigenvalue lies this close: residual or rounding, whichever is more.
         outlier_count: estimated number of eigenvalues there.

@@ -15,10 +15,12 @@ class Panel(Result):
         measures: their names; a measure of several layers has the layer's name behind it.
         value: NaN where a measure is not defined, infinite where the loss is not finite nearby.
         error: a proven bound where ``kinds`` is "bound", a standard error where it is "estimate" or
-            where a mean of lower bounds has one; NaN where none is known.
-        low: what is proved, or the lower end of a 95 % interval; NaN where none is known.
+            where a mean of lower bounds has one, else what the noise of the loss can do to the
+            value, see `landscape.rounding.noise`; NaN where none is known.
+        low: the value less its error, or the lower end of a 95 % interval; NaN where none is known.
         high: the upper end of it; infinite above a lower bound.
-        kinds: "exact" (to rounding), "bound", "lower bound", "estimate", or "none".
+        kinds: "exact" (to its error), "bound", "lower bound" (to its error), "estimate",
+            "unresolved" where a difference of losses is no larger than its noise, or "none".
         units: of the value.
         radii: which neighbourhood is meant, with its size.
         evaluations: passes over the whole data, with or without gradient, that the measure takes.

@@ -50,12 +50,13 @@ class FiniteScaleTrace(Result):
         sigma: the distances, standard deviations of every coordinate.
         estimate: (2 / sigma^2) E[(f(z + sigma u) + f(z - sigma u)) / 2 - f(z)] for each.
         standard_error: of each estimate.
-        rounding: what rounding of the loss can do to each estimate, 2 eps |f(z)| / sigma^2.
+        rounding: what rounding, within the model too, can do to each estimate: four times the noise
+            of the loss or eps |f(z)|, whichever is more, times 2 / sigma^2.
         resolved: whether the estimate is larger than that.
         samples: the second difference of each probe at each distance; the probes are common.
         loss: f(z).
         probes: how many random directions.
-        evaluations: of the loss.
+        evaluations: of the loss, those for its noise included.
         dim: number of coordinates.
         trace: the trace at the point itself, of the almost-everywhere Hessian, to stand beside;
             NaN where none was given.

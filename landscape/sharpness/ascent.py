@@ -1,5 +1,6 @@
 """The highest loss near a point, by projected gradient ascent: a lower bound of the maximum."""
 
+import math
 from typing import Literal, NamedTuple
 
 import torch
@@ -27,6 +28,8 @@ class Ascent(NamedTuple):
         evaluations: of the loss and its gradient, in points.
         settled: whether the last quarter of the steps added less than 1 % of the rise.
         finite: whether the loss was finite wherever it was evaluated.
+        reach: how long the perturbation is in the ball's norm once it has been added in the type of
+            z, in radii: more than 1 by rounding, much more where the ball is as small as that.
     """
 
     rise: float
@@ -34,6 +37,7 @@ class Ascent(NamedTuple):
     evaluations: int
     settled: bool
     finite: bool
+    reach: float = 1.0
 
 
 def worst_case(
@@ -56,6 +60,9 @@ def worst_case(
     only ever rises; long steps are those of power iteration, which is what a quadratic needs. The
     first start is the end of the steepest step from z, or z itself where the loss at that end is no
     higher, so that a slope at z is climbed in any case. The others are random, on the boundary.
+
+    The loss is taken as it is computed: a rise that is no larger than the noise of the loss, see
+    `landscape.rounding.noise`, is a lower bound of nothing.
 
     Costs ``1 + starts * (1 + steps)`` evaluations of loss and gradient at most. All starts are
     evaluated together, in the type of z.
@@ -112,7 +119,8 @@ def worst_case(
         history.append(_highest(values, base))
         if _quiet(history):
             break
-    return _ended(v, values, reach, history, evaluations, base)
+    ended = _ended(v, values, reach, history, evaluations, base)
+    return ended._replace(reach=_reached(z, ended.perturbation, reach, norm))
 
 
 def rises(
@@ -136,6 +144,13 @@ def _ended(
     settled = late <= _SETTLED * history[-1] and len(history) > 1
     rise = float(values[best]) - base
     return Ascent(rise, reach * v[best], evaluations, settled, True)
+
+
+def _reached(z: Tensor, u: Tensor, reach: Tensor, norm: str) -> float:
+    """The length of (z + u) - z as computed, in radii, over the coordinates that may move."""
+    free = reach > 0
+    moved = (widened((z + u)[free]) - widened(z[free])) / widened(reach[free])
+    return float(torch.linalg.vector_norm(moved, ord=2 if norm == "l2" else math.inf))
 
 
 def _check(radius: float, norm: str, starts: int, steps: int) -> None:

@@ -1,7 +1,8 @@
 r"""Flatness by derivatives at a point: of first and second order, and in units of the weights.
 
 Every function takes a `Site` and gives a `Reading`, or one for each layer. Derivatives hold
-BatchNorm statistics fixed unless the objective says otherwise.
+BatchNorm statistics fixed unless the objective says otherwise. What is exact is taken in float64,
+where the model and its device allow it: a float32 product can lose all its digits inside a model.
 """
 
 import math
@@ -17,6 +18,7 @@ from landscape.objective import Objective, widened
 from landscape.operators import EmpiricalFisher, Fisher
 from landscape.operators.fisher import Factored
 from landscape.risk import EmpiricalRisk
+from landscape.rounding import in_float64
 from landscape.sharpness.reading import Reading, Site, estimate, exact, undefined
 from landscape.sharpness.relative_flatness import relative_flatness
 from landscape.spectrum import top_eigenpairs
@@ -51,7 +53,7 @@ def hessian_trace(site: Site) -> Reading:
     Invariances as `largest_eigenvalue`.
     """
     if site.hessian is not None:
-        return _whole(float(site.hessian.trace()), site)
+        return _whole(site.hessian[0].trace(), site)
     found = trace(
         site.objective, site.point, probes=site.options.probes, generator=site.source("trace")
     )
@@ -70,7 +72,7 @@ def frobenius_norm(site: Site) -> Reading:
     Invariances as `largest_eigenvalue`.
     """
     if site.hessian is not None:
-        return _whole(float(torch.linalg.matrix_norm(site.hessian)), site)
+        return _whole(torch.linalg.matrix_norm(site.hessian[0]), site)
     found = frobenius(
         site.objective, site.point, probes=site.options.probes, generator=site.source("frobenius")
     )
@@ -87,9 +89,10 @@ def gradient_norm(site: Site) -> Reading:
     Unit: loss per unit of the parameters. Costs 1 evaluation. Invariant under permutations and
     rotations.
     """
-    length = float(torch.linalg.vector_norm(widened(site.gradient)))
+    slope, words = site.gradient
+    length = float(torch.linalg.vector_norm(slope))
     status = "" if math.isfinite(length) else "the gradient is not finite"
-    return exact(length, evaluations=1.0, status=status)
+    return exact(length, words, evaluations=1.0, status=status)
 
 
 def empirical_fisher_rao(site: Site) -> Reading:
@@ -139,33 +142,41 @@ def neuron_flatness(site: Site) -> list[Reading]:
         site.objective, site.point, site.source("relative-flatness"), layers=options.layers,
         probes=options.probes, budget=options.budget,
     )  # fmt: skip
-    kind = exact if found.exact else estimate
     readings = []
     for layer, value, error in zip(*found[:3], strict=True):
-        more = () if found.exact else (float(error), options.probes)
-        readings.append(kind(float(value), *more, products=found.products, part=layer))
+        more: dict[str, Any] = {"products": found.products, "part": layer}
+        readings.append(
+            exact(float(value), found.rounding, **more)
+            if found.exact
+            else estimate(float(value), float(error), options.probes, **more)
+        )
     return readings
 
 
-def _whole(value: float, site: Site) -> Reading:
+def _whole(value: Tensor, site: Site) -> Reading:
     """The reading of a number from all p products."""
-    status = "" if math.isfinite(value) else _BROKEN
-    return exact(value, products=len(site.point), status=status)
+    words = site.hessian[1] if site.hessian else ""
+    status = "" if math.isfinite(float(value)) else _BROKEN
+    return exact(float(value), words, products=len(site.point), status=status)
 
 
 def _fisher_norm(site: Site, matrix: Callable[[EmpiricalRisk, Tensor], Factored]) -> Reading:
     risk = risk_of(site.objective, site.point)
     if risk is None:
         return undefined("the objective has no single risk on data")
+
+    def form(z: Tensor) -> tuple[float, int]:
+        operator = matrix(risk, z)
+        return float(widened(z) @ widened(operator @ z)), operator.products
+
     try:
-        operator = matrix(risk, site.point)
+        (norm, products), words = in_float64(form, site.point)
     except ValueError as error:
         return undefined(error)
-    norm = float(widened(site.point) @ widened(operator @ site.point))
     alone = (
         "" if risk is site.objective else f"of the data's part of {type(site.objective).__name__}"
     )
-    return exact(norm, products=operator.products, status=alone)
+    return exact(norm, words, products=products, status=alone)
 
 
 def risk_of(objective: Any, z: Tensor) -> EmpiricalRisk | None:

@@ -43,8 +43,11 @@ def panel(
 
     `MEASURES` has them by name; the docstring of each says its formula, unit, radius, source, cost
     and what leaves it as it is. A measure that has no meaning for the objective, for instance
-    m-sharpness of a function without data, is NaN, and its note says why. Numbers are taken in the
-    type of the point, differences of losses in float64. The draws of a measure depend on the
+    m-sharpness of a function without data, is NaN, and its note says why. Losses are taken in the
+    type of the point and subtracted in float64. What the noise of the loss can do to a difference
+    (`landscape.rounding.noise`, measured once at the point) is its error, and a difference that is
+    no larger is "unresolved": neither a lower bound nor an exact number. Exact derivatives are
+    taken in float64 where model and device allow it. The draws of a measure depend on the
     generator's seed and the measure's name alone, not on what else is measured.
 
     Args:

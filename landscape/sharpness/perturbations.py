@@ -1,7 +1,8 @@
 r"""Flatness by what the loss does around a point: the worst, the mean, and how far until it rises.
 
 Every function takes a `Site` and gives a `Reading`. Losses are evaluated in the type of the point
-and subtracted in float64; BatchNorm statistics are those of the objective.
+and subtracted in float64; what the noise of the loss can do to a difference is the error of each,
+or a part of it, see `landscape.rounding`. BatchNorm statistics are those of the objective.
 """
 
 import math
@@ -15,12 +16,23 @@ from torch import Tensor
 
 from landscape import directions
 from landscape.objective import Objective, trait, value, widened
+from landscape.rounding import noise
 from landscape.sharpness.ascent import Ascent, rises, worst_case
 from landscape.sharpness.basin import median, widths
-from landscape.sharpness.reading import NAN, Reading, Site, exact, lower_bound, undefined
+from landscape.sharpness.reading import (
+    NAN,
+    Reading,
+    Site,
+    above_rounding,
+    exact,
+    lower_bound,
+    outside,
+    undefined,
+)
 from landscape.trace.hutchinson import summary
 
 _BLOCK_NUMBERS = 2**24
+_NOISY_BATCHES = 4
 
 
 def worst_l2(site: Site) -> Reading:
@@ -32,7 +44,7 @@ def worst_l2(site: Site) -> Reading:
 
     Reference: Foret, Kleiner, Mobahi & Neyshabur (2021), Sharpness-aware minimization.
     """
-    return lower_bound(_climbed(site, "worst-l2", site.options.rho))
+    return lower_bound(_climbed(site, "worst-l2", site.options.rho), site.noise.highest)
 
 
 def worst_linf(site: Site) -> Reading:
@@ -44,7 +56,8 @@ def worst_linf(site: Site) -> Reading:
     Reference: Andriushchenko, Croce, Mueller, Hein & Flammarion (2023), A modern look at the
     relationship between sharpness and generalization.
     """
-    return lower_bound(_climbed(site, "worst-linf", site.options.rho_linf, norm="linf"))
+    found = _climbed(site, "worst-linf", site.options.rho_linf, norm="linf")
+    return lower_bound(found, site.noise.highest)
 
 
 def adaptive(site: Site) -> Reading:
@@ -61,7 +74,7 @@ def adaptive(site: Site) -> Reading:
     zeros = int((size == 0).sum()) if site.options.eta == 0 else 0
     note = f"{zeros} of {len(size)} weights are zero and stay so, since eta = 0" if zeros else ""
     found = _climbed(site, "adaptive", site.options.rho_adaptive, scale=size + site.options.eta)
-    return lower_bound(found, note)
+    return lower_bound(found, site.noise.highest, note)
 
 
 def m_sharpness(site: Site) -> Reading:
@@ -70,9 +83,10 @@ def m_sharpness(site: Site) -> Reading:
     :math:`\sum_b \frac{m_b}{\sum m} \max_{\|u\|_2 \le \rho} f_b(z + u) - f_b(z)`, over one epoch of
     random batches, or over the first ``batches`` of it. A batch counts by its samples, or by its
     weight where the loss gives ``(sum, weight)``; one without weight is left out. Each maximum is a
-    lower bound; ``error`` is the standard error of the mean over batches. Over a whole epoch at
-    least as large as `worst_l2` if all ascents find the maximum. Unit: loss. Invariances as
-    `worst_l2`.
+    lower bound; ``error`` is the standard error of the mean over batches, or what rounding can do
+    where that is more: the noise of up to four batches is measured, and the largest taken for all.
+    Over a whole epoch at least as large as `worst_l2` if all ascents find the maximum. Unit: loss.
+    Invariances as `worst_l2`.
 
     Reference: Foret, Kleiner, Mobahi & Neyshabur (2021), section 4.1.
     """
@@ -95,15 +109,16 @@ def m_sharpness(site: Site) -> Reading:
     rise = np.array([each.rise for each in found])
     finite = all(each.finite for each in found)
     mean = float(share @ rise) if finite else math.inf
-    spread = NAN
+    spread = 0.0
     if finite and len(rise) > 1:
         spread = float(np.sqrt((share**2 @ (rise - mean) ** 2) * len(rise) / (len(rise) - 1)))
     cost = sum(each.evaluations * size for each, size in zip(found, sizes, strict=True)) / total
     settled = all(each.settled for each in found)
     whole = Ascent(mean, site.point, 0, settled, finite)
     batch_note = f"{len(weights)} batches of {min(options.batch_size, total)}"
-    reading = lower_bound(whole, batch_note)
-    return reading._replace(error=spread, evaluations=cost)
+    rounding = _noise_of_batches(list(weights), site) + float(share @ [*map(outside, found)])
+    reading = lower_bound(whole, rounding, batch_note)
+    return reading._replace(error=max(spread, reading.error), evaluations=cost)
 
 
 def average(site: Site) -> Reading:
@@ -134,10 +149,8 @@ def average(site: Site) -> Reading:
             status="the loss is not finite within the reach of the draws",
         )  # fmt: skip
     mean, error, (low, high) = summary(widened(rise).cpu().numpy())
-    status = site.resolved(mean)
-    return Reading(
-        mean, "estimate", error, float(low), float(high), evaluations=evaluations, status=status
-    )
+    reading = Reading(mean, "estimate", error, float(low), float(high), evaluations)
+    return above_rounding(reading, site.noise.mean(2 * pairs))
 
 
 def keskar(site: Site) -> Reading:
@@ -156,7 +169,9 @@ def keskar(site: Site) -> Reading:
     found = _climbed(
         site, "keskar", site.options.epsilon, norm="linf", scale=site.point.abs() + 1
     )  # fmt: skip
-    return lower_bound(found, unit=100 / (1 + site.loss))
+    # Noise of the loss that divides moves the whole.
+    rounding = site.noise.highest + found.rise * site.noise.single / (1 + site.loss)
+    return lower_bound(found, rounding, unit=100 / (1 + site.loss))
 
 
 def sam(site: Site) -> Reading:
@@ -167,18 +182,26 @@ def sam(site: Site) -> Reading:
 
     Reference: Foret, Kleiner, Mobahi & Neyshabur (2021), equation 2.
     """
-    length = torch.linalg.vector_norm(site.gradient)
+    slope, words = site.gradient
+    length = torch.linalg.vector_norm(slope)
     if not bool(torch.isfinite(length)):
         return Reading(NAN, status="the gradient is not finite", evaluations=1.0)
     if not float(length) > 0:
-        return exact(0.0, evaluations=1.0, status="the gradient is zero: the step has no direction")
-    step = site.options.rho * site.gradient / length
+        status = "the gradient is zero: the step has no direction"
+        return Reading(0.0, "unresolved", evaluations=1.0, status=status)
+    exactly = site.options.rho * slope / length
+    step = exactly.to(site.point)
     rise = float(rises(site.objective, site.point, step.unsqueeze(0), site.loss)[0])
     if not math.isfinite(rise):
         return Reading(
             math.inf, evaluations=2.0, status="the loss is not finite at the end of the step"
         )
-    return exact(rise, evaluations=2.0, status=site.resolved(rise))
+    # Where the step is as small as the rounding of the weights, another step is taken: to first
+    # order its loss differs by this.
+    taken = widened(site.point + step) - widened(site.point)
+    missed = abs(float((taken - exactly) @ slope))
+    reading = exact(rise, evaluations=2.0)._replace(status=words)
+    return above_rounding(reading, site.noise.single + missed)
 
 
 def basin_width(site: Site) -> Reading:
@@ -198,12 +221,15 @@ def basin_width(site: Site) -> Reading:
     by = "model" if options.by == "filter" and layout is None else options.by
     source = site.source("basin-width")
     # One by one: several at once would be made orthogonal, and there may be more than coordinates.
-    u = torch.cat([
-        directions.random(layout, site.point, source, count=1, by=by)  # type: ignore[arg-type]
-        for _ in range(options.directions)
-    ])
+    try:
+        u = torch.cat([
+            directions.random(layout, site.point, source, count=1, by=by)  # type: ignore[arg-type]
+            for _ in range(options.directions)
+        ])
+    except ValueError:
+        u = torch.zeros_like(site.point)
     if not bool(u.any()):
-        return undefined("the point is zero, so a direction of its length is too")
+        return undefined("the weights are zero, so a direction of their length is too")
     found = widths(
         site.objective, site.point, u, options.delta, options.largest, site.loss
     )  # fmt: skip
@@ -214,8 +240,12 @@ def basin_width(site: Site) -> Reading:
         notes.append("the loss is not finite along some of them, which counts as risen")
     if by == "model":
         notes.append("without layers a direction is as long as the point")
+    kind = "estimate"
+    if not options.delta > site.noise.single:
+        kind = "unresolved"
+        notes = [f"delta is no larger than the noise of the loss, {site.noise.single:.2g}", *notes]
     return Reading(
-        middle, "estimate", NAN, low, high, float(1 + found.evaluations), status="; ".join(notes)
+        middle, kind, NAN, low, high, float(1 + found.evaluations), status="; ".join(notes)
     )
 
 
@@ -229,12 +259,12 @@ def interval_mean(site: Site) -> Reading:
     Reference: the simulations of Collaborative Neurodynamic Optimization with Gradient Norm Penalty
     for Generalization Improvement, in their code.
     """
-    return _interval(site, torch.mean)
+    return _interval(site, torch.mean, site.noise.single)
 
 
 def interval_max(site: Site) -> Reading:
     r"""Maximum of :math:`|f(y) - f(z)|` over the same points as `interval_mean`."""
-    return _interval(site, torch.max)
+    return _interval(site, torch.max, site.noise.highest)
 
 
 def samples_of(objective: Any) -> int:
@@ -257,7 +287,13 @@ def _climbed(
     )  # fmt: skip
 
 
-def _interval(site: Site, summary: Any) -> Reading:
+def _noise_of_batches(batches: list[Objective], site: Site) -> float:
+    """What noise can do to the mean of the maxima: they are all too high by it, so it stays."""
+    some = batches[:: -(-len(batches) // _NOISY_BATCHES)]
+    return max(noise(batch, site.point, generator=site.source("noise")).highest for batch in some)
+
+
+def _interval(site: Site, summary: Any, rounding: float) -> Reading:
     dim, options = len(site.point), site.options
     if dim > 2:
         return undefined(f"a grid over {dim} coordinates is too large; it is meant for one or two")
@@ -272,7 +308,7 @@ def _interval(site: Site, summary: Any) -> Reading:
         return Reading(
             math.inf, evaluations=evaluations, status="the loss is not finite within the box"
         )
-    return exact(rise, evaluations=evaluations)
+    return above_rounding(exact(rise, evaluations=evaluations), rounding)
 
 
 def _blocks(count: int, dim: int) -> Iterator[int]:

@@ -11,8 +11,9 @@ from scipy.stats import t as student
 from torch import Tensor
 
 from landscape.curvature import Hessian
-from landscape.objective import Objective, value_and_grad, widened
+from landscape.objective import Objective, value, value_and_grad, widened
 from landscape.randomness import derive
+from landscape.rounding import Noise, in_float64, noise
 from landscape.sharpness.ascent import Ascent
 
 NAN = math.nan
@@ -118,45 +119,43 @@ class Site:
     generator: torch.Generator
 
     @cached_property
-    def _first_order(self) -> tuple[Tensor, Tensor]:
-        return value_and_grad(self.objective, self.point)
-
-    @property
     def loss(self) -> float:
         """f(z)."""
-        return float(self._first_order[0])
-
-    @property
-    def gradient(self) -> Float[Tensor, " p"]:
-        """The gradient at z."""
-        return self._first_order[1]
+        return float(value(self.objective, self.point))
 
     @cached_property
-    def hessian(self) -> Float[Tensor, "p p"] | None:
-        """The whole Hessian in float64, where its p products are within the budget; else None."""
+    def gradient(self) -> tuple[Float[Tensor, " p"], str]:
+        """The gradient at z and words as `in_float64`: near a minimum float32 cannot tell it."""
+        slope, words = in_float64(lambda z: value_and_grad(self.objective, z)[1], self.point)
+        return widened(slope), words
+
+    @cached_property
+    def hessian(self) -> tuple[Float[Tensor, "p p"], str] | None:
+        """The whole Hessian and words as `in_float64`; None where it takes more than the budget."""
         if len(self.point) > self.options.budget:
             return None
-        return widened(Hessian(self.objective, self.point).dense())
+        dense, words = in_float64(lambda z: Hessian(self.objective, z).dense(), self.point)
+        return widened(dense), words
 
     def source(self, purpose: str) -> torch.Generator:
         """The generator of one measure: what else is measured does not change its draws."""
         return derive(self.generator, purpose)
 
-    def resolved(self, rise: float) -> str:
-        """A status for a difference of losses that rounding may have made; else empty."""
-        eps = torch.finfo(self.point.dtype).eps
-        if 0 < abs(rise) <= 16 * eps * abs(self.loss):
-            return f"no larger than the rounding of the loss in {self.point.dtype}"
-        return ""
+    @cached_property
+    def noise(self) -> Noise:
+        """The noise of the objective around z."""
+        return noise(self.objective, self.point, generator=self.source("noise"))
 
 
 class Reading(NamedTuple):
     """One number and what is known of it.
 
-    ``error`` is a proven bound where ``kind`` is "bound", a standard error where it is "estimate".
-    ``low`` and ``high`` hold what is proved, or a 95 % interval; they are NaN where neither is
-    known. ``kind`` is "exact", "bound", "lower bound" or "estimate". ``evaluations`` counts passes
-    over the whole data with or without gradient, ``products`` Hessian-vector products.
+    ``error`` is a proven bound where ``kind`` is "bound", a standard error where it is "estimate",
+    else what rounding can do. ``low`` and ``high`` hold what is known, or a 95 % interval; they are
+    NaN where neither is known. ``kind`` is "exact" (to rounding), "bound", "lower bound",
+    "estimate", or "unresolved" where the value is no larger than what rounding can do to it.
+    ``evaluations`` counts passes over the whole data with or without gradient, those for the noise
+    of the loss left out, ``products`` Hessian-vector products.
     """
 
     value: float
@@ -175,8 +174,11 @@ def undefined(reason: Any) -> Reading:
     return Reading(NAN, "none", status=f"not defined here: {reason}")
 
 
-def exact(value: float, **more: Any) -> Reading:
-    """The reading of a number that is exact up to rounding."""
+def exact(value: float, words: str = "", **more: Any) -> Reading:
+    """The reading of a number that is exact up to rounding in float64, or not known so by words."""
+    if words:
+        status = "; ".join(filter(None, (more.pop("status", ""), words)))
+        return Reading(value, "exact", status=status, **more)
     return Reading(value, "exact", 0.0, value, value, **more)
 
 
@@ -186,14 +188,44 @@ def estimate(value: float, error: float, samples: int, **more: Any) -> Reading:
     return Reading(value, "estimate", error, value - half, value + half, **more)
 
 
-def lower_bound(found: Ascent, *notes: str, unit: float = 1.0) -> Reading:
-    """The reading of an ascent: the maximum is at least as large."""
-    value, notes = found.rise * unit, tuple(note for note in notes if note)
+def lower_bound(found: Ascent, rounding: float, *notes: str, unit: float = 1.0) -> Reading:
+    """The reading of an ascent: the maximum is at least as large, up to what rounding can do.
+
+    Where the perturbation as added in the type of the point is longer than the radius, the share of
+    the rise that a quadratic would lose on the way back is added to that.
+    """
+    notes = tuple(note for note in notes if note)
     if not found.finite:
         notes = ("the loss is not finite within the ball", *notes)
     elif not found.settled:
         notes = ("the ascent was still rising when its steps were spent", *notes)
-    return Reading(
-        value, "lower bound", low=value, high=math.inf, evaluations=float(found.evaluations),
-        status="; ".join(notes),
+    reading = Reading(
+        found.rise * unit, "lower bound", 0.0, found.rise * unit, math.inf,
+        evaluations=float(found.evaluations), status="; ".join(notes),
     )  # fmt: skip
+    return above_rounding(reading, (rounding + outside(found)) * unit)
+
+
+def outside(found: Ascent) -> float:
+    """The part of a rise that may come from outside the ball, where rounding has led there."""
+    return found.rise * (1 - max(1.0, found.reach) ** -2) if found.rise > 0 else 0.0
+
+
+def above_rounding(reading: Reading, rounding: float) -> Reading:
+    """The reading of a difference of losses, with what rounding can do to it.
+
+    Its range is widened by that. Where the value is no larger it is "unresolved", with a note; no
+    rise at all is a lower bound in any case, since the centre belongs to the ball.
+    """
+    value, kind, floor = reading.value, reading.kind, reading.kind == "lower bound"
+    if not math.isfinite(value) or (floor and value == 0):
+        return reading
+    error = math.hypot(reading.error, rounding) if kind == "estimate" else rounding
+    low, high, note = reading.low - rounding, reading.high + rounding, ""
+    if not abs(value) > rounding:
+        known = f"{rounding:.2g}" if math.isfinite(rounding) else "which is not known"
+        kind, note = "unresolved", f"no larger than the noise of the loss, {known}"
+    if floor:
+        error, low = max(error, reading.error), max(low, 0.0) if kind != "unresolved" else 0.0
+    status = "; ".join(part for part in (note, reading.status) if part)
+    return reading._replace(kind=kind, error=error, low=low, high=high, status=status)

@@ -11,6 +11,7 @@ from torch import Tensor
 from landscape.curvature import Hessian
 from landscape.layout import Entry
 from landscape.objective import Objective, check_deterministic, widened
+from landscape.rounding import in_float64
 
 _BLOCK = 64
 
@@ -19,7 +20,7 @@ class RelativeFlatness(NamedTuple):
     """Relative flatness by layer.
 
     ``standard_error`` is 0 where the sum is exact; ``products`` are Hessian-vector products, shared
-    by all layers where the sum is estimated.
+    by all layers where the sum is estimated. ``rounding`` says why an exact sum is not in float64.
     """
 
     layers: tuple[str, ...]
@@ -27,6 +28,7 @@ class RelativeFlatness(NamedTuple):
     standard_error: np.ndarray
     products: int
     exact: bool
+    rounding: str = ""
 
 
 class _Layer(NamedTuple):
@@ -53,8 +55,9 @@ def relative_flatness(
     block of the Hessian at rows s and s'. The sum equals the mean curvature
     :math:`E_A \langle WA, H\,WA \rangle` over random matrices A of independent entries with mean 0
     and variance 1. It is summed exactly from ``inputs * min(neurons, inputs)`` products for each
-    layer where these together keep within ``budget``. Otherwise it is estimated from Rademacher
-    matrices; one product then serves all layers, since the curvature between two layers has mean 0.
+    layer where these together keep within ``budget``, in float64 where that can be. Otherwise it is
+    estimated from Rademacher matrices; one product then serves all layers, since the curvature
+    between two layers has mean 0.
 
     Invariant under permutations of neurons, under positive rescaling of whole layers of a ReLU
     network, and under any invertible map of the layer's outputs that the next layer undoes. Not so
@@ -84,17 +87,21 @@ def relative_flatness(
         )
     chosen = [_rooted(entry, z) for entry in _weights(objective, layers)]
     check_deterministic(objective, z)
-    operator = Hessian(objective, z)
-    wanted = sum(layer.root.shape[1] * layer.inputs for layer in chosen)
-    exact = wanted <= budget
-    if exact:
-        sums = [_summed(operator, layer) for layer in chosen]
-        value, error = np.array(sums), np.zeros(len(chosen))
-    else:
-        drawn = _drawn(operator, chosen, probes, generator)
-        value, error = drawn.mean(0), drawn.std(0, ddof=1) / probes**0.5
     names = tuple(layer.entry.name for layer in chosen)
-    return RelativeFlatness(names, value, error, operator.products, exact)
+    wanted = sum(layer.root.shape[1] * layer.inputs for layer in chosen)
+    if wanted <= budget:
+
+        def summed(point: Tensor) -> tuple[np.ndarray, int]:
+            operator = Hessian(objective, point)
+            rooted = [_rooted(layer.entry, point) for layer in chosen]
+            return np.array([_summed(operator, layer) for layer in rooted]), operator.products
+
+        (value, products), words = in_float64(summed, z)
+        return RelativeFlatness(names, value, np.zeros(len(chosen)), products, True, words)
+    operator = Hessian(objective, z)
+    drawn = _drawn(operator, chosen, probes, generator)
+    error = drawn.std(0, ddof=1) / probes**0.5
+    return RelativeFlatness(names, drawn.mean(0), error, operator.products, False)
 
 
 def _weights(objective: Objective, names: Sequence[str]) -> list[Entry]:

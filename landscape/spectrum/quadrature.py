@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy import stats
 from scipy.linalg import eigh_tridiagonal
+from scipy.special import betainc
 from torch import Tensor
 
 from landscape.curvature import Hessian, arithmetic
@@ -21,6 +21,8 @@ _CONFIDENCE = 0.95
 # A node is an eigenvalue of its own if its residual is this small beside its gap.
 _APART = 0.1
 _BLOCK_BYTES = 2**26
+# Bisections of a share, which leave 1e-9 of it.
+_HALVINGS = 30
 
 
 class Quadrature(NamedTuple):
@@ -56,20 +58,24 @@ def density(
 
     ``density`` smooths the rules with a Gaussian kernel. Its width is constant in the coordinate
     :math:`\operatorname{asinh}(\lambda / \text{unit})`, which is linear in the bulk and logarithmic
-    beyond, so that both the bulk and eigenvalues far from it are resolved. Its band is a 95 % t
-    interval over probes: it says how far probes differ, not how far smoothing has blurred.
+    beyond, so that both the bulk and eigenvalues far from it are resolved. Its band is a 95 %
+    interval of what random directions see, see `interval`: it says how far other probes would
+    differ, not how far smoothing has blurred, nor what the quadrature leaves out where its nodes
+    lie further apart than the kernel is wide.
 
     ``distribution`` is the share of eigenvalues up to a value. Its ends take in both errors: for
     every probe :math:`\sum_{j<k} \omega_j \le \mu_v((-\infty, \theta_k))` and
     :math:`\mu_v((-\infty, \theta_k]) \le \sum_{j\le k} \omega_j` hold for certain
     (Chebyshev-Markov-Stieltjes; apart from rounding, for which values are moved by
-    16 eps times the largest node), and the t interval is added to their means over probes.
+    16 eps times the largest node), and a random unit vector sees k of p eigenvalues with a weight
+    that follows Beta(k/2, (p - k)/2), whatever the matrix. The ends are the shares that a two-sided
+    test at 5 % does not reject by the means of these bounds over probes, see `interval`.
 
     Args:
         objective: what is differentiated twice; without random modules.
         z: (p,), the point. One of 16 bits is taken in float32.
         steps: of Lanczos, one product each; at most p are taken.
-        probes: random vectors. With one there is no interval over probes.
+        probes: random vectors. The bands hold for one too.
         points: where the functions are given.
         width: of the kernel, in the coordinate above; a hundredth of its range where None.
         unit: eigenvalue up to which the coordinate is about linear; where None the largest node by
@@ -125,7 +131,7 @@ def _described(
     unit: float | None,
     eps: float,
 ) -> Density:
-    finite = bool(np.isfinite(rule.nodes).all())
+    finite, probes = bool(np.isfinite(rule.nodes).all()), len(rule.nodes)
     largest = float(np.abs(rule.nodes).max()) if finite else 1.0
     unit = largest / rule.nodes.shape[1] if unit is None else unit
     low, high = (float(rule.nodes.min()), float(rule.nodes.max())) if finite else (0.0, 1.0)
@@ -134,11 +140,13 @@ def _described(
     width = (ends[1] - ends[0] + 2 * margin) / 100 if width is None else width
     place = np.linspace(ends[0] - margin, ends[1] + margin, points)
     eigenvalue = unit * np.sinh(place) if unit else place
-    smooth = _smoothed(rule, place, width, unit) / (np.hypot(eigenvalue, unit) if unit else 1.0)
+    stretch = np.hypot(eigenvalue, unit) if unit else np.ones_like(place)
     below, between, above = _distributions(rule, eigenvalue, 16 * eps * largest)
-    mean, spread = _mean_and_half_width(smooth)
-    bottom, bottom_spread = _mean_and_half_width(below)
-    top, top_spread = _mean_and_half_width(above)
+    mean, low_end, high_end = (
+        end / stretch for end in _band(*_smoothed(rule, place, width, unit), probes, operator.dim)
+    )
+    bottom, _ = interval(below.mean(0), probes, operator.dim)
+    _, top = interval(above.mean(0), probes, operator.dim)
     outliers = _outliers(rule, operator.dim) if finite else np.empty((4, 0))
     status = "finite" if finite else "not finite: the matrix has NaN or infinite entries here"
     return Density(
@@ -146,11 +154,11 @@ def _described(
         weights=rule.weights,
         eigenvalue=eigenvalue,
         density=mean,
-        density_low=np.maximum(mean - spread, 0.0),
-        density_high=mean + spread,
+        density_low=low_end,
+        density_high=high_end,
         distribution=between.mean(0),
-        distribution_low=np.clip(bottom - np.nan_to_num(bottom_spread), 0.0, 1.0),
-        distribution_high=np.clip(top + np.nan_to_num(top_spread), 0.0, 1.0),
+        distribution_low=bottom,
+        distribution_high=top,
         outliers=outliers[0],
         outlier_bounds=outliers[1],
         outlier_count=outliers[2],
@@ -158,7 +166,7 @@ def _described(
         width=float(width),
         unit=float(unit),
         steps=rule.nodes.shape[1],
-        probes=len(rule.nodes),
+        probes=probes,
         products=operator.products,
         dim=operator.dim,
         operator=name_of(operator),
@@ -240,13 +248,31 @@ def _coordinate(eigenvalue: np.ndarray, unit: float) -> np.ndarray:
     return np.arcsinh(eigenvalue / unit) if unit else eigenvalue
 
 
-def _smoothed(rule: Quadrature, place: np.ndarray, width: float, unit: float) -> np.ndarray:
-    """Kernel estimate of every probe in the coordinate, (n, points)."""
-    rows = []
+def _smoothed(
+    rule: Quadrature, place: np.ndarray, width: float, unit: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Means over probes of the kernel estimate in the coordinate, and of its squared kernel's."""
+    once, twice = np.zeros(len(place)), np.zeros(len(place))
     for nodes, weights in zip(rule.nodes, rule.weights, strict=True):
         distance = (place[:, None] - _coordinate(nodes, unit)) / width
-        rows.append(np.exp(-0.5 * distance**2) @ weights / (width * np.sqrt(2 * np.pi)))
-    return np.stack(rows)
+        kernel = np.exp(-0.5 * distance**2) / (width * np.sqrt(2 * np.pi))
+        once += kernel @ weights / len(rule.nodes)
+        twice += kernel**2 @ weights / len(rule.nodes)
+    return once, twice
+
+
+def _band(
+    mean: np.ndarray, square: np.ndarray, probes: int, dim: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The mean of a kernel estimate with its ends, from the means of kernel and squared kernel.
+
+    A sum of weights times kernel heights varies as the weight of so many eigenvalues of one height
+    does, the quotient of the two. For an eigenvalue alone that is its own height, exactly.
+    """
+    # The squared kernel underflows first; what is left there is nothing to be seen.
+    height = np.divide(square, mean, out=np.where(mean > 0, mean, 1.0), where=square > 0)
+    low, high = interval(mean / height, probes, dim)
+    return mean, low * height, high * height
 
 
 def _distributions(
@@ -269,13 +295,42 @@ def _distributions(
     return np.stack(below), np.stack(between), np.stack(above)
 
 
-def _mean_and_half_width(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The mean over probes and half the t interval; NaN for one probe."""
-    n = len(rows)
-    if n < 2:
-        return rows.mean(0), np.full(rows.shape[1], np.nan)
-    quantile = stats.t.ppf(0.5 + _CONFIDENCE / 2, n - 1)
-    return rows.mean(0), quantile * rows.std(0, ddof=1) / np.sqrt(n)
+def interval(
+    mean: Float[np.ndarray, " n"], probes: int, dim: int
+) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    r"""The ends of a 95 % interval of the share of eigenvalues that has this mean weight.
+
+    For a random unit vector the weight of k of p eigenvalues,
+    :math:`\sum_{i \le k} (v^\top q_i)^2`, follows Beta(k/2, (p - k)/2) for every matrix, as a ratio
+    of sums of squared normals. The mean over n of them is taken for the Beta variable of the same
+    mean :math:`\kappa = k/p` and variance
+    :math:`\kappa (1 - \kappa) / (n (p/2 + 1))`: exact for one probe, and for many coordinates both
+    where k is 1, :math:`\chi^2_n`, and where it is large. The ends are the :math:`\kappa` at which
+    the mean lies on the 97.5 % and on the 2.5 % quantile.
+
+    Args:
+        mean: (n,), weights between 0 and 1; NaN gives NaN.
+        probes: that they are means of, at least 1.
+        dim: p, the number of eigenvalues.
+    """
+    tail = (1 - _CONFIDENCE) / 2
+    low, high = (_share_at(mean, probes, dim, quantile) for quantile in (1 - tail, tail))
+    # Less weight than one eigenvalue is likely to have must not put the mean outside.
+    return np.minimum(low, mean), np.maximum(high, mean)
+
+
+def _share_at(mean: np.ndarray, probes: int, dim: int, quantile: float) -> np.ndarray:
+    """The share of eigenvalues at which the mean weight lies on this quantile, by bisection."""
+    weight, back = np.unique(np.clip(mean, 0.0, 1.0), return_inverse=True)
+    total = probes * (dim / 2 + 1) - 1
+    low, high = np.zeros_like(weight), np.ones_like(weight)
+    for _ in range(_HALVINGS):
+        share = (low + high) / 2
+        # The more eigenvalues there are, the less likely is a weight as small as this.
+        more = betainc(total * share, total * (1 - share), weight) > quantile
+        low, high = np.where(more, share, low), np.where(more, high, share)
+    certain = np.isnan(weight) | ((weight <= 0) if quantile > 0.5 else (weight >= 1))
+    return np.where(certain, weight, (low + high) / 2)[back]
 
 
 def _outliers(rule: Quadrature, dim: int) -> np.ndarray:

@@ -22,7 +22,9 @@ from landscape.objective import (
 from landscape.operators.blocks import Operator, matrix, name_of
 from landscape.operators.outputs import ridge_diagonal, separated
 from landscape.operators.selection import Where, describe, selected
+from landscape.randomness import derive
 from landscape.results import FiniteScaleTrace, Trace, provenance
+from landscape.rounding import noise
 from landscape.trace.hutchinson import blocks, check_budget, hutchinson
 from landscape.trace.piecewise import exact_diagonal
 
@@ -145,8 +147,12 @@ def finite_scale(
         generator: source of the directions; seed 0 where None.
 
     Returns:
-        For each sigma the estimate, its standard error and what rounding can do to it. An estimate
-        below its rounding is marked by ``resolved``: use float64, or a larger sigma.
+        For each sigma the estimate, its standard error and what rounding can do to it: with the
+        level of noise :math:`\varepsilon` of the loss as it is computed around z, see
+        `landscape.rounding.noise`, :math:`2/\sigma^2` times the larger of eps \|f(z)\| and
+        :math:`4 \varepsilon \sqrt{1 + 1/(2n)}` with n probes, since the error of f(z) is common to
+        them all. An estimate below its rounding is not ``resolved``: use float64, or a larger
+        sigma.
 
     Raises:
         ValueError: if a scale is not positive and finite, there is none, or probes are under 2.
@@ -173,8 +179,8 @@ def finite_scale(
     estimate = samples.mean(0)
     with np.errstate(invalid="ignore"):
         spread = samples.std(0, ddof=1)
-    square = np.square(sigmas)
-    rounding = 2 * torch.finfo(z.dtype).eps * abs(centre) / square
+    around = noise(objective, z, generator=derive(generator, "rounding"))
+    rounding = 2 * around.mean(2 * probes) / np.square(sigmas)
     resolved = np.abs(estimate) > rounding
     return FiniteScaleTrace(
         sigma=np.array(sigmas),
@@ -185,7 +191,7 @@ def finite_scale(
         samples=samples,
         loss=centre,
         probes=probes,
-        evaluations=1 + 2 * probes * len(sigmas),
+        evaluations=1 + around.evaluations + 2 * probes * len(sigmas),
         dim=objective.dim,
         trace=float("nan") if beside is None else beside.estimate,
         trace_error=float("nan") if beside is None else beside.standard_error,
