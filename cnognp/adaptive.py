@@ -140,7 +140,7 @@ def _moved(
     else:
         z = torch.addcdiv(z, mean, scale, value=-rate, out=scale)
     return AdamState(
-        kept(objective, z, state.position),
+        kept(objective, z.to(state.position), state.position),
         kept(objective, mean, state.mean),
         kept(objective, square, state.square),
         rounds,
@@ -159,7 +159,7 @@ def _corrections(
         steps: t of each tensor that steps now.
         rounds: t of every tensor.
         objective: has the layout.
-        z: has type and device.
+        z: has device and type; what is returned has single precision at least.
     """
     t = int(steps.max()) if steps.numel() else 1
     if bool((steps == t).all()):
@@ -168,4 +168,5 @@ def _corrections(
     each = rounds.clamp_min(1).double()
     spread = objective.layout.spread  # type: ignore[attr-defined]
     first, second = 1 - betas[0] ** each, (1 - betas[1] ** each).sqrt()
-    return spread(first.to(z)), spread(second.to(z))
+    dtype = torch.promote_types(z.dtype, torch.float32)
+    return spread(first.to(z.device, dtype)), spread(second.to(z.device, dtype))

@@ -79,8 +79,8 @@ def kept(objective: Objective, new: Tensor, old: Tensor) -> Tensor:
     known = reached(objective)
     if known is None:
         return new
-    mask = torch.tensor(known, device=new.device)
-    return torch.where(objective.layout.spread(mask), new, old)  # type: ignore[attr-defined]
+    marks = torch.tensor(known, device=new.device).to(new)
+    return torch.where(objective.layout.spread(marks) > 0, new, old)  # type: ignore[attr-defined]
 
 
 def require(condition: bool, name: str, expected: str, got: object) -> None:

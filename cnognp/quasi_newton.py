@@ -1,6 +1,7 @@
 """Limited-memory BFGS on whole populations."""
 
 from dataclasses import dataclass
+from math import isfinite
 from typing import NamedTuple
 
 import torch
