@@ -11,6 +11,7 @@ from cnognp import sharpness_aware
 from cnognp.builders.parts import schedule
 from cnognp.closure import Closure, Flat
 from cnognp.descent import GradientDescent
+from cnognp.hyperparameters import require_not_negative
 from cnognp.methods import METHODS
 
 _BASES = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
@@ -225,6 +226,8 @@ class SharpnessAware(torch.optim.Optimizer):
         Raises:
             ValueError: if a key differs between groups that must not, or is out of range.
         """
+        for group in self.param_groups:
+            require_not_negative("lr", group.get("lr", 0.0))
         values = {}
         for key, theirs in self._names.items():
             given = [group[theirs] for group in self.param_groups]
