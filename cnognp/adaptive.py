@@ -129,10 +129,10 @@ def _moved(
     (beta1, beta2), known = method.betas, reached(objective)
     mean = torch.lerp(state.mean, grad, 1 - beta1)
     square = (beta2 * state.square).addcmul_(grad, grad, value=1 - beta2)
-    stepped = torch.ones_like(state.round) if known is None else state.round.new_tensor(known)
-    rounds = state.round + stepped
+    rounds = state.round + (1 if known is None else state.round.new_tensor(known))
     # Both bias corrections in one number each, not in passes over the vector.
-    first, second = _corrections(method.betas, rounds[stepped > 0], rounds, objective, z)
+    steps = rounds if known is None else rounds[rounds > state.round]
+    first, second = _corrections(method.betas, steps, rounds, objective, z)
     scale = square.sqrt().add_(method.eps * second)
     rate = method.lr * (second / first)
     if isinstance(rate, Tensor):

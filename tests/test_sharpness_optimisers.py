@@ -149,7 +149,11 @@ def test_groups_have_rates_and_radii_of_their_own(model, data):
 
     keys = {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.1}
     twin, plain = copy.deepcopy(model), copy.deepcopy(model)
+    held = copy.deepcopy(model)
     by_closure(SAM(groups(model), torch.optim.SGD, rho=0.05, **keys), model, data, 20)
+    base = torch.optim.SGD(groups(held), **keys)
+    by_closure(SAM(held.parameters(), base), held, data, 20)
+    assert torch.equal(weights(held), weights(model))
     published(twin, data, torch.optim.SGD(groups(twin), **keys), 20, [0.2, 0.05])
     torch.testing.assert_close(weights(model), weights(twin), rtol=1e-10, atol=1e-10)
     by_closure(SAM(plain.parameters(), torch.optim.SGD, **keys), plain, data, 20)

@@ -56,8 +56,12 @@ optimisers of one model; gd is `SGD` without momentum.
 
 from cnognp.torch_optim.method_optimizer import MethodOptimizer
 from cnognp.torch_optim.methods import (
+    ASAM,
     BFGS,
+    GCSAM,
+    GNP,
     LBFGS,
+    SAM,
     SGD,
     SWA,
     Adam,
@@ -70,7 +74,7 @@ from cnognp.torch_optim.methods import (
     NiMMBH,
     NormalisedGD,
 )
-from cnognp.torch_optim.sharpness import ASAM, GCSAM, GNP, SAM, SharpnessAware
+from cnognp.torch_optim.sharpness import SharpnessAware
 
 __all__ = [
     "ASAM", "BFGS", "GCSAM", "GNP", "LBFGS", "SAM", "SGD", "SWA", "Adam", "AdamW",

@@ -1,6 +1,10 @@
 """The methods that move one model, each as an optimiser of torch under its own name."""
 
+from typing import Any
+
+from cnognp import sharpness_aware
 from cnognp.torch_optim.method_optimizer import MethodOptimizer
+from cnognp.torch_optim.sharpness import NOBODY, SharpnessAware
 
 
 class SGD(MethodOptimizer):
@@ -87,3 +91,39 @@ class NiMMBH(MethodOptimizer):
     """Monotone basin hopping by noise in the model: a step is a hop."""
 
     name = "nim-mbh"
+
+
+class SAM(SharpnessAware):
+    """Sharpness-aware minimisation: two evaluations in a step."""
+
+    name = "sam"
+
+    def _described(self, **values: Any) -> sharpness_aware.SAM:
+        return sharpness_aware.SAM(NOBODY, **values)
+
+
+class ASAM(SharpnessAware):
+    """Adaptive sharpness-aware minimisation: two evaluations in a step."""
+
+    name = "asam"
+
+    def _described(self, **values: Any) -> sharpness_aware.SAM:
+        return sharpness_aware.SAM(NOBODY, adaptive=True, **values)
+
+
+class GCSAM(SharpnessAware):
+    """SAM with a centralised ascent: two evaluations in a step."""
+
+    name = "gcsam"
+
+    def _described(self, **values: Any) -> sharpness_aware.GCSAM:
+        return sharpness_aware.GCSAM(NOBODY, **values)
+
+
+class GNP(SharpnessAware):
+    """Gradient norm penalty by a second gradient: two evaluations in a step."""
+
+    name = "gnp"
+
+    def _described(self, **values: Any) -> sharpness_aware.GNP:
+        return sharpness_aware.GNP(NOBODY, **values)

@@ -13,15 +13,15 @@ from cnognp.closure import Closure, Flat
 from cnognp.descent import GradientDescent
 from cnognp.hyperparameters import require_not_negative
 from cnognp.methods import METHODS
+from cnognp.torch_optim.bases import Base, based
 
-_BASES = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 # Keywords of the named methods that are none of ours: the base has them, or a step is what it is.
 _OF_THE_BASE = ("lr", "momentum", "weight_decay", "base", "batch_size")
 _PER_COORDINATE = ("rho", "eta", "r")
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 _STATE = "sharpness_aware"
 # The formulas need a method to step with; here the base optimiser steps.
-_NOBODY = GradientDescent(lr=0.0)
+NOBODY = GradientDescent(lr=0.0)
 
 
 class _Begun(NamedTuple):
@@ -66,7 +66,7 @@ class SharpnessAware(torch.optim.Optimizer):
     def __init__(
         self,
         params: Iterable[Any],
-        base: str | torch.optim.Optimizer | Callable[..., torch.optim.Optimizer] = "sgd",
+        base: Base = "sgd",
         *,
         model: nn.Module | None = None,
         seed: int = 0,
@@ -74,23 +74,14 @@ class SharpnessAware(torch.optim.Optimizer):
     ):
         listed = inspect.signature(METHODS[self.name]).parameters.items()
         options = {key: p.default for key, p in listed if key not in _OF_THE_BASE}
-        if isinstance(base, str):
-            if base not in _BASES:
-                known = ", ".join(_BASES)
-                raise ValueError(f"base must be one of {known} or an optimiser, got {base!r}")
-            base, keys = _BASES[base], {"lr": 0.1, "weight_decay": 0.0, **keys}
-        made = isinstance(base, torch.optim.Optimizer)
-        taken = base.param_groups[0] if made else inspect.signature(base).parameters  # type: ignore[union-attr, arg-type]
-        self._names = {key: f"{self.name}_{key}" if key in taken else key for key in options}
-        own = {theirs: keys.pop(theirs, options[key]) for key, theirs in self._names.items()}
-        self._refuse_unknown(taken, made, keys)
-        self.base = _adopted(base, params) if made else base(params, **keys)  # type: ignore[operator, arg-type]
-        _refuse_closures(self.base)
+        self.base, self._names = based(type(self).__name__, self.name, options, base, params, keys)
+        own = {theirs: keys.get(theirs, options[key]) for key, theirs in self._names.items()}
         self._begun: _Begun | None = None
         super().__init__(self.base.param_groups, own)
         self.defaults = {**self.base.defaults, **own}
         self._share()
-        self._model, self._flat = model, None
+        self._model = model
+        self._flat: Flat | None = None
         self._steps = self.evaluations = 0
         self._formula(self._parameters())
 
@@ -256,10 +247,10 @@ class SharpnessAware(torch.optim.Optimizer):
     def _parameters(self) -> Flat:
         """The trainable parameters of all groups."""
         tensors = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
-        known = None if self._flat is None else self._flat.tensors
-        if known is None or [id(t) for t in known] != [id(t) for t in tensors]:
-            self._flat = Flat(tensors)
-        return self._flat
+        flat = self._flat
+        if flat is None or [id(t) for t in flat.tensors] != [id(t) for t in tensors]:
+            flat = self._flat = Flat(tensors)
+        return flat
 
     def _evaluated(self, closure: Callable[..., Any]) -> Any:
         self.zero_grad()
@@ -339,7 +330,9 @@ class SharpnessAware(torch.optim.Optimizer):
         pieces = direction[0].split(flat.layout.sizes)
         for tensor, piece, here in zip(flat.tensors, pieces, reached, strict=True):
             if here:
-                tensor.grad = piece.view_as(tensor).to(tensor, copy=True)
+                if tensor.grad is None:
+                    tensor.grad = torch.empty_like(tensor)
+                tensor.grad.copy_(piece.view_as(tensor))
 
     def _step_base(self) -> None:
         """A step of the base, at the rates that the schedule gives it for this one."""
@@ -371,45 +364,6 @@ class SharpnessAware(torch.optim.Optimizer):
                 "second_step() or undo_first_step()"
             )
 
-    def _refuse_unknown(self, taken: Mapping[str, Any], made: bool, keys: Mapping) -> None:
-        if made and keys:
-            raise ValueError(f"{min(keys)} belongs to the optimiser that is given as base")
-        if made or any(p.kind is p.VAR_KEYWORD for p in taken.values()):
-            return
-        if unknown := set(keys) - set(taken):
-            known = ", ".join([*self._names.values(), *list(taken)[1:]])
-            raise ValueError(
-                f"{type(self).__name__} has no option {min(unknown)!r}; there are {known}"
-            )
-
-
-def _adopted(base: torch.optim.Optimizer, params: Iterable[Any]) -> torch.optim.Optimizer:
-    """The base, if its parameters are those given.
-
-    Raises:
-        ValueError: if they are not.
-    """
-    given: list[Any] = []
-    for entry in params:
-        inside = entry["params"] if isinstance(entry, dict) else [entry]
-        given += [p[1] if isinstance(p, tuple) else p for p in inside]
-    held = [p for group in base.param_groups for p in group["params"]]
-    if {id(p) for p in given} != {id(p) for p in held}:
-        raise ValueError(
-            f"the optimiser given as base has {len(held)} tensors that are not the {len(given)} "
-            "given as params; give it the same ones"
-        )
-    return base
-
-
-def _refuse_closures(base: torch.optim.Optimizer) -> None:
-    closure = inspect.signature(base.step).parameters.get("closure")
-    if closure is not None and closure.default is closure.empty:
-        raise ValueError(
-            f"{type(base).__name__} needs a closure of its own; the base must step along the "
-            "gradients that are there"
-        )
-
 
 def _reached(flat: Flat) -> list[bool]:
     return [tensor.grad is not None for tensor in flat.tensors]
@@ -421,39 +375,3 @@ def _width(flat: Flat) -> torch.dtype:
     for tensor in flat.tensors:
         dtype = torch.promote_types(dtype, tensor.dtype)
     return dtype
-
-
-class SAM(SharpnessAware):
-    """Sharpness-aware minimisation: two evaluations in a step."""
-
-    name = "sam"
-
-    def _described(self, **values: Any) -> sharpness_aware.SAM:
-        return sharpness_aware.SAM(_NOBODY, **values)
-
-
-class ASAM(SharpnessAware):
-    """Adaptive sharpness-aware minimisation: two evaluations in a step."""
-
-    name = "asam"
-
-    def _described(self, **values: Any) -> sharpness_aware.SAM:
-        return sharpness_aware.SAM(_NOBODY, adaptive=True, **values)
-
-
-class GCSAM(SharpnessAware):
-    """SAM with a centralised ascent: two evaluations in a step."""
-
-    name = "gcsam"
-
-    def _described(self, **values: Any) -> sharpness_aware.GCSAM:
-        return sharpness_aware.GCSAM(_NOBODY, **values)
-
-
-class GNP(SharpnessAware):
-    """Gradient norm penalty by a second gradient: two evaluations in a step."""
-
-    name = "gnp"
-
-    def _described(self, **values: Any) -> sharpness_aware.GNP:
-        return sharpness_aware.GNP(_NOBODY, **values)
