@@ -561,6 +561,19 @@ def test_parameters_that_a_pass_does_not_reach_are_left_to_the_base(data, loop):
     assert frozen not in optimiser.state
 
 
+@pytest.mark.parametrize("kind", [SAM, GNP])
+def test_a_gradient_of_the_first_pass_alone_counts_where_both_are_mixed(kind):
+    a, b = (nn.Parameter(torch.tensor([v], dtype=torch.float64)) for v in (1.0, 2.0))
+    optimiser = kind([a, b], torch.optim.SGD, lr=0.5)
+    (a * b).sum().backward()
+    optimiser.first_step(zero_grad=True)
+    (3 * a).sum().backward()
+    optimiser.second_step()
+    # GNP steps along a fifth of the first gradient and four fifths of the second one.
+    expected = (1.0 - 0.5 * 3.0, 2.0) if kind is SAM else (1.0 - 0.5 * 2.8, 2.0 - 0.5 * 0.2)
+    assert (a.item(), b.item()) == pytest.approx(expected, rel=1e-12)
+
+
 def test_what_freezes_and_thaws_between_steps_does_so_with_the_base(model, data):
     twin = copy.deepcopy(model)
     optimiser = SAM(model.parameters(), torch.optim.AdamW, lr=0.1)

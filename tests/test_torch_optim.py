@@ -443,11 +443,10 @@ def test_experts_that_backward_does_not_reach_are_as_with_torch(name, keys, patt
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
-def test_experts_in_bfloat16_keep_their_types():
-    ours, optimiser = routed(
-        lambda p: torch_optim.Adam(p, lr=0.05), PATTERNS["in turn"], torch.bfloat16
-    )
-    theirs, _ = routed(lambda p: torch.optim.Adam(p, lr=0.05), PATTERNS["in turn"], torch.bfloat16)
+@pytest.mark.parametrize("pattern", PATTERNS.values(), ids=PATTERNS)
+def test_experts_in_bfloat16_keep_their_types(pattern):
+    ours, optimiser = routed(lambda p: torch_optim.Adam(p, lr=0.05), pattern, torch.bfloat16)
+    theirs, _ = routed(lambda p: torch.optim.Adam(p, lr=0.05), pattern, torch.bfloat16)
     torch.testing.assert_close(ours, theirs, rtol=0.02, atol=0.02)
     kinds = {path: t.dtype for path, t in optimiser.state_dict()["method"].items()}
     assert set(kinds.values()) == {torch.bfloat16, torch.int64}
