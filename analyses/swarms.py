@@ -8,7 +8,7 @@ from torch import Tensor
 from cnognp.method import norms, require
 from cnognp.swarm import Swarm, SwarmState
 from landscape.objective import Objective
-from landscape.randomness import derive
+from landscape.randomness import derive, draw_rows
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,7 @@ class Swarms(Swarm):
             return 0.0
         z = state.position
         width = 1 if self.randomness == "particle" else z.shape[-1]
-        source = derive(generator, "attraction")
-        shape = (len(z), 2, width)
-        r = torch.rand(shape, generator=source, dtype=z.dtype, device=source.device).to(z.device)
+        r = draw_rows("uniform", (len(z), 2, width), derive(generator, "attraction"), z)
         own = self.cognitive * r[:, 0] * (state.best - z)
         return own + self.social * r[:, 1] * (self._leaders(state) - z)
 

@@ -19,7 +19,7 @@ from cnognp.tasks import load
 from cnognp.tasks.networks import mlp
 from cnognp.tasks.task import initial_population
 from landscape.objective import Objective
-from landscape.randomness import derive
+from landscape.randomness import derive, draw_rows
 from landscape.risk import EmpiricalRisk
 
 ITERATIONS = 100
@@ -38,7 +38,7 @@ def looped(inputs, target, start, generator) -> float:
     for k in range(ITERATIONS):
         leader = bests[min(range(len(modules)), key=best_fitness.__getitem__)]
         draws = derive(derive(generator, "round", k), "attraction")
-        r = torch.rand((len(modules), 2, 1), generator=draws)
+        r = draw_rows("uniform", (len(modules), 2, 1), draws, start)
         for i, module in enumerate(modules):
             z = parameters_to_vector(module.parameters()).detach()
             z = (

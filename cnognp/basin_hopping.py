@@ -12,7 +12,7 @@ from cnognp.hyperparameters import Rate, descended, require_not_negative, requir
 from cnognp.method import Info, norms, require
 from cnognp.noise import uniform_ball
 from landscape.objective import Objective, value_and_grad
-from landscape.randomness import derive
+from landscape.randomness import derive, draw_rows
 
 Perturbation = Literal["gradient", "model"]
 Acceptance = Literal["always", "monotone", "metropolis"]
@@ -48,7 +48,7 @@ class LocalSearch:
     tau + 1 gradients.
 
     Args:
-        lr: step length :math:`\eta`, positive.
+        lr: step length :math:`\eta`, not negative.
         eps: gradient norm that counts as none, not negative.
         tau: steps at most, at least 1.
 
@@ -61,7 +61,7 @@ class LocalSearch:
     tau: int = 100
 
     def __post_init__(self):
-        require_positive("lr", self.lr)
+        require_not_negative("lr", self.lr)
         require_not_negative("eps", self.eps)
         require(self.tau >= 1, "tau", "at least 1", self.tau)
 
@@ -105,7 +105,7 @@ class BasinHopping:
     have changed.
 
     Args:
-        lr: step length :math:`\eta` of perturbation and descent, positive.
+        lr: step length :math:`\eta` of perturbation and descent, not negative.
         rho: radius of the ball, not negative.
         eps: gradient norm at which a descent stops, not negative.
         tau: steps of a descent at most, at least 1.
@@ -180,10 +180,8 @@ class BasinHopping:
             return torch.ones_like(loss, dtype=torch.bool)
         if self.acceptance == "monotone":
             return candidate < loss
-        drawn = torch.rand(
-            loss.shape, generator=generator, dtype=loss.dtype, device=generator.device
-        )
-        return drawn.to(loss.device) < torch.exp((loss - candidate) / self.temperature)
+        drawn = draw_rows("uniform", tuple(loss.shape), generator, loss)
+        return drawn < torch.exp((loss - candidate) / self.temperature)
 
 
 def _put(ends: Found, rows: Tensor, moving: Found) -> None:

@@ -153,9 +153,14 @@ class Closure:
         slope = self._flat.read_gradients(again).to(z)
         return self._number(loss, z), slope.unsqueeze(0)
 
-    def finish(self, z: Tensor) -> None:
-        """Moves the parameters to ``z``, but for those that no evaluation has reached."""
-        reached = None if all(self.reached) else self.reached
+    def finish(self, z: Tensor, everywhere: bool = False) -> None:
+        """Moves the parameters to ``z``, but for those that no evaluation has reached.
+
+        Args:
+            z: (p,).
+            everywhere: move those too, for a method that has left them alone where it should.
+        """
+        reached = None if everywhere or all(self.reached) else self.reached
         if reached is not None:
             self.move(self.position)
         self._flat.write(z, reached)

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from cnognp.hyperparameters import Rate, descended, require_not_negative, require_positive
-from cnognp.method import Info, Method, norms, require
+from cnognp.hyperparameters import Rate, descended, require_not_negative
+from cnognp.method import Info, Method, kept, norms, require
 from landscape.objective import Objective, value_and_grad
 from landscape.randomness import derive
 
@@ -37,7 +37,7 @@ class GradientDescent:
     r"""Gradient descent, :math:`z \leftarrow z - \eta \nabla f(z)`.
 
     Args:
-        lr: step length :math:`\eta`, positive; one number, or one per coordinate (p,).
+        lr: step length :math:`\eta`, not negative; one number, or one per coordinate (p,).
 
     Raises:
         ValueError: if ``lr`` is out of range.
@@ -46,7 +46,7 @@ class GradientDescent:
     lr: Rate
 
     def __post_init__(self):
-        require_positive("lr", self.lr)
+        require_not_negative("lr", self.lr)
 
     def init(self, objective: Objective, z: Tensor) -> DescentState:
         return DescentState(z)
@@ -69,7 +69,7 @@ class SGD:
     velocities never see. On a stream of mini-batches this is stochastic gradient descent.
 
     Args:
-        lr: step length, positive; one number, or one per coordinate (p,).
+        lr: step length, not negative; one number, or one per coordinate (p,).
         momentum: :math:`\mu`, from 0 to below 1.
         nesterov: look ahead along the velocity; needs momentum.
         weight_decay: :math:`\delta`, not negative; a number or (p,).
@@ -89,7 +89,7 @@ class SGD:
     decoupled: bool = False
 
     def __post_init__(self):
-        require_positive("lr", self.lr)
+        require_not_negative("lr", self.lr)
         require(0 <= self.momentum < 1, "momentum", "from 0 to below 1", self.momentum)
         require_not_negative("weight_decay", self.weight_decay)
         require(not self.nesterov or self.momentum > 0, "momentum", "positive with nesterov", 0)
@@ -108,11 +108,13 @@ class SGD:
                 z = z * (1 - self.lr * self.weight_decay)
             else:
                 grad = (self.weight_decay * z).add_(grad)
-        if not self.momentum:
-            return MomentumState(descended(z, self.lr, grad), state.velocity), info
-        velocity = (self.momentum * state.velocity).add_(grad)
-        along = (self.momentum * velocity).add_(grad) if self.nesterov else velocity
-        return MomentumState(descended(z, self.lr, along), velocity), info
+        velocity, along = state.velocity, grad
+        if self.momentum:
+            velocity = (self.momentum * state.velocity).add_(grad)
+            along = (self.momentum * velocity).add_(grad) if self.nesterov else velocity
+            velocity = kept(objective, velocity, state.velocity)
+        z = kept(objective, descended(z, self.lr, along), state.position)
+        return MomentumState(z, velocity), info
 
 
 @dataclass(frozen=True)

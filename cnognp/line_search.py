@@ -177,8 +177,10 @@ def displaced(
 
 def _proposed(bracket: Bracket, rules: Rules) -> Tensor:
     """The next trials; a golden section of a bracket from 0 is also how one contracts."""
-    factor = torch.where(bracket.low > 0, rules.stride, rules.leap)
-    further = torch.where(bracket.best > 0, factor * bracket.best, rules.first)
+    best = bracket.best
+    # Not where(mask, stride, leap): of two Python numbers it makes one in single precision.
+    expanded = torch.where(bracket.low > 0, rules.stride * best, rules.leap * best)
+    further = torch.where(best > 0, expanded, rules.first)
     return torch.where(bracket.high.isinf(), further, _golden(bracket))
 
 

@@ -64,6 +64,25 @@ def norms(grad: Tensor) -> Tensor:
     return torch.linalg.vector_norm(grad, dim=-1)
 
 
+def reached(objective: Objective) -> list[bool] | None:
+    """Which tensors of its layout the objective's gradients have reached; None if all.
+
+    Only an objective that says so in ``reached`` knows of any that were not. As in ``torch.optim``
+    these stay where they are, and so do their velocities and running means, without decay.
+    """
+    known = getattr(objective, "reached", None)
+    return None if known is None or all(known) else list(known)
+
+
+def kept(objective: Objective, new: Tensor, old: Tensor) -> Tensor:
+    """``new`` (N, p), but ``old`` in tensors that the objective's gradients have not reached."""
+    known = reached(objective)
+    if known is None:
+        return new
+    marks = torch.tensor(known, device=new.device).to(new)
+    return torch.where(objective.layout.spread(marks) > 0, new, old)  # type: ignore[attr-defined]
+
+
 def require(condition: bool, name: str, expected: str, got: object) -> None:
     """Nothing, if a hyper-parameter is in range.
 

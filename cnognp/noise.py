@@ -1,17 +1,17 @@
 """Normalised and noisy gradient descent on whole populations."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from cnognp.descent import DescentState
-from cnognp.hyperparameters import Rate, descended, require_not_negative, require_positive
+from cnognp.hyperparameters import Rate, descended, require_not_negative
 from cnognp.method import Info, norms, require
 from landscape.objective import Objective, value_and_grad
-from landscape.randomness import derive
+from landscape.randomness import derive, draw_rows
 
 
 class NoisyState(NamedTuple):
@@ -29,7 +29,7 @@ class NormalisedGD:
     zero it stays.
 
     Args:
-        lr: step length :math:`\eta`, positive.
+        lr: step length :math:`\eta`, not negative.
 
     Raises:
         ValueError: if ``lr`` is out of range.
@@ -38,7 +38,7 @@ class NormalisedGD:
     lr: Rate
 
     def __post_init__(self):
-        require_positive("lr", self.lr)
+        require_not_negative("lr", self.lr)
 
     def init(self, objective: Objective, z: Tensor) -> DescentState:
         return DescentState(z)
@@ -58,7 +58,7 @@ class NiG:
     r"""Gradient descent with noise in the gradient, :math:`z \leftarrow z - \eta (g + \zeta)`.
 
     Args:
-        lr: step length :math:`\eta`, positive.
+        lr: step length :math:`\eta`, not negative.
         rho: radius of the ball that :math:`\zeta` is drawn from, not negative.
         per_tensor: see `uniform_ball`.
 
@@ -73,7 +73,7 @@ class NiG:
     per_tensor: bool = False
 
     def __post_init__(self):
-        require_positive("lr", self.lr)
+        require_not_negative("lr", self.lr)
         require_not_negative("rho", self.rho)
 
     def init(self, objective: Objective, z: Tensor) -> DescentState:
@@ -99,7 +99,7 @@ class NiM:
     the member has used, the one at z included.
 
     Args:
-        lr: step length :math:`\eta`, positive.
+        lr: step length :math:`\eta`, not negative.
         rho: radius of the ball that :math:`\zeta` is drawn from, not negative.
         eps: gradient norm below which noise is added, not negative; 0 is gradient descent.
         tau: gradients before the first noise, at least 0.
@@ -119,7 +119,7 @@ class NiM:
     per_tensor: bool = False
 
     def __post_init__(self):
-        require_positive("lr", self.lr)
+        require_not_negative("lr", self.lr)
         require_not_negative("rho", self.rho)
         require_not_negative("eps", self.eps)
         require(self.tau >= 0, "tau", "at least 0", self.tau)
@@ -160,7 +160,7 @@ def uniform_ball(
 
     Args:
         objective: has the layout, needed only with ``per_tensor``.
-        z: (N, p), the members; row i of the numbers drawn belongs to member i.
+        z: (N, p), the members; row i of the numbers drawn belongs to member i, whatever N is.
         rho: radius, absolute; relative to the tensors' norms with ``per_tensor``.
         generator: source of the numbers.
         per_tensor: one ball for each tensor.
@@ -172,11 +172,10 @@ def uniform_ball(
     if per_tensor and layout is None:
         raise ValueError("per_tensor=True needs an objective with a layout, a network's")
     sizes = layout.sizes if per_tensor else (z.shape[-1],)  # type: ignore[union-attr]
-    how: dict[str, Any] = {"dtype": z.dtype, "device": generator.device}
-    normal = torch.randn(z.shape, generator=derive(generator, "direction"), **how).to(z.device)
-    share = torch.rand((len(z), len(sizes)), generator=derive(generator, "length"), **how)
+    normal = draw_rows("normal", tuple(z.shape), derive(generator, "direction"), z)
+    share = draw_rows("uniform", (len(z), len(sizes)), derive(generator, "length"), z)
     power = torch.tensor([1 / size for size in sizes], dtype=z.dtype, device=z.device)
-    length = rho * share.to(z.device) ** power / _norms(normal, sizes)
+    length = rho * share**power / _norms(normal, sizes)
     if not per_tensor:
         return length * normal
     return layout.spread(length * _norms(z, sizes)) * normal  # type: ignore[union-attr]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cnognp.descent import DescentState
+from cnognp.hyperparameters import require_not_negative
 from cnognp.line_search import PHI, Rules, cautious, descending, displaced, search_ray
 from cnognp.method import Info, norms, require
 from landscape.objective import Objective, value, value_and_grad
@@ -25,7 +26,7 @@ class LBFGS:
     :math:`y^\top s \le 10^{-10}` are skipped.
 
     Args:
-        lr: step length, positive.
+        lr: step length, not negative.
         iterations: iterations in one step of this method, at least 1.
         history: pairs that are remembered, at least 1.
 
@@ -38,7 +39,7 @@ class LBFGS:
     history: int = 10
 
     def __post_init__(self):
-        require(self.lr > 0 and isfinite(self.lr), "lr", "positive and finite", self.lr)
+        require_not_negative("lr", self.lr)
         require(self.iterations >= 1, "iterations", "at least 1", self.iterations)
         require(self.history >= 1, "history", "at least 1", self.history)
 

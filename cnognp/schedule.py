@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from cnognp.method import Info, Method, require
+from cnognp.swarm import Swarm
 from landscape.objective import Objective
 
 
 @runtime_checkable
 class Schedule(Protocol):
-    """A positive factor on the step length as a function of the round, which counts from 0."""
+    """A factor on the step length, at least 0, as a function of the round, which counts from 0."""
 
     def __call__(self, round: int) -> float: ...
 
@@ -51,10 +52,10 @@ class StepDecay:
 
 @dataclass(frozen=True)
 class Cosine:
-    r"""The factor :math:`c + (1 - c) (1 + \cos(\pi k / K)) / 2`, which would reach c in round K.
+    r"""The factor :math:`c + (1 - c) (1 + \cos(\pi k / K)) / 2`, which is c in round K.
 
-    From round K - 1 on it stays as it is, so that it is positive also with c = 0; until then it is
-    that of ``torch.optim.lr_scheduler.CosineAnnealingLR``.
+    There it stays, also where c is 0; until then it is that of
+    ``torch.optim.lr_scheduler.CosineAnnealingLR``.
 
     Args:
         horizon: K, rounds, at least 1.
@@ -72,7 +73,7 @@ class Cosine:
         require(0 <= self.final <= 1, "final", "from 0 to 1", self.final)
 
     def __call__(self, round: int) -> float:
-        done = min(round, self.horizon - 1) / self.horizon
+        done = min(round, self.horizon) / self.horizon
         return self.final + (1 - self.final) * (1 + math.cos(math.pi * done)) / 2
 
 
@@ -117,18 +118,18 @@ class Scheduled:
 
     Args:
         method: any method that has a step length, itself or in a part.
-        schedule: from the round to a positive factor.
+        schedule: from the round to a factor, at least 0.
 
     Raises:
-        ValueError: if nothing in ``method`` has a positive ``lr``.
+        ValueError: if nothing in ``method`` has an ``lr``; 0 is none in a `Swarm`.
     """
 
     method: Method
     schedule: Schedule
 
     def __post_init__(self):
-        found = any(_rates(self.method))
-        require(found, "method", "one with a positive lr, itself or in a part", self.method)
+        found = _has_rate(self.method)
+        require(found, "method", "one with an lr, itself or in a part", self.method)
 
     def init(self, objective: Objective, z: Tensor) -> ScheduledState:
         rounds = torch.zeros((), dtype=torch.int64, device="cpu")
@@ -159,7 +160,7 @@ def _parts(method: Any) -> list[tuple[str, Any]]:
     return [(name, part) for name, part in known if isinstance(part, Method)]
 
 
-def _rates(method: Any) -> list[bool]:
-    """Whether each step length inside a method is positive somewhere."""
-    own = [bool(torch.as_tensor(method.lr, device="cpu").any())] if hasattr(method, "lr") else []
-    return own + [positive for _, part in _parts(method) for positive in _rates(part)]
+def _has_rate(method: Any) -> bool:
+    """Whether a method, or one inside it, has a step length that a factor can change."""
+    own = method.lr > 0 if isinstance(method, Swarm) else hasattr(method, "lr")
+    return own or any(_has_rate(part) for _, part in _parts(method))

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cnognp.centralisation import centralised
-from cnognp.hyperparameters import require_not_negative
+from cnognp.hyperparameters import Rate, require_not_negative
 from cnognp.method import Info, Method, norms, require
 from cnognp.redirection import BaseState, redirected_step
 from landscape.objective import Objective, value_and_grad
@@ -37,9 +37,9 @@ class SAM:
 
     Args:
         base: what does the step, for instance `SGD` or `Adam`.
-        rho: distance of the neighbour, not negative.
+        rho: distance of the neighbour, not negative; a number or (p,).
         adaptive: scale the neighbourhood by the weights.
-        eta: added to the weights' magnitudes with ``adaptive``, not negative.
+        eta: added to the weights' magnitudes with ``adaptive``, not negative; a number or (p,).
 
     Raises:
         ValueError: if one is out of range.
@@ -48,9 +48,9 @@ class SAM:
     """
 
     base: Method
-    rho: float = 0.05
+    rho: Rate = 0.05
     adaptive: bool = False
-    eta: float = 0.0
+    eta: Rate = 0.0
 
     def __post_init__(self):
         require_not_negative("rho", self.rho)
@@ -66,8 +66,16 @@ class SAM:
 
     def gradient(self, objective: Objective, z: Tensor, grad: Tensor) -> Tensor:
         """The gradient at the neighbour of ``z``, where the gradient is ``grad``."""
+        return gradient_nearby(self, objective, z, grad)
+
+    def perturbation(self, objective: Objective, z: Tensor, grad: Tensor) -> Tensor:
+        """From ``z``, where the gradient is ``grad``, to the neighbour."""
         scale = z.abs() + self.eta if self.adaptive else None
-        return value_and_grad(objective, z + ascent(grad, grad, self.rho, scale))[1]
+        return ascent(grad, grad, self.rho, scale)
+
+    def mixed(self, objective: Objective, grad: Tensor, slope: Tensor) -> Tensor:
+        """What the base method steps along: ``slope``, the gradient at the neighbour."""
+        return slope
 
 
 @dataclass(frozen=True)
@@ -97,7 +105,7 @@ class GCSAM:
     """
 
     base: Method
-    rho: float = 0.05
+    rho: Rate = 0.05
     variant: Variant = "A1"
     conv_only: bool = False
     adaptive: bool = False
@@ -117,15 +125,20 @@ class GCSAM:
 
     def gradient(self, objective: Objective, z: Tensor, grad: Tensor) -> Tensor:
         """The gradient at the neighbour of ``z``, where the gradient is ``grad``."""
+        return gradient_nearby(self, objective, z, grad)
+
+    def perturbation(self, objective: Objective, z: Tensor, grad: Tensor) -> Tensor:
+        """From ``z``, where the gradient is ``grad``, to the neighbour."""
         central = self.variant != "A4"
         direction = centralised(objective, grad, self.conv_only) if central else grad
         measured = direction if self.variant in ("A2", "A3") else grad
         scale = z.abs() if self.adaptive else None
-        there = z + ascent(direction, measured, self.rho, scale)
-        slope = value_and_grad(objective, there)[1]
-        if self.variant in ("A3", "A4"):
-            slope = centralised(objective, slope, self.conv_only)
-        return slope
+        return ascent(direction, measured, self.rho, scale)
+
+    def mixed(self, objective: Objective, grad: Tensor, slope: Tensor) -> Tensor:
+        """What the base method steps along, ``slope`` being the gradient at the neighbour."""
+        central = self.variant in ("A3", "A4")
+        return centralised(objective, slope, self.conv_only) if central else slope
 
 
 @dataclass(frozen=True)
@@ -151,7 +164,7 @@ class GNP:
 
     base: Method
     alpha: float = 0.8
-    r: float = 0.1
+    r: Rate = 0.1
 
     def __post_init__(self):
         require(0 <= self.alpha <= 1, "alpha", "from 0 to 1", self.alpha)
@@ -167,14 +180,29 @@ class GNP:
 
     def gradient(self, objective: Objective, z: Tensor, grad: Tensor) -> Tensor:
         """The mixture of ``grad``, the gradient at ``z``, and the one at the neighbour."""
-        slope = value_and_grad(objective, z + ascent(grad, grad, self.r))[1]
+        return gradient_nearby(self, objective, z, grad)
+
+    def perturbation(self, objective: Objective, z: Tensor, grad: Tensor) -> Tensor:
+        """From ``z``, where the gradient is ``grad``, to the neighbour."""
+        return ascent(grad, grad, self.r)
+
+    def mixed(self, objective: Objective, grad: Tensor, slope: Tensor) -> Tensor:
+        """What the base method steps along, ``slope`` being the gradient at the neighbour."""
         return torch.lerp(grad, slope, self.alpha)
+
+
+def gradient_nearby(
+    method: SAM | GCSAM | GNP, objective: Objective, z: Tensor, grad: Tensor
+) -> Tensor:
+    """What the base of ``method`` steps along at ``z``, where the gradient is ``grad``."""
+    there = z + method.perturbation(objective, z, grad)
+    return method.mixed(objective, grad, value_and_grad(objective, there)[1])
 
 
 def ascent(
     direction: Float[Tensor, "n p"],
     measured: Float[Tensor, "n p"],
-    rho: float,
+    rho: Rate,
     scale: Float[Tensor, "n p"] | None = None,
 ) -> Float[Tensor, "n p"]:
     r"""The perturbation :math:`e = \rho \, T^2 d / \|T m\|` of each member, zero where m is.
@@ -182,9 +210,9 @@ def ascent(
     Args:
         direction: d.
         measured: m, the vector whose norm counts.
-        rho: radius.
+        rho: radius; one number, or one per coordinate (p,).
         scale: T; 1 where None.
     """
     if scale is not None:
         direction, measured = scale * scale * direction, scale * measured
-    return (rho / (norms(measured) + _TINY)).unsqueeze(-1) * direction
+    return rho / (norms(measured) + _TINY).unsqueeze(-1) * direction

@@ -11,7 +11,7 @@ from torch import Tensor
 from cnognp.fitness import Fitness, Loss
 from cnognp.method import Info, Method, norms, require
 from landscape.objective import Objective, value, value_and_grad
-from landscape.randomness import derive
+from landscape.randomness import derive, draw_rows
 
 
 class SwarmState(NamedTuple):
@@ -63,7 +63,7 @@ class WaveletMutation:
         self, z: Tensor, low: Tensor, high: Tensor, round: Tensor, generator: torch.Generator
     ) -> Tensor:
         width = torch.exp(10 * round.to(z) / self.horizon)
-        ratio = 5 * _uniform((len(z), 1), z, generator) - 2.5
+        ratio = 5 * draw_rows("uniform", (len(z), 1), generator, z) - 2.5
         mu = torch.exp(-(ratio**2) / 2) * torch.cos(5 * ratio) / width.sqrt()
         return torch.where(mu > 0, z + mu * (high - z), z + mu * (z - low))
 
@@ -146,7 +146,7 @@ class Swarm:
 
     def init(self, objective: Objective, z: Tensor) -> SwarmState:
         z = self._clipped(z)
-        loss, grad = self._evaluate(objective, z)
+        loss, grad = _evaluated(objective, z, self.lr > 0 or self.fitness.needs_gradient)
         fitness = self.fitness(objective, z, loss, grad)
         return SwarmState(
             position=z,
@@ -176,7 +176,8 @@ class Swarm:
         z = self._clipped(moved + pull)
         if self.mutation is not None:
             z = self._mutated(z, state, generator)
-        loss, grad = self._evaluate(objective, z)
+        # Not where lr is positive now: a schedule may have made it 0 for this step alone.
+        loss, grad = _evaluated(objective, z, state.grad is not None)
         judged = (state.position, state.loss, state.grad) if self.stale_fitness else (z, loss, grad)
         fitness = self.fitness(objective, *judged)
         better = fitness.isfinite() & (fitness < state.best_fitness)
@@ -197,12 +198,6 @@ class Swarm:
         """Evaluations for each member that judging one point takes."""
         return 1.0 + getattr(self.fitness, "evaluations", 0)
 
-    def _evaluate(self, objective: Objective, z: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Loss, and gradient where it is used, at z."""
-        if self.lr or self.fitness.needs_gradient:
-            return value_and_grad(objective, z)
-        return value(objective, z), None
-
     def _pull(
         self, objective: Objective, state: SwarmState, generator: torch.Generator
     ) -> Tensor | float:
@@ -221,7 +216,7 @@ class Swarm:
         width = {"particle": 1, "tensor": len(layout.names) if layout else 1}.get(
             self.randomness, z.shape[-1]
         )
-        r = _uniform((len(z), 2, width), z, derive(generator, "attraction"))
+        r = draw_rows("uniform", (len(z), 2, width), derive(generator, "attraction"), z)
         if self.randomness == "tensor":
             r = layout.spread(r)  # type: ignore[union-attr]
         own = self.cognitive * r[:, 0] * (state.best - z)
@@ -257,6 +252,6 @@ def _at(state: Any, z: Tensor) -> Any:
     return state._replace(position=z)
 
 
-def _uniform(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> Tensor:
-    drawn = torch.rand(shape, generator=generator, dtype=like.dtype, device=generator.device)
-    return drawn.to(like.device)
+def _evaluated(objective: Objective, z: Tensor, slope: bool) -> tuple[Tensor, Tensor | None]:
+    """Loss, and gradient where a slope is wanted, at z."""
+    return value_and_grad(objective, z) if slope else (value(objective, z), None)

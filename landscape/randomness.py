@@ -7,8 +7,11 @@ A run that is cut and resumed, or split over workers, therefore draws the same n
 import hashlib
 import struct
 from functools import cache
+from typing import Literal
 
+import numpy as np
 import torch
+from torch import Tensor
 
 _MASK = (1 << 64) - 1
 
@@ -49,6 +52,44 @@ def derive(generator: torch.Generator, *tags: int | str) -> torch.Generator:
     """
     seed = derived_seed(generator.initial_seed(), *tags)
     return torch.Generator(device=generator.device).manual_seed(seed)
+
+
+def draw_rows(
+    law: Literal["normal", "uniform"],
+    shape: tuple[int, ...],
+    generator: torch.Generator,
+    like: Tensor,
+) -> Tensor:
+    """Random numbers of the given shape, of which row i is the same however many rows there are.
+
+    They are standard normal, or uniform in [0, 1), and a function of the seed of ``generator``, the
+    law, i and the shape of a row. They are drawn in double precision on the CPU: neither the type
+    nor the device of ``like`` changes them, but for rounding. ``generator`` is not advanced, so
+    give every purpose one of its own, see `derive`.
+
+    Args:
+        law: of each number.
+        shape: (N, ...), N rows.
+        generator: only its seed is used.
+        like: has the type and the device of what is returned.
+
+    >>> g, like = torch.Generator("cpu").manual_seed(3), torch.zeros(1, device="cpu")
+    >>> few, many = (draw_rows("normal", (n, 5), g, like) for n in (3, 4))
+    >>> bool((few == many[:3]).all())
+    True
+    """
+    seed = generator.initial_seed()
+    if law == "normal":
+        # torch.randn fills blocks of 16 numbers and the last 16 anew, so that a row depends on how
+        # many there are; NumPy draws one after the other.
+        drawn = torch.from_numpy(
+            np.random.Generator(np.random.SFC64(seed & _MASK)).standard_normal(shape)
+        )
+    else:
+        # On the CPU uniform numbers come one after the other; on accelerators they do not.
+        source = torch.Generator(device="cpu").manual_seed(seed)
+        drawn = torch.rand(shape, generator=source, dtype=torch.float64, device="cpu")
+    return drawn.to(like)
 
 
 @cache

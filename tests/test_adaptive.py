@@ -135,9 +135,9 @@ def test_members_that_a_swarm_has_moved_go_on_from_there(case):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"lr": 0.0}, "lr must be positive and finite, got 0.0"),
-        ({"lr": float("inf")}, "lr must be positive and finite, got inf"),
-        ({"lr": torch.tensor([0.1, -0.1], device="cpu")}, "lr must be positive and finite, got "),
+        ({"lr": -0.5}, "lr must be at least 0 and finite, got -0.5"),
+        ({"lr": float("inf")}, "lr must be at least 0 and finite, got inf"),
+        ({"lr": torch.tensor([0.1, -0.1], device="cpu")}, "lr must be at least 0 and finite, got "),
         ({"betas": (0.9, 1.0)}, r"betas must be two numbers .* got \(0.9, 1.0\)"),
         ({"betas": (-0.1, 0.9)}, r"betas must be two numbers .* got \(-0.1, 0.9\)"),
         ({"eps": -1e-8}, "eps must be at least 0 and finite, got -1e-08"),

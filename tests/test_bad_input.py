@@ -142,7 +142,7 @@ def test_bad_usage_is_exit_code_2_and_leaves_no_trace(call, tmp_path, argv, said
         ("task: wine\nmembers: three", ["--members", "expected int, got three"]),
         ("task: wine\nmembers: -3", ["members must be", "got -3"]),
         ("task: wine\nmethod: {name: gd, lr: slow}", ["--method.lr", "expected float, got slow"]),
-        ("task: wine\nmethod: {name: gd, lr: -1}", ["lr must be positive", "got -1"]),
+        ("task: wine\nmethod: {name: gd, lr: -1}", ["lr must be at least 0", "got -1"]),
         ("task: {name: wine, hidden: ten}", ["--task.hidden", "ten"]),
         ("task: wine\nmethod: " + "[" * 5000 + "]" * 5000, ["is no YAML", "nested too deep"]),
         ("task: wine\nseed: 2020-13-45", ["f.yaml is no YAML", "month"]),

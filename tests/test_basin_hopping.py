@@ -286,10 +286,10 @@ def test_a_swarm_may_search_by_hopping():
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: LocalSearch(lr=0.0), "lr must be positive and finite, got 0.0"),
+        (lambda: LocalSearch(lr=-0.5), "lr must be at least 0 and finite, got -0.5"),
         (lambda: LocalSearch(lr=0.1, eps=-1.0), "eps must be at least 0 and finite, got -1.0"),
         (lambda: LocalSearch(lr=0.1, tau=0), "tau must be at least 1, got 0"),
-        (lambda: BasinHopping(lr=-1.0, rho=0.1), "lr must be positive and finite, got -1.0"),
+        (lambda: BasinHopping(lr=-1.0, rho=0.1), "lr must be at least 0 and finite, got -1.0"),
         (lambda: BasinHopping(lr=0.1, rho=-0.1), "rho must be at least 0 and finite, got -0.1"),
         (lambda: BasinHopping(lr=0.1, rho=0.1, tau=0), "tau must be at least 1, got 0"),
         (

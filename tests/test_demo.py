@@ -92,7 +92,7 @@ def test_a_budget_takes_the_place_of_iterations(call):
         ("--cycle --method gd --method.lr 0.01", "add --method sam to --method.lr"),
         ("--cycle --method sam --method.lr 0.02", "below 2 / 133.786 = 0.01495"),
         ("--cycle nosuch", "function must be one of himmelblau"),
-        ("himmelblau --method gd --method.lr -1", "lr must be positive"),
+        ("himmelblau --method gd --method.lr -1", "lr must be at least 0"),
         ("--seed -3", "seed must be at least 0, got -3"),
         ("--tolerance 0", "tolerance must be positive, got 0.0"),
         ("--budget 0", "budget must be at least 1, got 0"),

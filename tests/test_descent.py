@@ -326,10 +326,10 @@ def judged(z, inputs, target):
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: GradientDescent(lr=0.0), "lr must be positive and finite, got 0.0"),
-        (lambda: GradientDescent(lr=math.inf), "lr must be positive and finite, got inf"),
-        (lambda: GradientDescent(lr=math.nan), "lr must be positive and finite, got nan"),
-        (lambda: SGD(lr=-0.1), "lr must be positive and finite, got -0.1"),
+        (lambda: GradientDescent(lr=-0.5), "lr must be at least 0 and finite, got -0.5"),
+        (lambda: GradientDescent(lr=math.inf), "lr must be at least 0 and finite, got inf"),
+        (lambda: GradientDescent(lr=math.nan), "lr must be at least 0 and finite, got nan"),
+        (lambda: SGD(lr=-0.1), "lr must be at least 0 and finite, got -0.1"),
         (lambda: SGD(lr=0.1, momentum=1.0), "momentum must be from 0 to below 1, got 1.0"),
         (lambda: SGD(lr=0.1, momentum=-0.1), "momentum must be from 0 to below 1, got -0.1"),
         (lambda: SGD(lr=0.1, momentum=math.nan), "momentum must be from 0 to below 1, got nan"),

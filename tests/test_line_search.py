@@ -401,3 +401,21 @@ def test_evaluations_are_those_of_the_gradient_and_of_the_trials():
         total += info.evaluations
     assert counted.gradients == 5 * 4
     assert counted.values == round(4 * total) - counted.gradients > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_ray_expands_by_the_golden_ratio_to_the_last_digit(dtype):
+    seen = []
+
+    def falling(t, rows):
+        seen.append(t)
+        return -t
+
+    one = torch.ones(2, dtype=dtype, device="cpu")
+    rules = Rules(one, 1 + PHI, 1 + PHI, 6, 0 * one, 0.1)
+    search_ray(falling, 0 * one, rules)
+    places = torch.stack(seen)
+    assert places.dtype == dtype
+    expected = torch.tensor([(1 + PHI) ** k for k in range(6)], dtype=dtype, device="cpu")
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(places[:, 0], expected, rtol=8 * eps, atol=0.0)

@@ -149,8 +149,8 @@ def test_members_without_attraction_may_change_places(name, case):
 def test_swarms_that_draw_the_same_number_for_all_may_change_places(name, case, monkeypatch):
     # So whatever order the members are handled in, none of them is served before another.
     monkeypatch.setattr(
-        "cnognp.swarm._uniform",
-        lambda shape, like, generator: torch.full(shape, 0.3, dtype=like.dtype, device="cpu"),
+        "cnognp.swarm.draw_rows",
+        lambda law, shape, generator, like: torch.full(shape, 0.3, dtype=like.dtype, device="cpu"),
     )
     objective, method = OBJECTIVES[name](), SWARMS[case]
     z, order = start(objective), torch.tensor([2, 0, 3, 1], device="cpu")
@@ -343,7 +343,7 @@ def test_keywords_arrive_where_they_belong():
 @pytest.mark.parametrize(
     "method, options, message",
     [
-        ("gd", {"lr": 0.0}, "lr must be positive"),
+        ("gd", {"lr": -0.1}, "lr must be at least 0"),
         ("sgd", {"batch_size": -1}, "batch_size must be at least 0, got -1"),
         ("sgd", {"nesterov": True}, "momentum must be positive with nesterov, got 0"),
         ("cno", {"batch_size": -1}, "batch_size must be at least 0, got -1"),

@@ -200,10 +200,10 @@ def test_members_and_rounds_draw_different_numbers():
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: NormalisedGD(lr=0.0), "lr must be positive and finite, got 0.0"),
-        (lambda: NiG(lr=-1.0, rho=0.1), "lr must be positive and finite, got -1.0"),
+        (lambda: NormalisedGD(lr=-0.5), "lr must be at least 0 and finite, got -0.5"),
+        (lambda: NiG(lr=-1.0, rho=0.1), "lr must be at least 0 and finite, got -1.0"),
         (lambda: NiG(lr=0.1, rho=-0.1), "rho must be at least 0 and finite, got -0.1"),
-        (lambda: NiM(lr=float("nan"), rho=0.1), "lr must be positive and finite, got nan"),
+        (lambda: NiM(lr=float("nan"), rho=0.1), "lr must be at least 0 and finite, got nan"),
         (lambda: NiM(lr=0.1, rho=float("inf")), "rho must be at least 0 and finite, got inf"),
         (lambda: NiM(lr=0.1, rho=0.1, eps=-1.0), "eps must be at least 0 and finite, got -1.0"),
         (lambda: NiM(lr=0.1, rho=0.1, tau=-1), "tau must be at least 0, got -1"),

@@ -147,8 +147,8 @@ def test_the_hybrid_swarm_is_searches_and_pulls():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"lr": 0.0}, "lr must be positive and finite, got 0.0"),
-        ({"lr": math.nan}, "lr must be positive and finite, got nan"),
+        ({"lr": -0.5}, "lr must be at least 0 and finite, got -0.5"),
+        ({"lr": math.nan}, "lr must be at least 0 and finite, got nan"),
         ({"iterations": 0}, "iterations must be at least 1, got 0"),
         ({"history": 0}, "history must be at least 1, got 0"),
     ],

@@ -1,5 +1,6 @@
 """Schedules against those of torch, and the methods whose step length they change."""
 
+import itertools
 from itertools import repeat
 
 import invariants
@@ -8,11 +9,12 @@ import pytest
 import torch
 from populations import start
 
+from cnognp import METHODS
 from cnognp.adaptive import Adam
 from cnognp.averaging import SWA
 from cnognp.basin_hopping import BasinHopping
 from cnognp.descent import SGD, Epoch, GradientDescent
-from cnognp.noise import NormalisedGD
+from cnognp.noise import NiG, NormalisedGD
 from cnognp.quasi_newton import LBFGSGoldenSection
 from cnognp.run import run
 from cnognp.schedule import Constant, Cosine, Scheduled, StepDecay, WarmUp, slowed
@@ -52,10 +54,11 @@ def test_factors_are_those_of_torch(case):
     assert found == pytest.approx(torch_factors(make, rounds), rel=1e-12)
 
 
-def test_a_cosine_never_reaches_zero_and_stays_where_it_ends():
-    schedule = Cosine(10)
-    assert all(schedule(k) > schedule(k + 1) for k in range(9))
-    assert schedule(9) == schedule(10) == schedule(1000) > 0
+@pytest.mark.parametrize("final", [0.0, 0.25])
+def test_a_cosine_falls_to_its_end_and_stays_there(final):
+    schedule = Cosine(10, final)
+    assert all(schedule(k) > schedule(k + 1) for k in range(10))
+    assert schedule(10) == schedule(11) == schedule(1000) == final
 
 
 def test_after_the_warm_up_the_other_schedule_begins_at_its_beginning():
@@ -133,9 +136,9 @@ def test_epochs_inside_a_schedule_are_its_rounds():
         (lambda: WarmUp(-1), "rounds must be at least 0, got -1"),
         (
             lambda: Scheduled(LBFGSGoldenSection(), Constant()),
-            "method must be one with a positive lr, itself or in a part, got LBFGS",
+            "method must be one with an lr, itself or in a part, got LBFGS",
         ),
-        (lambda: Scheduled(Swarm(lr=0.0), Constant()), "method must be one with a positive lr"),
+        (lambda: Scheduled(Swarm(lr=0.0), Constant()), "method must be one with an lr"),
     ],
 )
 def test_what_makes_no_sense_is_refused(make, message):
@@ -143,8 +146,37 @@ def test_what_makes_no_sense_is_refused(make, message):
         make()
 
 
-def test_a_factor_of_zero_is_refused_by_the_method_itself():
-    method = Scheduled(GradientDescent(lr=0.1), lambda round: 0.0)
+def test_a_factor_that_is_negative_or_nan_is_refused_by_the_method_itself():
     z = torch.zeros((1, 1), dtype=torch.float64, device="cpu")
-    with pytest.raises(ValueError, match="lr must be positive and finite, got 0.0"):
-        populations.last(method, SLOPE, z, 1)
+    for factor in (-1.0, float("nan")):
+        method = Scheduled(GradientDescent(lr=0.1), lambda round, factor=factor: factor)
+        with pytest.raises(ValueError, match="lr must be at least 0 and finite"):
+            populations.last(method, SLOPE, z, 1)
+
+
+WARMED = {
+    "sgd": SGD(lr=0.004, momentum=0.8),
+    "adam": Adam(lr=0.01),
+    "sam": SAM(SGD(lr=0.004), rho=0.01),
+    "nig": NiG(lr=0.004, rho=0.5),
+    "normalised-gd": NormalisedGD(lr=0.05),
+    "swarm": Swarm(lr=0.003, cognitive=0.0, social=0.0),
+    "swarm-local": Swarm(lr=0.0, local=SGD(lr=0.003), cognitive=0.0, social=0.0),
+}
+
+
+@pytest.mark.parametrize("name", WARMED)
+def test_where_the_factor_is_zero_members_stay_and_then_they_go_on(name):
+    method = Scheduled(WARMED[name], lambda round: [0.0, 1.0, 0.0, 0.0, 1.0][round])
+    z = start(himmelblau)
+    places = [z, *(s.position for s in populations.states(method, himmelblau, z, 5))]
+    moved = [not torch.equal(a, b) for a, b in itertools.pairwise(places)]
+    assert moved == [False, True, False, False, True]
+
+
+@pytest.mark.parametrize("name", ["gd", "sgd", "adam", "nig", "nim-bh", "sam", "gnp", "swa", "cno"])
+def test_a_rate_of_zero_is_one(name):
+    pulls = {"cognitive": 0.0, "social": 0.0} if name == "cno" else {}
+    method = METHODS[name](lr=0.0, **pulls)
+    z = start(himmelblau)
+    assert torch.equal(populations.last(method, himmelblau, z, 1).position, z)

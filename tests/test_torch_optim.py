@@ -1,6 +1,7 @@
 """The methods as torch optimisers: equal to torch's own, and to the population with one member."""
 
 import copy
+import inspect
 from collections import deque
 from itertools import repeat
 
@@ -89,7 +90,8 @@ def test_fifty_steps_are_those_of_a_population_of_one(model, data, name):
     steps = {"LBFGS": 20, "BFGS": 20}.get(name, 50)
     got = trained(model, data, lambda m: kind(m.parameters(), **KEYS[name], seed=7), steps)
     risk = EmpiricalRisk(model, data, cross_entropy)
-    whole = {"batch_size": 0} if "batch_size" in kind._signature() else {}
+    listed = inspect.signature(METHODS[kind.name]).parameters
+    whole = {"batch_size": 0} if "batch_size" in listed else {}
     method = METHODS[kind.name](**KEYS[name], **whole)
     generator = torch.Generator(device=CPU).manual_seed(7)
     rounds = run(method, repeat(risk, steps), risk.point().unsqueeze(0), generator)
@@ -213,16 +215,15 @@ def test_mistakes_name_themselves_and_leave_the_weights(model, data):
         torch_optim.SAM(model.parameters(), radius=0.1)
     with pytest.raises(ValueError, match="rho must be"):
         torch_optim.SAM(model.parameters(), rho=-1.0)
-    with pytest.raises(
-        ValueError, match="no state of SAM: evaluations, method, seed, steps missing"
-    ):
+    with pytest.raises(ValueError, match="no state of SAM: sharpness_aware missing"):
         sam.load_state_dict(torch.optim.SGD(model.parameters(), lr=0.1).state_dict())
     assert torch.equal(weights(model), before)
 
 
 def test_every_method_that_moves_one_model_is_an_optimiser():
     kinds = [k for k in vars(torch_optim).values() if isinstance(k, type)]
-    named = {k.name for k in kinds if issubclass(k, torch_optim.MethodOptimizer) and k.name}
+    bases = (torch_optim.MethodOptimizer, torch_optim.SharpnessAware)
+    named = {k.name for k in kinds if issubclass(k, bases) and k.name}
     # gd is SGD without momentum; a swarm of one has nobody to follow.
     assert set(METHODS) - named == {"gd", "egd", "pso", "pso-bfgs", "cno", "cnognp"}
 
@@ -398,3 +399,126 @@ def test_a_closure_cannot_be_differentiated_twice(model, data):
     torch.testing.assert_close(value(objective, z), cross_entropy(model(data[0]), data[1]))
     with pytest.raises(TypeError, match="Mine needs more than values and gradients"):
         hvp(objective, z, z)
+
+
+ROUTED = [
+    ("SGD", {"lr": 0.05}),
+    ("SGD", {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.1}),
+    ("SGD", {"lr": 0.05, "momentum": 0.9, "nesterov": True}),
+    ("Adam", {"lr": 0.05, "weight_decay": 0.1}),
+    ("AdamW", {"lr": 0.05, "weight_decay": 0.1}),
+]
+
+
+def routed(build, pattern, dtype=torch.float64, groups=False):
+    """Three experts, of which step k reaches those that ``pattern(k)`` names."""
+    experts = [nn.Parameter(torch.tensor([1.0 + k, 2.0], dtype=dtype)) for k in range(3)]
+    given = [{"params": experts[:1], "lr": 0.02}, {"params": experts[1:]}] if groups else experts
+    optimiser = build(given)
+    for k in range(12):
+
+        def closure(k=k):
+            optimiser.zero_grad()
+            loss = sum((experts[e] ** 2).sum() for e in pattern(k))
+            loss.backward()
+            return loss
+
+        optimiser.step(closure)
+    return torch.cat(experts).detach(), optimiser
+
+
+PATTERNS = {
+    "every second step": lambda k: (0, 1) if k % 2 == 0 else (0,),
+    "late and never": lambda k: (0,) if k < 5 else (0, 1),
+    "in turn": lambda k: (k % 3,),
+}
+
+
+@pytest.mark.parametrize("groups", [False, True])
+@pytest.mark.parametrize("pattern", PATTERNS.values(), ids=PATTERNS)
+@pytest.mark.parametrize(("name", "keys"), ROUTED)
+def test_experts_that_backward_does_not_reach_are_as_with_torch(name, keys, pattern, groups):
+    ours, _ = routed(lambda p: getattr(torch_optim, name)(p, **keys), pattern, groups=groups)
+    theirs, _ = routed(lambda p: getattr(torch.optim, name)(p, **keys), pattern, groups=groups)
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS.values(), ids=PATTERNS)
+def test_experts_in_bfloat16_keep_their_types(pattern):
+    ours, optimiser = routed(lambda p: torch_optim.Adam(p, lr=0.05), pattern, torch.bfloat16)
+    theirs, _ = routed(lambda p: torch.optim.Adam(p, lr=0.05), pattern, torch.bfloat16)
+    torch.testing.assert_close(ours, theirs, rtol=0.02, atol=0.02)
+    kinds = {path: t.dtype for path, t in optimiser.state_dict()["method"].items()}
+    assert set(kinds.values()) == {torch.bfloat16, torch.int64}
+
+
+def test_the_average_of_an_expert_counts_the_steps_that_do_not_reach_it():
+    keys = {"lr": 0.05, "momentum": 0.9}
+    ours, _ = routed(lambda p: torch_optim.SWA(p, start=2, **keys), PATTERNS["in turn"])
+
+    class Averaging(torch.optim.SGD):
+        def __init__(self, params):
+            super().__init__(params, **keys)
+            self.places = []
+
+        def step(self, closure):
+            super().step(closure)
+            self.places.append(torch.cat(self.param_groups[0]["params"]).detach().clone())
+
+    _, theirs = routed(Averaging, PATTERNS["in turn"])
+    torch.testing.assert_close(ours, torch.stack(theirs.places[2:]).mean(0), rtol=1e-12, atol=0)
+
+
+def test_a_state_with_experts_goes_on_bit_for_bit_and_older_ones_are_read():
+    _, optimiser = routed(lambda p: torch_optim.Adam(p, lr=0.05), PATTERNS["late and never"])
+    stored = optimiser.state_dict()
+    assert stored["method"]["state/round"].tolist() == [12, 7, 0]
+    experts = [p for group in optimiser.param_groups for p in group["params"]]
+    twins = [nn.Parameter(p.detach().clone()) for p in experts]
+    resumed = torch_optim.Adam(twins)
+    resumed.load_state_dict(stored)
+    for each, params in ((optimiser, experts), (resumed, twins)):
+        for p in params:
+            p.grad = 2 * p.detach()
+        each.step()
+    assert torch.equal(torch.cat(experts), torch.cat(twins))
+    stored["method"]["state/round"] = torch.tensor(12)
+    resumed.load_state_dict(stored)
+    resumed.step()
+    assert resumed.state_dict()["method"]["state/round"].tolist() == [13, 13, 13]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("LBFGS", "BFGS")])
+def test_a_rate_of_zero_is_one_as_with_torch(model, data, name):
+    keys = {**KEYS[name], "lr": 0.0}
+    optimiser = getattr(torch_optim, name)(model.parameters(), **keys)
+    before = weights(model)
+    optimiser.step(closure_of(model, data))
+    if "NiM" not in name:
+        assert torch.equal(weights(model), before)
+    for rate in (-0.1, float("nan")):
+        optimiser.param_groups[0]["lr"] = rate
+        with pytest.raises(ValueError, match="lr must be at least 0 and finite"):
+            optimiser.step(closure_of(model, data))
+
+
+@pytest.mark.parametrize("kind", ["SGD", "Adam", "AdamW", "NiG", "SWA"])
+def test_warm_ups_from_zero_and_decays_to_zero_train_through(model, data, kind):
+    lr = torch.optim.lr_scheduler
+    for plan in (
+        lambda o: lr.LambdaLR(o, lambda t: min(1.0, t / 4)),
+        lambda o: lr.CosineAnnealingLR(o, 6),
+        lambda o: lr.PolynomialLR(o, 6),
+    ):
+        ends = []
+        for library in (torch_optim, torch.optim)[: 1 if kind in ("NiG", "SWA") else 2]:
+            m = copy.deepcopy(model)
+            optimiser = getattr(library, kind)(m.parameters(), lr=0.1)
+            scheduler = plan(optimiser)
+            for _ in range(9):
+                optimiser.zero_grad()
+                optimiser.step(closure_of(m, data))
+                scheduler.step()
+            ends.append(weights(m))
+        torch.testing.assert_close(ends[0], ends[-1], rtol=1e-9, atol=1e-9)
+        assert not torch.equal(ends[0], weights(model))

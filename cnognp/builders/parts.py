@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from cnognp.method import Method
+    from cnognp.schedule import Schedule
 else:
     # So that typing.get_type_hints resolves the return type without torch.
-    Method = Any
+    Method = Schedule = Any
 
 Base = Literal["sgd", "adam", "adamw"]
 Decay = Literal["constant", "step", "cosine"]
@@ -60,19 +61,31 @@ def scheduled(method: Method, given: Mapping[str, Any]) -> Method:
     Raises:
         ValueError: if a keyword is out of range.
     """
+    from cnognp.schedule import Constant, Scheduled
+
+    described = schedule(given)
+    return method if described == Constant() else Scheduled(method, described)
+
+
+def schedule(given: Mapping[str, Any]) -> Schedule:
+    """The schedule that ``schedule``, ``horizon`` and ``warmup`` describe.
+
+    Raises:
+        ValueError: if a keyword is out of range.
+    """
     from cnognp.method import require
-    from cnognp.schedule import Constant, Cosine, Schedule, Scheduled, StepDecay, WarmUp
+    from cnognp.schedule import Constant, Cosine, StepDecay, WarmUp
 
     kinds = ("constant", "step", "cosine")
     require(given["schedule"] in kinds, "schedule", f"one of {kinds}", given["schedule"])
     require(given["horizon"] >= 1, "horizon", "at least 1", given["horizon"])
     require(given["warmup"] >= 0, "warmup", "at least 0", given["warmup"])
     if given["schedule"] == "constant" and not given["warmup"]:
-        return method
+        return Constant()
     left = max(1, given["horizon"] - given["warmup"])
     decay: Schedule = Constant()
     if given["schedule"] == "step":
         decay = StepDecay(-(-left // 3))
     elif given["schedule"] == "cosine":
         decay = Cosine(left)
-    return Scheduled(method, WarmUp(given["warmup"], decay))
+    return WarmUp(given["warmup"], decay)

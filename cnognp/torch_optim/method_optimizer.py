@@ -1,27 +1,4 @@
-"""The methods as optimisers of torch, for people who keep their own training loop.
-
-    optimiser = SAM(model.parameters(), lr=0.1, rho=0.05)
-
-    def closure():
-        loss = criterion(model(inputs), target)
-        loss.backward()
-        return loss
-
-    optimiser.step(closure)
-
-A step may evaluate several points, so that it takes a closure. The gradients are cleared before
-every call of it; whatever it does to them after ``backward`` (clipping, for one) counts. Line
-searches compare values: they, and basin hopping, need a closure that gives the same loss for the
-same weights, so no dropout and one mini-batch. A closure with a parameter ``backward`` is called as
-``closure(backward=False)`` where its value is enough.
-
-Parameters with ``requires_grad=False`` are left alone, and so are those that ``backward`` did not
-reach. ``torch.autocast`` with bfloat16 works inside the closure. ``torch.amp.GradScaler`` takes no
-closure and rescales gradients of one evaluation only: methods that need several refuse it.
-
-A swarm of one member has nobody to follow, so that pso, pso-bfgs, cno, cnognp and egd are no
-optimisers of one model; gd is `SGD` without momentum.
-"""
+"""A population method with one member as an optimiser of torch."""
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
@@ -59,6 +36,8 @@ class MethodOptimizer(torch.optim.Optimizer):
     """
 
     name: str = ""
+    # Whether the method itself leaves alone what no gradient has reached.
+    keeps_unreached: bool = False
 
     def __init__(self, params: Iterable[Any], *, seed: int = 0, **keys: Any):
         parameters = self._signature().items()
@@ -114,7 +93,7 @@ class MethodOptimizer(torch.optim.Optimizer):
         if self._state is None:
             self._state = method.init(objective, z)
             if self._restored is not None:
-                self._state = from_tensors(self._state, self._restored)
+                self._state = from_tensors(self._state, _fitted(self._restored, self._state))
                 self._restored = None
         seed = derived_seed(self._seed, "round", self._steps)
         draws = torch.Generator(device="cpu").manual_seed(seed)
@@ -127,7 +106,7 @@ class MethodOptimizer(torch.optim.Optimizer):
             self.evaluations += objective.evaluations
         self._state, self._begun = state, True
         self._steps += 1
-        objective.finish(state.position[0])
+        objective.finish(state.position[0], everywhere=self.keeps_unreached)
         flat.reclaim(to_tensors(state).values())
         return objective.first_loss
 
@@ -228,6 +207,15 @@ class MethodOptimizer(torch.optim.Optimizer):
         return torch.cat(pieces)
 
 
+def _fitted(stored: Mapping[str, Tensor], template: Any) -> dict[str, Tensor]:
+    """The tensors, one count of older versions as one for each parameter."""
+    wanted = {path: tensor.shape for path, tensor in to_tensors(template).items()}
+    return {
+        path: tensor.expand(wanted.get(path, tensor.shape)) if tensor.ndim == 0 else tensor
+        for path, tensor in stored.items()
+    }
+
+
 def _spread(method: Any, rates: Mapping[str, Tensor]) -> Any:
     """The method, and the methods inside it, with these rates in place of their numbers."""
     changed = {}
@@ -238,109 +226,3 @@ def _spread(method: Any, rates: Mapping[str, Tensor]) -> Any:
         elif is_dataclass(value):
             changed[entry.name] = _spread(value, rates)
     return replace(method, **changed) if changed else method
-
-
-class SGD(MethodOptimizer):
-    """Stochastic gradient descent with momentum."""
-
-    name = "sgd"
-
-
-class NormalisedGD(MethodOptimizer):
-    """Gradient descent along the unit gradient."""
-
-    name = "normalised-gd"
-
-
-class Adam(MethodOptimizer):
-    """Adam with coupled weight decay."""
-
-    name = "adam"
-
-
-class AdamW(MethodOptimizer):
-    """Adam with decoupled weight decay."""
-
-    name = "adamw"
-
-
-class NiG(MethodOptimizer):
-    """Gradient descent with noise in the gradient."""
-
-    name = "nig"
-
-
-class NiM(MethodOptimizer):
-    """Gradient descent with noise in the model where the gradient is small."""
-
-    name = "nim"
-
-
-class SAM(MethodOptimizer):
-    """Sharpness-aware minimisation: two evaluations in a step, so it needs a closure."""
-
-    name = "sam"
-
-
-class ASAM(MethodOptimizer):
-    """Adaptive sharpness-aware minimisation: two evaluations in a step, so it needs a closure."""
-
-    name = "asam"
-
-
-class GCSAM(MethodOptimizer):
-    """SAM with a centralised ascent: two evaluations in a step, so it needs a closure."""
-
-    name = "gcsam"
-
-
-class GNP(MethodOptimizer):
-    """Gradient norm penalty by a second gradient: two evaluations, so it needs a closure."""
-
-    name = "gnp"
-
-
-class SWA(MethodOptimizer):
-    """Stochastic weight averaging: the parameters are the average once it has begun.
-
-    The base method then moves in the state, and the closure sees the model where it is: BatchNorm's
-    running statistics are those of the base method, to be re-estimated for the average.
-    """
-
-    name = "swa"
-
-
-class LBFGS(MethodOptimizer):
-    """Limited-memory BFGS with a golden-section line search by values: it needs a closure."""
-
-    name = "lbfgs-gss"
-
-
-class BFGS(MethodOptimizer):
-    """BFGS with a dense matrix and a Wolfe line search, up to 2000 numbers: it needs a closure."""
-
-    name = "bfgs"
-
-
-class NiGBH(MethodOptimizer):
-    """Basin hopping by noise in the gradient: a step is a hop, of up to tau + 2 evaluations."""
-
-    name = "nig-bh"
-
-
-class NiMBH(MethodOptimizer):
-    """Basin hopping by noise in the model: a step is a hop, of up to tau + 1 evaluations."""
-
-    name = "nim-bh"
-
-
-class NiGMBH(MethodOptimizer):
-    """Monotone basin hopping by noise in the gradient: a step is a hop."""
-
-    name = "nig-mbh"
-
-
-class NiMMBH(MethodOptimizer):
-    """Monotone basin hopping by noise in the model: a step is a hop."""
-
-    name = "nim-mbh"
