@@ -7,18 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as parse
 from torch import Tensor
 
-from cnognp import checkpoint
+from cnognp import checkpoint, weights
 from cnognp.checkpoint import Checkpoint
 from cnognp.config import RunFolder
 from cnognp.measures import MEASURES, Place, Settings, check
 from cnognp.problem import Problem, problem_of
 from landscape import results
 from landscape.curvature import gradients
-from landscape.files import DamagedFile, check_writable
+from landscape.files import DamagedFile, UnfitFile, check_writable
 from landscape.objective import check_deterministic
 from landscape.results import Result
 from landscape.slices.metrics import MEASURED
@@ -87,7 +85,8 @@ def of_run(folder: RunFolder, member: str, step: str, device: str, evaluate: boo
 
     Raises:
         ValueError: if there is no such member or checkpoint.
-        DamagedFile: if the checkpoint is damaged or belongs to another model.
+        DamagedFile: if the checkpoint is damaged.
+        UnfitFile: if it belongs to another model, or to other data.
     """
     config = folder.config()
     found = _found(folder, step)
@@ -97,7 +96,11 @@ def of_run(folder: RunFolder, member: str, step: str, device: str, evaluate: boo
         problem = Problem(problem.task, problem.device)
     model = problem.training.layout.digest
     if found.meta.get("model") != model or found.meta.get("data") != problem.data_digest:
-        raise DamagedFile(folder.checkpoints, "it belongs to another model or to other data")
+        raise UnfitFile(
+            folder.checkpoints,
+            "it belongs to another model or to other data",
+            f"Make the task {config.task} what it was when the run was trained",
+        )
     population = _points(folder, found, problem)
     members = {f"member{i:03d}": z for i, z in enumerate(population)}
     if member == "best":
@@ -123,24 +126,21 @@ def of_run(folder: RunFolder, member: str, step: str, device: str, evaluate: boo
     return Subject(problem, points, population, origin, suffix)
 
 
-def of_weights(problem: Problem, weights: Path | None) -> Subject:
+def of_weights(problem: Problem, file: Path | None) -> Subject:
     """The point that a file of weights holds, or the model as it is given.
 
     Raises:
-        DamagedFile: if the file is no safetensors file, or holds another model's weights, or
-            numbers that are not finite.
+        DamagedFile: if the file cannot be read (see `cnognp.weights.read`), or holds another
+            model's weights, or numbers that are not finite.
         FileNotFoundError: if there is none.
     """
-    if weights is not None:
-        try:
-            problem.task.model.load_state_dict(_weights(weights))
-        except RuntimeError as error:
-            what = str(error).rstrip(".")
-            raise DamagedFile(weights, f"it holds another model's weights: {what}") from None
+    named: dict[str, Any] = {"weights": str(file)}
+    if file is not None:
+        named = weights.load(file, problem.task.model)
         problem = Problem(problem.task, problem.device)
     z = problem.as_given.point()
     origin = {
-        "weights": str(weights),
+        **named,
         "model": problem.training.layout.digest,
         "data": problem.data_digest,
     }
@@ -224,19 +224,6 @@ def _measured(
     store = None if settings.seeds > 1 and kind == "line" else part
     place = subject.place(z, settings.metrics, store, lambda done, total: told(name, done, total))
     return MEASURES[kind](place, settings)
-
-
-def _weights(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}; --point takes a safetensors file of weights")
-    try:
-        tensors = parse(path.read_bytes())
-    except SafetensorError as error:
-        raise DamagedFile(path, f"it is no safetensors file ({error})") from None
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise DamagedFile(path, f"{name} holds numbers that are not finite")
-    return tensors
 
 
 def _found(folder: RunFolder, step: str) -> Checkpoint:

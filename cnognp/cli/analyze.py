@@ -25,7 +25,10 @@ def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
     )  # fmt: skip
     parser.add_argument("--member", type=str, default="best", help="best, all, or an index")
     parser.add_argument("--checkpoint", type=str, default="last", help="last, all, or a round")
-    parser.add_argument("--point", type=str, default=None, help="safetensors file of weights")
+    parser.add_argument(
+        "--point", type=str, default=None,
+        help="file of weights: .safetensors, or a state dict in .pt, .pth, .ckpt",
+    )  # fmt: skip
     parser.add_argument("--out", type=str, default=None, help="folder of the results")
     parser.add_argument("--data", type=str, default=None, help="folder of the task's data")
     parser.add_argument("--seed", type=int, default=0, help="of directions and random vectors")

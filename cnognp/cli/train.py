@@ -172,11 +172,19 @@ def _receive(received: list[int], number: int, frame: Any) -> None:
 
 
 def _begun(argv: Sequence[str], file: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of the run that is to go on, where it was begun."""
+    """The configuration of the run that is to go on, where it was begun.
+
+    Raises:
+        DamagedFile: if it is not the one that was written.
+    """
     out = arguments.value_of(argv, "--out") or file.get("out")
     task = arguments.name_in(argv, "task", file, "")
     folder = RunFolder(Path(out or f"runs/{_stem(task)}"))
-    return arguments.tree_of(folder.config_path) if folder.config_path.is_file() else {}
+    if not folder.config_path.is_file():
+        return {}
+    tree = arguments.tree_of(folder.config_path)
+    folder.verify()
+    return tree
 
 
 def _stem(task: str) -> str:

@@ -1,8 +1,8 @@
 """A file that grows while a measurement runs, so that a killed one goes on where it was.
 
 The first line says in JSON what is measured. Records of one block each follow, with a checksum. A
-record that a kill or a full disk cut short is dropped when the file is opened again; what was whole
-before it stays. Appending costs microseconds, where writing the whole file anew would not.
+record that a kill or a full disk cut short, or that was damaged, is not taken when the file is
+opened again; what is whole before it and behind it stays. Appending costs microseconds, where writing the whole file anew would not.
 """
 
 import json
@@ -105,7 +105,7 @@ class Journal:
             self._flushed = time.monotonic()
 
     def _read(self, identity: Mapping[str, Any]) -> int:
-        """Fills the blocks; where the last whole record ends.
+        """Fills the blocks; where the last whole record ends, damaged ones before it or not.
 
         Raises:
             ValueError: if the file belongs to another measurement.
@@ -126,12 +126,28 @@ class Journal:
                 f"{self.path} holds another measurement: {', '.join(sorted(differing))} differ. "
                 "Give another path, or delete the file to begin anew"
             )
-        end = len(line) + 1
-        while (record := _record(data, end)) is not None:
+        start = end = len(line) + 1
+        while start is not None:
+            record = _record(data, start)
+            if record is None:
+                start = _following(data, start)
+                continue
             block, values = record
             self._blocks[block] = values
-            end += _RECORD.size + values.nbytes
+            start = end = start + _RECORD.size + values.nbytes
         return end
+
+
+def _following(data: bytes, start: int) -> int | None:
+    """Where the next whole record behind a damaged one begins, or None if there is none."""
+    found = []
+    for shift in range(1, 9):
+        words = np.frombuffer(data, "<u8", (len(data) - start - shift) // 8, start + shift) \
+            if len(data) - start - shift >= _RECORD.size else np.empty(0, "<u8")
+        # A record says how many values follow; hardly any other eight bytes say so few.
+        room = np.arange(len(words), 0, -1) - _RECORD.size // 8
+        found += [start + shift + 8 * int(i) for i in np.flatnonzero(words[1:] <= room[:-1].clip(0))]
+    return next((place for place in sorted(found) if _record(data, place) is not None), None)
 
 
 def _record(data: bytes, start: int) -> tuple[int, np.ndarray] | None:
