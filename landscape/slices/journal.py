@@ -23,6 +23,7 @@ _MAGIC = "cnognp-journal-1"
 _HEADER_BYTES = 1 << 20
 _RECORD = struct.Struct("<QQII")  # block, number of values, checksum of both, of the values
 _FLUSH_SECONDS = 5.0
+_WINDOW = 1 << 16
 
 
 class Journal:
@@ -140,14 +141,29 @@ class Journal:
 
 def _following(data: bytes, start: int) -> int | None:
     """Where the next whole record behind a damaged one begins, or None if there is none."""
-    found = []
-    for shift in range(1, 9):
-        words = np.frombuffer(data, "<u8", (len(data) - start - shift) // 8, start + shift) \
-            if len(data) - start - shift >= _RECORD.size else np.empty(0, "<u8")
-        # A record says how many values follow; hardly any other eight bytes say so few.
-        room = np.arange(len(words), 0, -1) - _RECORD.size // 8
-        found += [start + shift + 8 * int(i) for i in np.flatnonzero(words[1:] <= room[:-1].clip(0))]
-    return next((place for place in sorted(found) if _record(data, place) is not None), None)
+    width = _WINDOW
+    while start < len(data):
+        for place in _plausible(data, start + 1, start + width):
+            if _record(data, place) is not None:
+                return place
+        start, width = start + width, 2 * width
+    return None
+
+
+def _plausible(data: bytes, low: int, high: int) -> list[int]:
+    """The places from ``low`` to ``high`` where a record could begin that ends with the file.
+
+    It says how many values follow, and hardly any other eight bytes are so small a number.
+    """
+    found: list[int] = []
+    for first in range(low, low + 8):
+        count = max(0, (len(data) - first) // 8)
+        words = np.frombuffer(data, "<u8", count, min(first, len(data)))
+        words = words[: (high - first) // 8 + 2]
+        room = count - _RECORD.size // 8 - np.arange(max(0, len(words) - 1))
+        fitting = np.flatnonzero((room >= 0) & (words[1:] <= np.maximum(room, 0)))
+        found += [first + 8 * int(i) for i in fitting]
+    return sorted(found)
 
 
 def _record(data: bytes, start: int) -> tuple[int, np.ndarray] | None:
