@@ -163,6 +163,22 @@ def test_a_long_damaged_stretch_is_passed_over_and_a_damaged_end_cut_off(tmp_pat
     assert blocks(path, values) == {0, 3} and path.stat().st_size == len(data)
 
 
+def test_of_an_adaptive_slice_the_blocks_behind_a_damaged_one_are_measured_again(tmp_path):
+    identity = {"what": "test", "adaptive": "rules"}
+    made = Journal(tmp_path / "part", identity)
+    start = (tmp_path / "part").stat().st_size
+    for k in range(3):
+        made.append(k, np.ones(3))
+    made.close()
+    data = bytearray((tmp_path / "part").read_bytes())
+    data[start + 48] ^= 1
+    (tmp_path / "part").write_bytes(data)
+    again = Journal(tmp_path / "part", identity)
+    assert len(again) == 1 and again.get(0) is not None
+    again.close()
+    assert (tmp_path / "part").stat().st_size == start + 48
+
+
 def test_a_file_of_another_slice_is_refused_and_says_what_differs(tmp_path, three):
     z, u, v = three
     path = tmp_path / "plane.part"

@@ -127,11 +127,13 @@ class Journal:
                 f"{self.path} holds another measurement: {', '.join(sorted(differing))} differ. "
                 "Give another path, or delete the file to begin anew"
             )
-        start = end = len(line) + 1
+        end = len(line) + 1
+        start: int | None = end
         while start is not None:
             record = _record(data, start)
             if record is None:
-                start = _following(data, start)
+                # Where a surface is refined, the cells of a block depend on the blocks before it.
+                start = None if "adaptive" in identity else _following(data, start)
                 continue
             block, values = record
             self._blocks[block] = values
