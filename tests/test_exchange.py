@@ -8,6 +8,7 @@ import resource
 import struct
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -20,7 +21,8 @@ from hypothesis import strategies as st
 from figures.page import figures_of
 from landscape.exchange import FORMATS, classic, export, formats, table, vtk
 from landscape.files import DamagedFile
-from landscape.results import Line, Lines, Spectrum, Surface, Trajectory, save
+from landscape.results import Line, Lines, Result, Spectrum, Surface, Trajectory, save
+from landscape.schema import axes
 
 NAN = float("nan")
 TYPES = {"Float64": "<f8", "Int64": "<i8", "UInt8": "|u1"}
@@ -288,6 +290,20 @@ def test_an_archive_holds_every_array_without_pickle(tmp_path, result):
 
 
 # --------------------------------------------------------------------------------------- bad input
+
+
+def test_an_archive_takes_arrays_of_any_name(tmp_path):
+    @dataclass(frozen=True, eq=False, kw_only=True)
+    class Named(Result):
+        file: np.ndarray = axes("n")
+        attributes: np.ndarray = axes("n")
+        kind: str = "mine"
+
+    export(Named(file=np.arange(2), attributes=np.ones(2)), tmp_path / "a.npz")
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as found:
+        assert found["file"].tolist() == [0, 1] and found["field attributes"].tolist() == [1, 1]
+        texts = json.loads(str(found["attributes"]))
+    assert (texts["kind"], texts["field kind"]) == ("Named", "mine")
 
 
 def test_what_cannot_be_exported_is_refused_with_the_formats_there_are(tmp_path):

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -149,10 +150,20 @@ def _npz(result: Result) -> bytes:
     arrays = {entry.name for entry in fields(result) if "axes" in entry.metadata}
     entries = {entry.name: getattr(result, entry.name) for entry in fields(result)}
     texts = {name: value for name, value in entries.items() if name not in arrays}
+    # Fields of these names, which a result of somebody else's may have, go under others.
+    if "kind" in texts:
+        texts["field kind"] = texts["kind"]
     texts["kind"] = type(result).__name__
-    data = {name: entries[name] for name in arrays if entries[name] is not None}
+    data = {name: entries[name] for name in sorted(arrays) if entries[name] is not None}
+    if "attributes" in data:
+        data["field attributes"] = data["attributes"]
+    data["attributes"] = np.array(json.dumps(texts))
     memory = io.BytesIO()
-    np.savez(memory, **dict(sorted(data.items())), attributes=np.array(json.dumps(texts)))
+    # As np.savez does, whose own arguments have names that an array may have too.
+    with zipfile.ZipFile(memory, "w") as archive:
+        for name, array in data.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
     return memory.getvalue()
 
 
