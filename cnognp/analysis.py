@@ -12,7 +12,7 @@ from torch import Tensor
 from cnognp import checkpoint, weights
 from cnognp.checkpoint import Checkpoint
 from cnognp.config import RunFolder
-from cnognp.measures import MEASURES, Place, Settings, check
+from cnognp.measures import MEASURES, Place, Settings, check, check_apart
 from cnognp.problem import Problem, problem_of
 from landscape import results
 from landscape.curvature import gradients
@@ -34,6 +34,7 @@ class Subject:
 
     ``own_statistics``: BatchNorm normalises with what comes with the model, and not with what is
     re-estimated at every point. ``shards``: into how many batches data that are one are cut.
+    ``towards``: the point that slices go to, where they do.
     """
 
     problem: Problem
@@ -43,6 +44,7 @@ class Subject:
     suffix: str = ""
     own_statistics: bool = False
     shards: int = 1
+    towards: Tensor | None = None
 
     def objective(self, z: Tensor | None) -> Any:
         """What the point ``z``, or the whole population, is measured on."""
@@ -70,7 +72,7 @@ class Subject:
         objective = self.objective(z)
         if self.shards > 1 and isinstance(objective.batches, list) and len(objective.batches) < 2:
             objective = objective.sharded(min(self.shards, objective.samples))
-        return Place(objective, z, self.population, found, store, progress)
+        return Place(objective, z, self.population, found, store, progress, self.towards)
 
 
 def of_run(folder: RunFolder, member: str, step: str, device: str, evaluate: bool) -> Subject:
@@ -183,6 +185,7 @@ def measured(
     Raises:
         ValueError: if a kind does not exist, or none is named, a metric or a layer is not known, or
             a kind does not go with the matrix that is asked for.
+        DamagedFile: if the file of weights that slices go to cannot be read or is of another model.
         RuntimeError: if the model is random.
         OSError: if the disk refuses.
     """
@@ -194,6 +197,8 @@ def measured(
     for name in set(settings.metrics) - set(MEASURED):
         subject.problem.located(name)
     check_deterministic(subject.problem.as_given, subject.population[0])
+    if settings.file is not None and set(kinds) & set(SLICES):
+        subject = _going_to(subject, settings.file)
     check_writable(folder)
     for kind in kinds:
         points = {"": None} if kind == "gradient" else subject.points
@@ -211,6 +216,38 @@ def measured(
             (folder / f"{file}.part").unlink(missing_ok=True)
             told(file, 1, 1)
             yield file, result
+
+
+def _going_to(subject: Subject, file: Path) -> Subject:
+    """The subject with the weights in a file as the point that its slices go to.
+
+    Raises:
+        ValueError: if they are those of a point of its own.
+        DamagedFile: if the file cannot be read, or is of another model.
+    """
+    held = weights.read(file)
+    found = weights.fitted(held, subject.problem.task.model)
+    risk = subject.problem.training
+    tensors = {name: found.state[name].to(risk.point_dtype) for name in risk.layout.names}
+    towards = risk.layout.flatten(tensors).to(subject.problem.device)
+    for z in subject.points.values():
+        check_apart(z, towards, file)
+    # Frozen parameters and statistics do not move with the point.
+    own = risk.state_dict(risk.point())
+    kept = [
+        name
+        for name in own.keys() - set(risk.layout.names)
+        if name in found.state and _differs(own[name], found.state[name])
+    ]
+    noted = {"towards": {**weights.origin(held, found), "kept": sorted(kept)}}
+    return replace(subject, towards=towards, origin={**subject.origin, **noted})
+
+
+def _differs(own: Any, other: Any) -> bool:
+    """Whether numbers of a network are others; counts of batches, which nothing depends on, no."""
+    if not isinstance(own, Tensor) or not own.is_floating_point():
+        return False
+    return not torch.equal(own.cpu(), other.to(own.dtype))
 
 
 def _measured(

@@ -357,7 +357,10 @@ def test_a_name_that_a_spreadsheet_would_compute_is_marked_as_text(tmp_path, nam
     export(given, tmp_path / "a.csv")
     with open(tmp_path / "a.csv", newline="") as file:
         head, *rows = csv.reader(file)
-    assert head[-1] == f"'{name}".replace("\r", " ") and head[:2] == ["alpha [multiples of u]", "beta [multiples of v]"]
+    assert head[-1] == f"'{name}".replace("\r", " ") and head[:2] == [
+        "alpha [multiples of u]",
+        "beta [multiples of v]",
+    ]
     assert rows[0] == ["-1.0", "-2.0", "1.5", "-1.5"] and rows[2][-1] == "-inf"
 
 

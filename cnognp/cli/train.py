@@ -9,7 +9,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from cnognp.cli import arguments, console
+from cnognp.cli import arguments, console, signals
 from cnognp.config import Config, RunFolder
 from cnognp.methods import METHODS
 from cnognp.tasks.registry import TASKS, builder
@@ -130,6 +130,8 @@ def command(options: Namespace) -> int:
 
     received: list[int] = []
     before = {s: signal.signal(s, partial(_receive, received)) for s in _SIGNALS}
+    for handler in before.values():
+        received += signals.noted(handler)
     try:
         with console.bar() as bar:
             line = bar.add_task(

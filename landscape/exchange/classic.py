@@ -190,7 +190,9 @@ def read(path: PathLike) -> Surface | Line | Trajectory | None:
                 h5py.File(h5py.h5f.open(storage.NAME, h5py.h5f.ACC_RDONLY, access)) as file,
             ):
                 root = h5g.open(file.id, b"/")
-                surface, trajectory = (name.encode() in root for name in (_COORDINATES[0], _PATH[0]))
+                surface, trajectory = (
+                    name.encode() in root for name in (_COORDINATES[0], _PATH[0])
+                )
         except storage.HDF5_ERRORS as error:
             raise DamagedFile(path, str(error) or type(error).__name__) from None
     if surface:
@@ -239,7 +241,8 @@ def _read(path: PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]]:
                     found = claims.datasets(h5g.open(file.id, b"/"))
                     texts = (
                         {"dir_file": _text(found.pop("dir_file"), raw, size)}
-                        if "dir_file" in found else {}
+                        if "dir_file" in found
+                        else {}
                     )
                     claims.check(found, size, max(storage.BUDGET, size))
                     arrays = {name: storage.loaded(name, found[name]) for name in sorted(found)}

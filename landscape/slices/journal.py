@@ -2,7 +2,8 @@
 
 The first line says in JSON what is measured. Records of one block each follow, with a checksum. A
 record that a kill or a full disk cut short, or that was damaged, is not taken when the file is
-opened again; what is whole before it and behind it stays. Appending costs microseconds, where writing the whole file anew would not.
+opened again; what is whole before it and behind it stays. Appending costs microseconds, where
+writing the whole file anew would not.
 """
 
 import json
