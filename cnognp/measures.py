@@ -336,10 +336,8 @@ def _towards(place: Place, settings: Settings, count: int) -> tuple[Tensor, tupl
     name = f"to {settings.direction}"
     by: Any = settings.by or "filter"
     if settings.by not in ("", "none"):
-        u, name = (
-            directions.normalise(layout, z, u, settings.by),
-            f"{name}, {settings.by}-normalised",
-        )
+        u = directions.normalise(layout, z, u, by)
+        name = f"{name}, {by}-normalised"
     if count == 1:
         return u, (name,)
     others = directions.random(layout, z, settings.generator, count=count - 1, by=by, beside=u)

@@ -6,14 +6,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy import stats
-from scipy.linalg import eigh_tridiagonal
 from torch import Tensor
 
 from landscape.curvature import Hessian, arithmetic
 from landscape.objective import Objective, check_deterministic, normalisation_of
 from landscape.operators.blocks import Operator, graph_of, matrix, name_of
 from landscape.operators.selection import Where, describe
+from landscape.quiet import eigh_tridiagonal, student
 from landscape.randomness import derive
 from landscape.results import Density, provenance
 
@@ -274,7 +273,7 @@ def _mean_and_half_width(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     n = len(rows)
     if n < 2:
         return rows.mean(0), np.full(rows.shape[1], np.nan)
-    quantile = stats.t.ppf(0.5 + _CONFIDENCE / 2, n - 1)
+    quantile = student.ppf(0.5 + _CONFIDENCE / 2, n - 1)
     return rows.mean(0), quantile * rows.std(0, ddof=1) / np.sqrt(n)
 
 
