@@ -195,7 +195,7 @@ def _no_safetensors(path: Path, data: bytes, error: str) -> tuple[str, ...]:
     """Why a file is no safetensors file, and what to do where it is one of ``torch.save``."""
     reason = f"it is no safetensors file ({error})"
     if data[:4] != b"PK\x03\x04" and data[:1] != b"\x80":
-        return (reason,)
+        return reason, "name the file of weights that is meant, or restore a copy"
     return (
         f"{reason}, and looks like one of torch.save",
         f"name it {path.stem}.pt if that is what it is",
@@ -277,7 +277,10 @@ def _refusal(error: str) -> tuple[str, ...]:
             _TRUSTED,
         )
     said = error.rpartition("WeightsUnpickler error:")[2].strip().split("\n")[0]
-    return (f"it is no whole file of torch.save ({' '.join(said.split())[:160].rstrip('. ')})",)
+    return (
+        f"it is no whole file of torch.save ({' '.join(said.split())[:160].rstrip('. ')})",
+        "name the file of weights that is meant, or restore a copy",
+    )
 
 
 def _renamings(names: Iterable[str], own: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -285,3 +285,11 @@ def test_no_flipped_bit_of_the_tensors_is_read_as_something_else(tmp_path, state
             continue
         # What is not refused is where nothing is said of tensors: spaces and the digest's name.
         assert all(torch.equal(t, state[name]) for name, t in model.state_dict().items()), place
+
+
+@pytest.mark.parametrize("name", ["task.py", "notes.pt"])
+def test_nobody_is_told_to_delete_a_file_of_another_kind(tmp_path, name):
+    (tmp_path / name).write_text("import torch\n")
+    with pytest.raises(DamagedFile, match="name the file of weights that is meant") as caught:
+        weights.load(tmp_path / name, nn.Linear(2, 2))
+    assert "delete" not in str(caught.value)
