@@ -288,7 +288,7 @@ def test_no_flipped_bit_of_the_tensors_is_read_as_something_else(tmp_path, state
 
 
 @pytest.mark.parametrize("name", ["task.py", "notes.pt"])
-def test_nobody_is_told_to_delete_a_file_of_another_kind(tmp_path, name):
+def test_a_file_of_another_kind_is_to_be_kept(tmp_path, name):
     (tmp_path / name).write_text("import torch\n")
     with pytest.raises(DamagedFile, match="name the file of weights that is meant") as caught:
         weights.load(tmp_path / name, nn.Linear(2, 2))
