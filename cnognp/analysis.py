@@ -7,18 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as parse
 from torch import Tensor
 
-from cnognp import checkpoint
+from cnognp import checkpoint, weights
 from cnognp.checkpoint import Checkpoint
 from cnognp.config import RunFolder
-from cnognp.measures import MEASURES, Place, Settings, check
+from cnognp.measures import MEASURES, Place, Settings, check, check_apart
 from cnognp.problem import Problem, problem_of
 from landscape import results
 from landscape.curvature import gradients
-from landscape.files import DamagedFile, check_writable
+from landscape.files import DamagedFile, UnfitFile, check_writable
 from landscape.objective import check_deterministic
 from landscape.results import Result
 from landscape.slices.metrics import MEASURED
@@ -36,6 +34,7 @@ class Subject:
 
     ``own_statistics``: BatchNorm normalises with what comes with the model, and not with what is
     re-estimated at every point. ``shards``: into how many batches data that are one are cut.
+    ``towards``: the point that slices go to, where they do.
     """
 
     problem: Problem
@@ -45,6 +44,7 @@ class Subject:
     suffix: str = ""
     own_statistics: bool = False
     shards: int = 1
+    towards: Tensor | None = None
 
     def objective(self, z: Tensor | None) -> Any:
         """What the point ``z``, or the whole population, is measured on."""
@@ -72,7 +72,7 @@ class Subject:
         objective = self.objective(z)
         if self.shards > 1 and isinstance(objective.batches, list) and len(objective.batches) < 2:
             objective = objective.sharded(min(self.shards, objective.samples))
-        return Place(objective, z, self.population, found, store, progress)
+        return Place(objective, z, self.population, found, store, progress, self.towards)
 
 
 def of_run(folder: RunFolder, member: str, step: str, device: str, evaluate: bool) -> Subject:
@@ -87,7 +87,8 @@ def of_run(folder: RunFolder, member: str, step: str, device: str, evaluate: boo
 
     Raises:
         ValueError: if there is no such member or checkpoint.
-        DamagedFile: if the checkpoint is damaged or belongs to another model.
+        DamagedFile: if the checkpoint is damaged.
+        UnfitFile: if it belongs to another model, or to other data.
     """
     config = folder.config()
     found = _found(folder, step)
@@ -97,7 +98,11 @@ def of_run(folder: RunFolder, member: str, step: str, device: str, evaluate: boo
         problem = Problem(problem.task, problem.device)
     model = problem.training.layout.digest
     if found.meta.get("model") != model or found.meta.get("data") != problem.data_digest:
-        raise DamagedFile(folder.checkpoints, "it belongs to another model or to other data")
+        raise UnfitFile(
+            folder.checkpoints,
+            "it belongs to another model or to other data",
+            f"Make the task {config.task} what it was when the run was trained",
+        )
     population = _points(folder, found, problem)
     members = {f"member{i:03d}": z for i, z in enumerate(population)}
     if member == "best":
@@ -123,24 +128,21 @@ def of_run(folder: RunFolder, member: str, step: str, device: str, evaluate: boo
     return Subject(problem, points, population, origin, suffix)
 
 
-def of_weights(problem: Problem, weights: Path | None) -> Subject:
+def of_weights(problem: Problem, file: Path | None) -> Subject:
     """The point that a file of weights holds, or the model as it is given.
 
     Raises:
-        DamagedFile: if the file is no safetensors file, or holds another model's weights, or
-            numbers that are not finite.
+        DamagedFile: if the file cannot be read (see `cnognp.weights.read`), or holds another
+            model's weights, or numbers that are not finite.
         FileNotFoundError: if there is none.
     """
-    if weights is not None:
-        try:
-            problem.task.model.load_state_dict(_weights(weights))
-        except RuntimeError as error:
-            what = str(error).rstrip(".")
-            raise DamagedFile(weights, f"it holds another model's weights: {what}") from None
+    named: dict[str, Any] = {"weights": str(file)}
+    if file is not None:
+        named = weights.load(file, problem.task.model)
         problem = Problem(problem.task, problem.device)
     z = problem.as_given.point()
     origin = {
-        "weights": str(weights),
+        **named,
         "model": problem.training.layout.digest,
         "data": problem.data_digest,
     }
@@ -183,6 +185,7 @@ def measured(
     Raises:
         ValueError: if a kind does not exist, or none is named, a metric or a layer is not known, or
             a kind does not go with the matrix that is asked for.
+        DamagedFile: if the file of weights that slices go to cannot be read or is of another model.
         RuntimeError: if the model is random.
         OSError: if the disk refuses.
     """
@@ -194,6 +197,8 @@ def measured(
     for name in set(settings.metrics) - set(MEASURED):
         subject.problem.located(name)
     check_deterministic(subject.problem.as_given, subject.population[0])
+    if settings.file is not None and set(kinds) & set(SLICES):
+        subject = _going_to(subject, settings.file)
     check_writable(folder)
     for kind in kinds:
         points = {"": None} if kind == "gradient" else subject.points
@@ -213,6 +218,38 @@ def measured(
             yield file, result
 
 
+def _going_to(subject: Subject, file: Path) -> Subject:
+    """The subject with the weights in a file as the point that its slices go to.
+
+    Raises:
+        ValueError: if they are those of a point of its own.
+        DamagedFile: if the file cannot be read, or is of another model.
+    """
+    held = weights.read(file)
+    found = weights.fitted(held, subject.problem.task.model)
+    risk = subject.problem.training
+    tensors = {name: found.state[name].to(risk.point_dtype) for name in risk.layout.names}
+    towards = risk.layout.flatten(tensors).to(subject.problem.device)
+    for z in subject.points.values():
+        check_apart(z, towards, file)
+    # Frozen parameters and statistics do not move with the point.
+    own = risk.state_dict(risk.point())
+    kept = [
+        name
+        for name in own.keys() - set(risk.layout.names)
+        if name in found.state and _differs(own[name], found.state[name])
+    ]
+    noted = {"towards": {**weights.origin(held, found), "kept": sorted(kept)}}
+    return replace(subject, towards=towards, origin={**subject.origin, **noted})
+
+
+def _differs(own: Any, other: Any) -> bool:
+    """Whether numbers of a network are others; counts of batches, which nothing depends on, no."""
+    if not isinstance(own, Tensor) or not own.is_floating_point():
+        return False
+    return not torch.equal(own.cpu(), other.to(own.dtype))
+
+
 def _measured(
     subject: Subject, kind: str, z: Tensor, settings: Settings, part: Path, told: Told
 ) -> Result:
@@ -224,19 +261,6 @@ def _measured(
     store = None if settings.seeds > 1 and kind == "line" else part
     place = subject.place(z, settings.metrics, store, lambda done, total: told(name, done, total))
     return MEASURES[kind](place, settings)
-
-
-def _weights(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}; --point takes a safetensors file of weights")
-    try:
-        tensors = parse(path.read_bytes())
-    except SafetensorError as error:
-        raise DamagedFile(path, f"it is no safetensors file ({error})") from None
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise DamagedFile(path, f"{name} holds numbers that are not finite")
-    return tensors
 
 
 def _found(folder: RunFolder, step: str) -> Checkpoint:

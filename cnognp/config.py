@@ -1,5 +1,6 @@
 """The whole configuration of a training run, and the folder that the run lives in."""
 
+import hashlib
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ _DESCRIBED = {
 }  # fmt: skip
 
 
+_DIGEST = "# sha256 of the lines below: "
+_CHANGED = "it is not the text that was written, its SHA-256 is another"
 # More than any configuration has: references in a hostile file unfold to billions of entries.
 _BYTES, _ENTRIES = 1 << 20, 10_000
 
@@ -70,11 +73,16 @@ class Config:
         return self.checkpoint_every or max(1, -(-self.iterations // 10))
 
     def to_yaml(self) -> str:
-        """The text of ``run.yaml``: task and method each with their keywords."""
+        """The text of ``run.yaml``: task and method each with their keywords.
+
+        Its first line is a comment with the SHA-256 of the others: no kill can leave a text beside
+        the digest of another one.
+        """
         tree = asdict(self)
         tree["task"] = {"name": self.task, **tree.pop("task_options")}
         tree["method"] = {"name": self.method, **tree.pop("method_options")}
-        return yaml.safe_dump(_plain(tree), sort_keys=False, allow_unicode=True)
+        text = yaml.safe_dump(_plain(tree), sort_keys=False, allow_unicode=True)
+        return f"{_DIGEST}{_sha256(text)}\n{text}"
 
     def differences(self, other: "Config") -> list[str]:
         """What ``other`` has otherwise, one entry for each key: ``"members 20, not 30"``.
@@ -102,8 +110,10 @@ class Config:
         """The configuration in the text of a ``run.yaml``.
 
         Raises:
-            ValueError: if it is no such text.
+            ValueError: if it is no such text, or not the one that its digest is of.
         """
+        if not _whole(text):
+            raise ValueError(_CHANGED)
         tree = tree_in(text)
         if not isinstance(tree, dict) or not {"task", "method"} <= set(tree):
             raise ValueError("a run's configuration has the keys task and method")
@@ -234,17 +244,36 @@ class RunFolder:
         for path in (*temporaries(self.path), *temporaries(self.analysis)):
             path.unlink(missing_ok=True)
 
+    def verify(self) -> None:
+        """Nothing, if ``run.yaml`` is the one that was written, or says no digest.
+
+        Raises:
+            DamagedFile: if not.
+            ValueError: if it is no text.
+        """
+        if not _whole(text_of(self.config_path)):
+            raise DamagedFile(
+                self.config_path,
+                _CHANGED,
+                "restore it (every checkpoint holds a copy), or take its first line away if the "
+                "others were changed on purpose",
+            )
+
     def config(self) -> Config:
         """The configuration that the folder was made with.
 
         Raises:
+            DamagedFile: if it is not the one that was written.
             FileNotFoundError: if there is none.
             ValueError: if it cannot be read.
         """
         if not self.config_path.is_file():
             raise FileNotFoundError(f"{self.path} is no run: it has no run.yaml")
         try:
+            self.verify()
             return Config.from_yaml(text_of(self.config_path))
+        except DamagedFile:
+            raise
         except (ValueError, TypeError) as error:
             raise ValueError(f"{self.config_path} cannot be used: {error}") from None
 
@@ -304,3 +333,15 @@ def _plain(item: Any) -> Any:
     if isinstance(item, dict):
         return {key: _plain(value) for key, value in item.items()}
     return [_plain(value) for value in item] if isinstance(item, (list, tuple)) else item
+
+
+def _whole(text: str) -> bool:
+    """Whether a configuration is the one that its first line has the digest of, if it has one."""
+    first, _, others = text.replace("\r\n", "\n").partition("\n")
+    if not first.startswith(_DIGEST):
+        return True
+    return first.removeprefix(_DIGEST).strip() == _sha256(others)
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cnognp.method import require
+from cnognp.weights import SUFFIXES
 from landscape import directions, slices
 from landscape import sharpness as flatness
 from landscape import trace as traces
@@ -49,6 +50,7 @@ class Place(NamedTuple):
         metrics: further objectives of the task by name, such as its accuracy.
         store: where a slice keeps the cells that are done, until it is saved.
         progress: called with the number of points done and of all.
+        towards: (p,), the other point that slices go to, where they do.
     """
 
     objective: Any
@@ -57,6 +59,7 @@ class Place(NamedTuple):
     metrics: Mapping[str, Any] = MappingProxyType({})
     store: Path | None = None
     progress: Callable[[int, int], None] | None = None
+    towards: Tensor | None = None
 
 
 Measure = Callable[[Place, "Settings"], Result]
@@ -78,9 +81,11 @@ class Settings:
         density_steps: of Lanczos for each probe of the density, at least 1.
         density_probes: random vectors of the density, at least 1.
         points: points along a line, at least 2.
-        grid: points along each side of a plane, at least 2.
-        span: a slice reaches from -span to span, in units of its directions; positive.
-        direction: of slices: random, eigenvectors, gradient or pca (of the population).
+        grid: points along each side of a plane, at least 2, or along one and the other.
+        span: a slice reaches from -span to span, in units of its directions, or from one number to
+            another.
+        direction: of slices: random, eigenvectors, gradient, pca (of the population), or a file of
+            weights, which are at 1 on the first axis.
         by: what directions are normalised by; filter for random ones and none for others if empty.
         seeds: random directions of a line, at least 1; from two on a band is drawn.
         metrics: further numbers at each cell of a slice: metrics of the task by their names,
@@ -107,8 +112,8 @@ class Settings:
     density_steps: int = 100
     density_probes: int = 10
     points: int = 101
-    grid: int = 41
-    span: float = 1.0
+    grid: int | tuple[int, int] = 41
+    span: float | tuple[float, float] = 1.0
     direction: str = "random"
     by: str = ""
     seeds: int = 1
@@ -122,31 +127,54 @@ class Settings:
 
     def __post_init__(self):
         choices = {
-            "operator": tuple(OPERATORS), "which": ENDS, "direction": DIRECTIONS, "by": NORMALISED,
+            "operator": tuple(OPERATORS), "which": ENDS, "by": NORMALISED,
             "trace_method": METHODS, "precision": PRECISIONS,
         }  # fmt: skip
-        for name, known in choices.items():
+        known = f"one of {', '.join(DIRECTIONS)}, or a file of weights ({', '.join(SUFFIXES)})"
+        fits = self.direction in DIRECTIONS or self.file is not None
+        require(fits, "direction", known, self.direction)
+        for name, words in choices.items():
             given = getattr(self, name)
-            require(given in known, name, f"one of {', '.join(filter(None, known))}", given)
+            require(given in words, name, f"one of {', '.join(filter(None, words))}", given)
         least = {"k": 1, "probes": 2, "density_steps": 1, "density_probes": 1, "points": 2}
-        least |= {"grid": 2, "seeds": 1}
+        least |= {"seeds": 1}
         for name, number in least.items():
             given = getattr(self, name)
             require(given >= number, name, f"at least {number}", given)
-        require(0 < self.span < float("inf"), "span", "positive and finite", self.span)
+        require(all(n >= 2 for n in self.grids), "grid", "at least 2", self.grid)
+        low, high = self.reach
+        pair = "a lower and a higher number" if isinstance(self.span, tuple) else ""
+        fits = -float("inf") < low < high < float("inf")
+        require(fits, "span", pair or "positive and finite", self.span)
         require(0 < self.tolerance < 1, "tolerance", "between 0 and 1", self.tolerance)
         for scale in self.scales:
             require(0 < scale < float("inf"), "scales", "positive and finite", scale)
         require(len(self.scales) > 0, "scales", "at least one distance", "none")
-        known = tuple(flatness.MEASURES)
         for name in self.measures:
-            require(name in known, "measures", f"some of {', '.join(known)}", name)
+            known = f"some of {', '.join(flatness.MEASURES)}"
+            require(name in flatness.MEASURES, "measures", known, name)
         together = self.direction == "random" and not self.metrics and not self.standard_errors
         if self.seeds > 1 and not together:
             raise ValueError(
                 "seeds make a band of random directions, without metrics or standard errors; "
                 "measure those along one direction"
             )
+
+    @property
+    def grids(self) -> tuple[int, int]:
+        """The points along the two sides of a plane."""
+        return self.grid if isinstance(self.grid, tuple) else (self.grid, self.grid)
+
+    @property
+    def reach(self) -> tuple[float, float]:
+        """From where to where a slice goes."""
+        return self.span if isinstance(self.span, tuple) else (-self.span, self.span)
+
+    @property
+    def file(self) -> Path | None:
+        """The file of the weights that slices go to, if they do."""
+        path = Path(self.direction)
+        return path if path.suffix.lower() in SUFFIXES else None
 
     @property
     def generator(self) -> torch.Generator:
@@ -165,6 +193,19 @@ def check(objective: Any, kinds: Sequence[str], settings: Settings) -> None:
     alone = [kind for kind in kinds if kind in ("finite-scale", "crosscheck")]
     if alone and (settings.operator != "hessian" or settings.where):
         raise ValueError(f"{alone[0]} is of the whole Hessian: leave out operator and where")
+
+
+def check_apart(z: Tensor, towards: Tensor, file: Any) -> None:
+    """Nothing, if the weights of a file are others than those of the point.
+
+    Raises:
+        ValueError: if they are the same.
+    """
+    if torch.equal(z, towards):
+        raise ValueError(
+            f"direction: the weights in {file} are those of the point itself, so there is no way "
+            "from one to the other; name another file"
+        )
 
 
 def spectrum(place: Place, settings: Settings) -> Result:
@@ -218,7 +259,7 @@ def sharpness(place: Place, settings: Settings) -> Result:
 
 def line(place: Place, settings: Settings) -> Result:
     """The loss along one direction, or along several random ones."""
-    alpha = slices.span(-settings.span, settings.span, settings.points)
+    alpha = slices.span(*settings.reach, settings.points)
     u, (name, *_) = chosen(place, settings, settings.seeds)
     if settings.seeds > 1:
         options = {key: value for key, value in _options(place, settings).items()
@@ -232,14 +273,14 @@ def plane(place: Place, settings: Settings) -> Result:
     """The loss over the plane of two directions."""
     (u, v), (first, second) = chosen(place, settings, 2)
     if settings.adaptive:
-        ends = (-settings.span, settings.span)
         return adaptive_plane(
-            place.objective, place.z, u, v, alpha=ends, beta=ends, count=settings.grid,
+            place.objective, place.z, u, v, alpha=settings.reach, beta=settings.reach,
+            count=settings.grids,
             names=(first, second), scale="log", **_options(place, settings),
         )  # fmt: skip
-    side = slices.span(-settings.span, settings.span, settings.grid)
+    alpha, beta = (slices.span(*settings.reach, count) for count in settings.grids)
     return slices.plane(
-        place.objective, place.z, u, v, alpha=side, beta=side, names=(first, second),
+        place.objective, place.z, u, v, alpha=alpha, beta=beta, names=(first, second),
         **_options(place, settings),
     )  # fmt: skip
 
@@ -247,11 +288,11 @@ def plane(place: Place, settings: Settings) -> Result:
 def chosen(place: Place, settings: Settings, count: int) -> tuple[Tensor, tuple[str, ...]]:
     """The directions (count, p) that the settings ask for, and what each is.
 
-    A gradient makes one direction; a second beside it is random.
+    A gradient makes one direction, and so does a file of weights; a second beside it is random.
 
     Raises:
         ValueError: if the population has too few different members for its principal directions,
-            or the gradient is zero.
+            or the gradient is zero, or the weights in the file are those of the point.
     """
     z, layout = place.z, getattr(place.objective, "layout", None)
     by: Any = settings.by or ("filter" if settings.direction == "random" else "none")
@@ -266,6 +307,8 @@ def chosen(place: Place, settings: Settings, count: int) -> tuple[Tensor, tuple[
     elif settings.direction == "pca":
         u, share = directions.pca(place.population, count)
         names = [f"principal direction {i + 1} ({s:.0%}){suffix}" for i, s in enumerate(share)]
+    elif settings.file is not None:
+        return _towards(place, settings, count)
     else:
         slope = sources.gradient(place.objective, z)
         slope = slope / torch.linalg.vector_norm(slope)
@@ -275,6 +318,31 @@ def chosen(place: Place, settings: Settings, count: int) -> tuple[Tensor, tuple[
         u = torch.cat([slope.unsqueeze(0), others])
         names[0] = f"gradient{suffix}"
     return (u if by == "none" else directions.normalise(layout, z, u, by)), tuple(names)
+
+
+def _towards(place: Place, settings: Settings, count: int) -> tuple[Tensor, tuple[str, ...]]:
+    """The difference of the other weights and the point, and random directions beside it.
+
+    Those are as the point's filters are, or all normalised alike where that is asked for.
+
+    Raises:
+        ValueError: if there is no other point, or it is the point itself.
+    """
+    z, layout = place.z, getattr(place.objective, "layout", None)
+    if place.towards is None:
+        raise ValueError(f"no weights of {settings.direction} were given with the place")
+    check_apart(z, place.towards, settings.direction)
+    u = (place.towards - z).unsqueeze(0)
+    name = f"to {settings.direction}"
+    by: Any = settings.by or "filter"
+    if settings.by not in ("", "none"):
+        u = directions.normalise(layout, z, u, by)
+        name = f"{name}, {by}-normalised"
+    if count == 1:
+        return u, (name,)
+    others = directions.random(layout, z, settings.generator, count=count - 1, by=by, beside=u)
+    suffix = "" if by == "none" else f", {by}-normalised"
+    return torch.cat([u, others]), (name, *[f"random{suffix}"] * (count - 1))
 
 
 def _matrix(place: Place, settings: Settings) -> dict[str, Any]:

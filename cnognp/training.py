@@ -11,7 +11,6 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
 from cnognp import checkpoint
@@ -25,6 +24,7 @@ from cnognp.recording import MEMBER, recorder_of, save_recording, stability_of
 from cnognp.run import run
 from cnognp.state import from_arrays, to_arrays
 from cnognp.tasks.task import initial_population
+from cnognp.weights import encoded
 from landscape import results
 from landscape.files import DamagedFile, replacing
 from landscape.objective import value_and_grad
@@ -320,7 +320,8 @@ def _threads(count: int) -> Iterator[None]:
 def _export(training: Training, folder: RunFolder) -> None:
     """Writes the learning curves, and the best member as a state dict.
 
-    The latter has no metadata, so that equal runs give equal bytes.
+    The latter has the digest of its tensors and no other metadata, so that equal runs give equal
+    bytes.
     """
     folder.analysis.mkdir(exist_ok=True)
     config = training.config
@@ -336,7 +337,7 @@ def _export(training: Training, folder: RunFolder) -> None:
     save_recording(training.recorder, folder, config, training.identity)
     tensors = training.problem.state_dict(training.best())
     with replacing(folder.best) as temporary:
-        temporary.write_bytes(save(tensors))
+        temporary.write_bytes(encoded(tensors))
 
 
 def _valued(objective: Any, z: Tensor) -> tuple[Tensor, Tensor]:

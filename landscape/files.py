@@ -16,18 +16,26 @@ from pathlib import Path
 PathLike = str | os.PathLike
 
 
+_RESTORE = "restore a copy, or delete it and compute it again"
+
+
 class DamagedFile(ValueError):
     """A file that is damaged, hostile, or not what it should be; nothing was taken from it."""
 
-    def __init__(self, path: PathLike, reason: str):
-        super().__init__(str(path), reason)
+    def __init__(self, path: PathLike, reason: str, advice: str = _RESTORE):
+        super().__init__(str(path), reason, advice)
 
     def __str__(self) -> str:
-        path, reason = self.args
-        return (
-            f"{path} cannot be read: {reason}. Nothing was taken from it: restore a copy, or "
-            f"delete it and compute it again"
-        )
+        path, reason, advice = self.args
+        return f"{path} cannot be read: {reason}. Nothing was taken from it: {advice}"
+
+
+class UnfitFile(DamagedFile):
+    """A file that is sound, and not of what it is wanted for: nothing is wrong with keeping it."""
+
+    def __str__(self) -> str:
+        path, reason, advice = self.args
+        return f"{path} cannot be used: {reason}. {advice}"
 
 
 @contextmanager
@@ -50,7 +58,7 @@ def replacing(path: PathLike, *, digest: bool = False) -> Iterator[Path]:
             yield temporary
             if digest:
                 with _beside(sidecar(path)) as text:
-                    text.write_text(f"{_sha256(temporary)}  {path.name}\n", encoding="ascii")
+                    text.write_text(f"{sha256(temporary)}  {path.name}\n", encoding="ascii")
     except OSError as error:
         raise OSError(
             error.errno,
@@ -96,7 +104,7 @@ def verify(path: PathLike) -> None:
         DamagedFile: if it is not, or there is none.
         FileNotFoundError: if there is no such file.
     """
-    found = _sha256(Path(path))
+    found = sha256(Path(path))
     try:
         with open_regular(sidecar(path)) as file:
             expected = file.read(256).split()[:1]
@@ -104,6 +112,19 @@ def verify(path: PathLike) -> None:
         raise DamagedFile(path, f"its digest {sidecar(path).name} is missing") from None
     if expected != [found.encode("ascii")]:
         raise DamagedFile(path, f"its SHA-256 is not the one in {sidecar(path).name}")
+
+
+def sha256(path: PathLike) -> str:
+    """The SHA-256 of a file in hexadecimal digits.
+
+    Raises:
+        DamagedFile: if it is a folder, a pipe or a device.
+    """
+    found = hashlib.sha256()
+    with open_regular(path) as file:
+        while piece := file.read(1 << 20):
+            found.update(piece)
+    return found.hexdigest()
 
 
 def open_regular(path: PathLike) -> io.FileIO:
@@ -142,11 +163,3 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open_regular(path) as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()

@@ -6,9 +6,11 @@ Norms of gradients and maxima do not commute with sums: they are functions of an
 and gradient, never objectives.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from itertools import repeat
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -16,6 +18,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+with warnings.catch_warnings():
+    # Torch imports it at the first gradient, and it leaves filters of warnings behind.
+    import_module("sympy")
 
 Term = Callable[[Tensor], Tensor]
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from datetime import datetime, timezone
+from types import MappingProxyType
 from typing import Any, get_args, get_origin
 
 import h5py
@@ -20,6 +21,9 @@ from landscape import storage
 from landscape.files import DamagedFile, PathLike
 
 SCHEMA = 1
+# What a file says of itself; a field of such a name is stored under another one.
+_OWN = ("kind", "schema", "axes")
+_APART = MappingProxyType({name: f"field {name}" for name in _OWN})
 
 
 def axes(*names: str, optional: bool = False) -> Any:
@@ -73,7 +77,7 @@ def save(result: Result, path: PathLike) -> None:
         "axes": {name: named[name] for name in arrays},
     }
     attributes |= {
-        entry.name: getattr(result, entry.name)
+        _APART.get(entry.name, entry.name): getattr(result, entry.name)
         for entry in fields(result)
         if entry.name not in named
     }
@@ -136,6 +140,8 @@ def _rebuilt(arrays: dict[str, np.ndarray], attributes: dict[str, Any]) -> Resul
     given = attributes.pop("axes", None)
     if given != {name: named.get(name) for name in arrays}:
         raise ValueError(f"a {kind} has the axes {named}, and the file says {given}")
+    names = {apart: name for name, apart in _APART.items()}
+    attributes = {names.get(name, name): value for name, value in attributes.items()}
     known = {entry.name for entry in fields(cls)}
     needed = {
         entry.name for entry in fields(cls)

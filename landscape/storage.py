@@ -255,7 +255,8 @@ def signed_size(path: PathLike, file: io.FileIO) -> int:
     if not start:
         raise DamagedFile(path, "it is empty")
     if start != SIGNATURE:
-        raise DamagedFile(path, f"it is not an HDF5 file, it begins with {start!r}")
+        reason = f"it is not an HDF5 file, it begins with {start!r}"
+        raise DamagedFile(path, reason, "name the file that is meant, or restore a copy")
     return os.fstat(file.fileno()).st_size
 
 

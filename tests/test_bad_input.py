@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from cnognp import METHODS, checkpoint
 from cnognp.cli import arguments
+from cnognp.config import RunFolder
 from cnognp.tasks import TASKS
 from landscape import storage
 
@@ -285,6 +286,56 @@ def test_a_run_yaml_that_cannot_be_used_is_named(call, run, tmp_path, text, said
     (run / "run.yaml").write_text(text)
     refused(call, tmp_path, ["show", "run"], 2, "run/run.yaml", said)
     refused(call, tmp_path, ["analyze", "run"], 2, "run/run.yaml", said)
+
+
+def changed(path, place):
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("checkpoints", ["with", "without"])
+def test_a_run_yaml_that_has_changed_is_exit_code_3(call, run, tmp_path, checkpoints):
+    path = run / "run.yaml"
+    if checkpoints == "without":
+        for file in (run / "checkpoints").iterdir():
+            file.unlink()
+    text = path.read_text()
+    path.write_text(text.replace("seed: 0", "seed: 4"))
+    said = ["run/run.yaml cannot be read", "SHA-256", "take its first line away"]
+    for argv in (["show", "run"], ["analyze", "run"], ["train", "--resume", "--out", "run"]):
+        refused(call, tmp_path, argv, 3, *said)
+    # As a configuration for another run it may be changed, and so may one without a digest.
+    assert call("train", "--config", "run/run.yaml", "--out", "other", "--seed", "0").code == 0
+    path.write_text(text.partition("\n")[2])
+    assert call("show", "run").code == 0
+    path.write_text(text.replace("\n", "\r\n"))
+    assert call("show", "run").code == 0
+
+
+def test_every_changed_character_of_a_run_yaml_is_found(run):
+    path = run / "run.yaml"
+    data, config = path.read_bytes(), RunFolder(run).config()
+    for place in range(len(data)):
+        changed(path, place)
+        try:
+            found = RunFolder(run).config()
+        except ValueError:
+            pass
+        else:
+            assert found == config
+        path.write_bytes(data)
+
+
+def test_a_best_member_that_has_changed_is_exit_code_3(call, run, tmp_path):
+    task(tmp_path, "from cnognp.tasks import load\ndef make(): return load('wine')")
+    argv = ["analyze", "mine.py:make", "--only", "gradient", "--out", "out", "--point"]
+    path = run / "best.safetensors"
+    assert call(*argv, path).code == 0
+    changed(path, -3)
+    refused(call, tmp_path, [*argv, path], 3, "SHA-256", "cnognp analyze RUN measures it")
+    save_file(load_file(path), tmp_path / "old.safetensors")
+    assert call(*argv, "old.safetensors").code == 0
 
 
 def task(tmp_path, text):

@@ -410,6 +410,82 @@ def test_a_signal_ends_any_verb_in_order(call, monkeypatch, number, code):
     assert ended == ["in order"]
 
 
+IMPORTS = """
+import builtins, os, signal, sys
+from cnognp.cli import main
+given, {number} = builtins.__import__, signal.{number}
+def importing(name, *more):
+    if name == "{name}":
+        builtins.__import__ = given
+        try:
+            os.kill(os.getpid(), {number})
+        except BaseException as error:
+            if {swallowed}:
+                raise {swallowed} from None
+            if {swallowed} is None:
+                raise
+    return given(name, *more)
+builtins.__import__ = importing
+sys.exit(main.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGUSR1", 138)])
+@pytest.mark.parametrize("swallowed", ["None", "RecursionError('too deep')", "()"])
+def test_a_signal_while_torch_is_imported_ends_a_training_in_order(
+    tmp_path, number, code, swallowed
+):
+    # What an import makes of an interrupt: it comes out, as another error, or not at all.
+    text = IMPORTS.format(name="torch", number=number, swallowed=swallowed)
+    argv = [sys.executable, "-c", text, *map(str, runs.train(tmp_path / "run", iterations=3))]
+    done = subprocess.run(argv, env=runs.ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    begun = number == "SIGUSR1" or swallowed == "()"
+    assert (tmp_path / "run").exists() == begun
+    assert ("left after a signal" in done.stderr) == begun and "Traceback" not in done.stderr
+    if begun:
+        assert runs.final(tmp_path / "run").iteration == 1
+
+
+def test_a_signal_to_leave_does_not_end_other_verbs(tmp_path):
+    text = IMPORTS.format(name="torch", number="SIGUSR1", swallowed="None")
+    argv = [sys.executable, "-c", text, "demo", "himmelblau", "--restarts", "4", "--json"]
+    done = subprocess.run(argv, env=runs.ENVIRONMENT, capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "") and runs.strict_json(done.stdout)
+
+
+@pytest.mark.parametrize(("number", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_in_code_that_is_executed_keeps_its_exit_code(number, code):
+    text = f"""
+import os, signal, sys
+from cnognp.cli import main, tasks
+tasks.command = lambda options: exec("import os; os.kill(os.getpid(), signal.{number})")
+sys.exit(main.main(["tasks"]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", text], env=runs.ENVIRONMENT, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (code, "")
+
+
+@pytest.mark.parametrize(("number", "code"), [("SIGUSR1", 0), ("SIGINT", 130)])
+def test_python_m_is_ready_for_a_signal_before_the_command_is_imported(number, code):
+    text = f"""
+import os, runpy, signal, sys
+class Finder:
+    def find_spec(self, name, *more):
+        if name == "cnognp.cli.main":
+            os.kill(os.getpid(), signal.{number})
+sys.meta_path.insert(0, Finder())
+sys.argv = ["cnognp", "tasks"]
+runpy.run_module("cnognp", run_name="__main__", alter_sys=True)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", text], env=runs.ENVIRONMENT, capture_output=True, text=True
+    )
+    assert done.returncode == code and "Traceback" not in done.stderr
+
+
 def test_what_was_saved_before_a_failure_is_said(call, run, tmp_path):
     (tmp_path / "out" / "analysis").mkdir(parents=True)
     (tmp_path / "out" / "analysis" / "line.part").write_text("something else\n")

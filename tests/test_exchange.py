@@ -4,8 +4,12 @@ import base64
 import csv
 import io
 import json
+import resource
+import struct
 import subprocess
 import sys
+from dataclasses import dataclass
+from pathlib import Path
 from xml.etree import ElementTree
 
 import h5py
@@ -15,9 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from figures.page import figures_of
-from landscape.exchange import FORMATS, classic, export, table, vtk
+from landscape.exchange import FORMATS, classic, export, formats, table, vtk
 from landscape.files import DamagedFile
-from landscape.results import Line, Lines, Spectrum, Surface, Trajectory
+from landscape.results import Line, Lines, Result, Spectrum, Surface, Trajectory, save
+from landscape.schema import axes
 
 NAN = float("nan")
 TYPES = {"Float64": "<f8", "Int64": "<i8", "UInt8": "|u1"}
@@ -287,6 +292,20 @@ def test_an_archive_holds_every_array_without_pickle(tmp_path, result):
 # --------------------------------------------------------------------------------------- bad input
 
 
+def test_an_archive_takes_arrays_of_any_name(tmp_path):
+    @dataclass(frozen=True, eq=False, kw_only=True)
+    class Named(Result):
+        file: np.ndarray = axes("n")
+        attributes: np.ndarray = axes("n")
+        kind: str = "mine"
+
+    export(Named(file=np.arange(2), attributes=np.ones(2)), tmp_path / "a.npz")
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as found:
+        assert found["file"].tolist() == [0, 1] and found["field attributes"].tolist() == [1, 1]
+        texts = json.loads(str(found["attributes"]))
+    assert (texts["kind"], texts["field kind"]) == ("Named", "mine")
+
+
 def test_what_cannot_be_exported_is_refused_with_the_formats_there_are(tmp_path):
     known = r"the formats are \.vti, \.vtr, \.vtp, \.csv, \.npz, \.h5"
     for name in ("a.obj", "a.vti.gz"):
@@ -326,6 +345,29 @@ def test_a_surface_without_any_finite_loss_is_exported_too(tmp_path, suffix):
                       center=NAN)  # fmt: skip
     export(nothing, tmp_path / f"b{suffix}")
     assert (tmp_path / f"b{suffix}").stat().st_size > 100
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+a", "-b", "@c", "\td", "\re", "  =2"])
+def test_a_name_that_a_spreadsheet_would_compute_is_marked_as_text(tmp_path, name):
+    numbers = np.array([[[-1.5, 2.0], [-np.inf, np.nan]]])
+    given = Surface(
+        alpha=np.array([-1.0, 1.0]), beta=np.array([-2.0, 0.0]), loss=-numbers[0], center=0.0,
+        metrics=(name,), metric_values=numbers,
+    )  # fmt: skip
+    export(given, tmp_path / "a.csv")
+    with open(tmp_path / "a.csv", newline="") as file:
+        head, *rows = csv.reader(file)
+    assert head[-1] == f"'{name}".replace("\r", " ") and head[:2] == [
+        "alpha [multiples of u]",
+        "beta [multiples of v]",
+    ]
+    assert rows[0] == ["-1.0", "-2.0", "1.5", "-1.5"] and rows[2][-1] == "-inf"
+
+
+def test_a_name_that_is_a_number_stays_one():
+    assert [formats._cell(value) for value in ("-1.5", "+3", "-inf", -2.0, "a=b", "- 1")] == [
+        "-1.5", "+3", "-inf", -2.0, "a=b", "'- 1"
+    ]  # fmt: skip
 
 
 # ------------------------------------------------------------------- the files of Li et al. (2018)
@@ -572,6 +614,80 @@ def test_hostile_files_are_refused(tmp_path, kind, reason):
     for read in (classic.read_surface, classic.read_directions, classic.read_trajectory):
         with pytest.raises(DamagedFile, match=reason):
             read(tmp_path / "s.h5")
+
+
+@pytest.mark.parametrize("length", [0xFFFFFFF0, 0x7FFFFFFF, 1 << 14, 1000])
+def test_a_text_of_a_length_that_is_a_lie_is_refused_before_it_is_read(tmp_path, length):
+    path = tmp_path / "s.h5"
+    original(path, np.linspace(-1, 1, 3), np.linspace(-1, 1, 5), dir_file="D" * 37)
+    assert classic.read_surface(path).provenance["dir_file"] == "D" * 37
+    data = path.read_bytes()
+    place = data.index(struct.pack("<I", 37))
+    path.write_bytes(data[:place] + struct.pack("<I", length) + data[place + 4 :])
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 29), limits[1]))
+    try:
+        with pytest.raises(DamagedFile, match="dir_file says that it has|global heap"):
+            classic.read_surface(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+@pytest.mark.parametrize(("x", "said"), [
+    (np.array([3, 2, 4], dtype=np.uint8), "increasing numbers, got \\[3, 2, 4\\]"),
+    (np.array([-(2**63), 2**63 - 1, 0]), "increasing numbers"),
+    (np.array([2**53, 2**53 + 1, 2**53 + 2]), "increasing numbers"),
+    (np.array([0.0, np.nan, 1.0]), "finite numbers, got \\[0.0, nan, 1.0\\]"),
+    (np.array([0.0, 1.0, np.inf]), "finite numbers"),
+    (np.array([False, True]), "xcoordinates must be numbers, got true and false"),
+    (np.zeros((2, 2)), "finite numbers, got the shape \\(2, 2\\)"),
+    (np.zeros(0), "finite numbers, got \\[\\]"),
+])  # fmt: skip
+def test_coordinates_that_are_no_increasing_finite_numbers_are_refused(tmp_path, x, said):
+    with h5py.File(tmp_path / "s.h5", "w") as file:
+        file["xcoordinates"], file["train_loss"] = x, np.zeros(len(x))
+    with pytest.raises(DamagedFile, match=said):
+        classic.read_surface(tmp_path / "s.h5")
+
+
+def test_coordinates_of_any_type_are_read_without_overflow(tmp_path):
+    for dtype, x in (("int8", [-128, 127]), ("uint64", [0, 2**64 - 1]), ("int64", [-(2**63), 9])):
+        with h5py.File(tmp_path / "s.h5", "w") as file:
+            file["xcoordinates"] = np.array(x, dtype=dtype)
+            file["train_loss"] = np.array([3, 255], dtype="uint8")
+        found = classic.read_surface(tmp_path / "s.h5")
+        assert found.alpha.tolist() == [float(x[0]), float(x[1])]
+        assert found.loss.tolist() == [3.0, 255.0]
+
+
+def test_a_path_that_is_not_finite_and_losses_that_are_no_numbers_are_refused(tmp_path):
+    with h5py.File(tmp_path / "p.h5", "w") as file:
+        file["proj_xcoord"], file["proj_ycoord"] = [0.0, np.inf], [0.0, 1.0]
+        file["xcoordinates"], file["train_loss"] = [0.0, 1.0], [True, False]
+    with pytest.raises(DamagedFile, match="proj_xcoord and proj_ycoord hold numbers that are not"):
+        classic.read_trajectory(tmp_path / "p.h5")
+    with pytest.raises(DamagedFile, match="train_loss must be numbers"):
+        classic.read_surface(tmp_path / "p.h5")
+
+
+def test_the_command_exports_what_the_original_programs_wrote(tmp_path, capsys):
+    from cnognp.cli.main import main
+
+    here = [str(tmp_path / name) for name in ("a.h5", "classic.h5", "again.vtp", "b.h5", "b.csv")]
+    save(plane(), here[0])
+    for source, target in ((0, 1), (1, 2), (1, 3), (3, 4)):
+        assert main(["export", here[source], here[target]]) == 0, capsys.readouterr().err
+    found = classic.read_surface(here[3])
+    np.testing.assert_array_equal(found.loss, plane().loss)
+    with h5py.File(here[1], "w") as file:
+        file["proj_xcoord"], file["proj_ycoord"] = [0.0, 1.0], [0.0, 1.0]
+    assert main(["export", here[1], here[2]]) == 0
+    with h5py.File(here[1], "w") as file:
+        file["xdirection/0"] = np.zeros(3)
+    capsys.readouterr()
+    assert main(["export", here[1], here[2]]) == 3
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_damaged_files_and_those_of_another_kind_are_refused(tmp_path):

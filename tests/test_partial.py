@@ -104,6 +104,81 @@ def test_a_record_that_was_changed_is_computed_again(tmp_path, three):
     assert found.provenance["blocks found in the file"] == 2
 
 
+def journal_of(path, count, size=5):
+    """A journal of blocks of random values, and where each record begins."""
+    values = [np.random.default_rng(k).normal(size=size) for k in range(count)]
+    made = Journal(path, {"what": "test"})
+    starts = []
+    for k, array in enumerate(values):
+        starts.append(path.stat().st_size)
+        made.append(k, array)
+    made.close()
+    return values, starts
+
+
+def blocks(path, values):
+    """Which blocks a journal has, after each was seen to be what was written."""
+    journal = Journal(path, {"what": "test"})
+    found = {k for k in range(len(values)) if journal.get(k) is not None}
+    for k in found:
+        np.testing.assert_array_equal(journal.get(k), values[k])
+    assert len(journal) == len(found)
+    journal.close()
+    return found
+
+
+@pytest.mark.parametrize("place", [0, 3, 8, 15, 16, 20, 24, 30, 63])
+@pytest.mark.parametrize("bit", [0, 6])
+def test_sound_records_behind_a_damaged_one_stay(tmp_path, place, bit):
+    path = tmp_path / "part"
+    values, starts = journal_of(path, 6)
+    data = bytearray(path.read_bytes())
+    for start in (starts[1], starts[4]):
+        data[start + place] ^= 1 << bit
+    path.write_bytes(data)
+    assert blocks(path, values) == {0, 2, 3, 5}
+    journal = Journal(path, {"what": "test"})
+    journal.append(1, values[1])
+    journal.close()
+    assert blocks(path, values) == {0, 1, 2, 3, 5}
+    assert len(data) < path.stat().st_size
+
+
+@pytest.mark.parametrize("lost", [1, 7, 8, 24, 40])
+@pytest.mark.parametrize("gained", [b"", bytes(100), bytes(range(61))], ids=len)
+def test_records_behind_bytes_that_were_lost_or_came_in_between_stay(tmp_path, lost, gained):
+    path = tmp_path / "part"
+    values, starts = journal_of(path, 5)
+    data = path.read_bytes()
+    path.write_bytes(data[: starts[2]] + gained + data[starts[2] + lost :])
+    assert blocks(path, values) == {0, 1, 3, 4}
+
+
+def test_a_long_damaged_stretch_is_passed_over_and_a_damaged_end_cut_off(tmp_path):
+    path = tmp_path / "part"
+    values, starts = journal_of(path, 4, size=30_000)
+    data = bytearray(path.read_bytes())
+    data[starts[1] : starts[3]] = bytes(starts[3] - starts[1])
+    path.write_bytes(data + b"rubbish" * 1000)
+    assert blocks(path, values) == {0, 3} and path.stat().st_size == len(data)
+
+
+def test_of_an_adaptive_slice_the_blocks_behind_a_damaged_one_are_measured_again(tmp_path):
+    identity = {"what": "test", "adaptive": "rules"}
+    made = Journal(tmp_path / "part", identity)
+    start = (tmp_path / "part").stat().st_size
+    for k in range(3):
+        made.append(k, np.ones(3))
+    made.close()
+    data = bytearray((tmp_path / "part").read_bytes())
+    data[start + 48] ^= 1
+    (tmp_path / "part").write_bytes(data)
+    again = Journal(tmp_path / "part", identity)
+    assert len(again) == 1 and again.get(0) is not None
+    again.close()
+    assert (tmp_path / "part").stat().st_size == start + 48
+
+
 def test_a_file_of_another_slice_is_refused_and_says_what_differs(tmp_path, three):
     z, u, v = three
     path = tmp_path / "plane.part"

@@ -268,6 +268,39 @@ def test_a_result_of_somebody_elses_is_saved_and_loaded_too(tmp_path):
     assert load(tmp_path / "a.h5").height.tolist() == [0, 1, 2]
 
 
+def test_fields_with_the_names_of_what_a_file_says_of_itself_come_back(tmp_path):
+    @dataclass(frozen=True, eq=False, kw_only=True)
+    class Worded(Result):
+        height: np.ndarray = axes("pair")
+        kind: str = "steep"
+        schema: int = 7
+        axes: tuple[str, ...] = ("a", "b")
+
+    save(Worded(height=np.arange(3.0)), tmp_path / "a.h5")
+    found = load(tmp_path / "a.h5")
+    assert (found.kind, found.schema, found.axes) == ("steep", 7, ("a", "b"))
+    assert found.height.tolist() == [0, 1, 2]
+    _, attributes = storage.read(tmp_path / "a.h5")
+    assert (attributes["kind"], attributes["schema"]) == ("Worded", 1)
+
+
+def test_arrays_of_such_names_come_back_from_files_of_any_age(tmp_path):
+    @dataclass(frozen=True, eq=False, kw_only=True)
+    class Arrayed(Result):
+        kind: np.ndarray = axes("n")
+        schema: np.ndarray = axes("n")
+
+    arrays = {"kind": np.arange(2), "schema": np.ones(2)}
+    save(Arrayed(**arrays), tmp_path / "new.h5")
+    before = {
+        "kind": "Arrayed", "schema": 1, "axes": {"kind": ["n"], "schema": ["n"]}, "provenance": {},
+    }  # fmt: skip
+    storage.write(tmp_path / "old.h5", arrays, before)
+    for name in ("new.h5", "old.h5"):
+        found = load(tmp_path / name)
+        assert found.kind.tolist() == [0, 1] and found.schema.tolist() == [1.0, 1.0]
+
+
 def test_provenance_names_the_versions_and_the_time_and_knows_torch_only_if_it_is_there(
     monkeypatch,
 ):

@@ -1,5 +1,6 @@
 """Training runs: what lies in their folder, that it repeats bit for bit, and that it is true."""
 
+import json
 import math
 import struct
 from dataclasses import replace
@@ -120,7 +121,7 @@ def test_the_best_member_loads_strictly_into_the_plain_module(call, tmp_path, ow
     task.model.load_state_dict(load_file(path), strict=True)
     raw = path.read_bytes()
     header = raw[8 : 8 + struct.unpack("<Q", raw[:8])[0]]
-    assert b"__metadata__" not in header
+    assert set(json.loads(header)["__metadata__"]) == {"sha256"}
     loss, norm, _ = judged(task.model, task.train)
     assert loss == pytest.approx(document["best"]["loss"], rel=1e-5)
     assert norm == pytest.approx(document["best"]["gradient_norm"], rel=1e-4)

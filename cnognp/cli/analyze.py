@@ -12,6 +12,7 @@ from cnognp.config import RunFolder
 
 _KINDS = "gradient,spectrum,trace,line,plane"
 _FLATNESS = "--sharpness."
+_DIGITS = tuple(".0123456789")
 
 
 def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
@@ -25,7 +26,10 @@ def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
     )  # fmt: skip
     parser.add_argument("--member", type=str, default="best", help="best, all, or an index")
     parser.add_argument("--checkpoint", type=str, default="last", help="last, all, or a round")
-    parser.add_argument("--point", type=str, default=None, help="safetensors file of weights")
+    parser.add_argument(
+        "--point", type=str, default=None,
+        help="file of weights: .safetensors, or a state dict in .pt, .pth, .ckpt",
+    )  # fmt: skip
     parser.add_argument("--out", type=str, default=None, help="folder of the results")
     parser.add_argument("--data", type=str, default=None, help="folder of the task's data")
     parser.add_argument("--seed", type=int, default=0, help="of directions and random vectors")
@@ -53,7 +57,7 @@ def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
             "--sharpness.KEY", type=str, default=SUPPRESS,
             help="radii and budgets; cnognp analyze RUN --only sharpness --help lists them",
         )  # fmt: skip
-    return argv
+    return _joined(argv)
 
 
 def _curvature(group: Any) -> None:
@@ -88,11 +92,21 @@ def _curvature(group: Any) -> None:
 
 def _slices(group: Any) -> None:
     group.add_argument("--points", type=int, default=101, help="points along a line")
-    group.add_argument("--grid", type=int, default=41, help="points along a side of a plane")
-    group.add_argument("--span", type=float, default=1.0, help="slices reach from -span to span")
+    group.add_argument(
+        "--grid",
+        type=str,
+        default="41",
+        metavar="N | NxM",
+        help="points along the sides of a plane",
+    )
+    group.add_argument(
+        "--span", type=str, default="1.0", metavar="S | A:B",
+        help="slices reach from -S to S, or from A to B (--span=-0.5:1)",
+    )  # fmt: skip
     group.add_argument(
         "--direction", type=str, default="random",
-        help="random, eigenvectors, gradient, or pca of the population",
+        help="random, eigenvectors, gradient, pca of the population, or a file of other weights "
+        "(.safetensors, .pt), which are then at 1",
     )  # fmt: skip
     group.add_argument(
         "--by", type=str, default="",
@@ -146,6 +160,13 @@ def command(options: Namespace) -> None:
             if found:
                 console.note(f"saved before that, in {folder}: {', '.join(found)}")
             raise
+    for name, result in found.items():
+        if kept := result.provenance.get("towards", {}).get("kept"):
+            console.note(
+                f"{name}: {', '.join(kept[:3])}{' and others' * (len(kept) > 3)} are no trained "
+                f"parameters and stay as they are at the point, so what lies at 1 is not all of "
+                f"{options.direction}"
+            )
     if options.json:
         document = {name: words.numbers(result) for name, result in found.items()}
         console.emit({"folder": str(folder), "results": document})
@@ -172,7 +193,7 @@ def settings_of(options: Namespace) -> Any:
         k=options.k, which=options.which, tolerance=options.tolerance,
         trace_method=options.trace_method, probes=options.probes,
         density_steps=options.density_steps, density_probes=options.density_probes,
-        points=options.points, grid=options.grid, span=options.span,
+        points=options.points, grid=_sides(options.grid), span=_reach(options.span),
         direction=options.direction, by=options.by, seeds=options.seeds,
         metrics=_names(options.metrics), standard_errors=options.standard_errors,
         adaptive=options.adaptive, precision=options.precision,
@@ -195,6 +216,49 @@ def _numbers(words: str) -> list[float]:
         return [float(word) for word in _names(words)]
     except ValueError:
         raise ValueError(f"scales must be numbers, comma-separated, got {words!r}") from None
+
+
+def _sides(words: str) -> int | tuple[int, int]:
+    """The points along each side of a plane, or along one and the other.
+
+    Raises:
+        ValueError: if the text says neither.
+    """
+    try:
+        sides = [int(word) for word in words.lower().split("x")]
+    except ValueError:
+        sides = []
+    if len(sides) not in (1, 2):
+        raise ValueError(f"--grid: expected points such as 41, or 41x21, got {words}")
+    return sides[0] if len(sides) == 1 else (sides[0], sides[1])
+
+
+def _reach(words: str) -> float | tuple[float, float]:
+    """How far slices reach, or from where to where.
+
+    Raises:
+        ValueError: if the text says neither.
+    """
+    try:
+        ends = [float(word) for word in words.split(":")]
+    except ValueError:
+        ends = []
+    if len(ends) not in (1, 2):
+        raise ValueError(
+            f"--span: expected a number such as 0.5, or two such as -0.5:1, got {words}"
+        )
+    return ends[0] if len(ends) == 1 else (ends[0], ends[1])
+
+
+def _joined(argv: list[str]) -> list[str]:
+    """The arguments with ``--span -1:2`` as one word, whose minus is else taken for a flag's."""
+    words: list[str] = []
+    for word in argv:
+        if words and words[-1] == "--span" and word[:1] == "-" and word[1:2] in _DIGITS:
+            words[-1] = f"--span={word}"
+        else:
+            words.append(word)
+    return words
 
 
 def _check(subject: Any) -> None:

@@ -10,7 +10,11 @@ from cnognp.cli import console
 def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
     """Adds the arguments."""
     parser.usage = "cnognp export RESULT.h5 FILE [--log]"
-    parser.add_argument("result", type=str, help="file of a result, in the analysis of a run")
+    parser.add_argument(
+        "result", type=str,
+        help="file of a result, in the analysis of a run, or a surface, line or path of the "
+        "classic loss-landscape code",
+    )  # fmt: skip
     parser.add_argument(
         "file", type=str,
         help="what to write: .vti .vtr .vtp (ParaView), .csv, .npz, .h5 (classic loss-landscape)",
@@ -27,7 +31,7 @@ def command(options: Namespace) -> None:
         FileExistsError: if that would write over the result itself.
         FileNotFoundError: if there is no such result, or no folder to write to.
     """
-    from landscape.exchange import export
+    from landscape.exchange import classic, export
     from landscape.results import load
 
     source, target = Path(options.result), Path(options.file)
@@ -35,7 +39,7 @@ def command(options: Namespace) -> None:
         raise FileExistsError(f"{target} is the result itself: name another file to write")
     if not target.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {target.parent} to write to")
-    result = load(source)
+    result = classic.read(source) or load(source)
     export(result, target, log=options.log)
     if options.json:
         console.emit({"kind": type(result).__name__, "file": str(target)})

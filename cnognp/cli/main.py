@@ -13,6 +13,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from types import MappingProxyType
 
 from cnognp import __version__
+from cnognp.cli import signals
 
 VERBS = MappingProxyType({
     "train": "train a population on a task",
@@ -30,32 +31,29 @@ GOOD, FAILED, USAGE, DAMAGED = 0, 1, 2, 3
 _COMPLETION = "--print_completion"
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM."""
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code: 0 good, 1 failed, 2 usage or configuration, 3 bad file, 128 + a signal."""
     argv = list(sys.argv[1:] if argv is None else argv)
     verb = next((word for word in argv if not word.startswith("-")), "")
+    leaving = signals.Leaving()
     try:
         _open_streams()
-        with _terminable():
+        with _leaving(leaving):
             try:
                 return _run(verb, argv)
             finally:
                 # What does not get out is an error here, and not a complaint of Python's later.
                 sys.stdout.flush()
-    except SystemExit as leaving:
-        return leaving.code if isinstance(leaving.code, int) else USAGE
-    except _Terminated:
-        return 128 + signal.SIGTERM
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else USAGE
     except KeyboardInterrupt:
-        return 128 + signal.SIGINT
+        return 128 + (leaving.received or [signal.SIGINT])[0]
     except BrokenPipeError:
         _drop_output()
         return FAILED
     except Exception as error:
+        if leaving.received:
+            return 128 + leaving.received[0]
         if os.environ.get("CNOGNP_TRACEBACK"):
             traceback.print_exc()
         with suppress(OSError):
@@ -116,21 +114,25 @@ def _drop_output() -> None:
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
-    """Inside, SIGTERM ends what runs as Ctrl-C does: bars are taken away, and half files."""
+def _leaving(leaving: signals.Leaving) -> Iterator[None]:
+    """Inside, SIGTERM ends what runs as Ctrl-C does: bars are taken away, and half files.
 
-    def leave(number, frame):
-        raise _Terminated
-
+    SIGUSR1 ends nothing: a run that is trained heeds it as soon as it is there.
+    """
+    usual = {
+        signal.SIGTERM: (signal.SIG_DFL, leaving),
+        signal.SIGINT: (signal.default_int_handler, leaving),
+        signal.SIGUSR1: (signal.SIG_DFL, signals.Noted()),
+    }
     first = threading.current_thread() is threading.main_thread()
-    if not first or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, leave)
+    taken = {n: was for n, (was, _) in usual.items() if first and signal.getsignal(n) is was}
     try:
+        for number in taken:
+            signal.signal(number, usual[number][1])
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number, was in taken.items():
+            signal.signal(number, was)
 
 
 def code_of(error: Exception) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from cnognp.cli import arguments, console
+from cnognp.cli import arguments, console, signals
 from cnognp.config import Config, RunFolder
 from cnognp.methods import METHODS
 from cnognp.tasks.registry import TASKS, builder
@@ -130,6 +130,8 @@ def command(options: Namespace) -> int:
 
     received: list[int] = []
     before = {s: signal.signal(s, partial(_receive, received)) for s in _SIGNALS}
+    for handler in before.values():
+        received += signals.noted(handler)
     try:
         with console.bar() as bar:
             line = bar.add_task(
@@ -172,11 +174,19 @@ def _receive(received: list[int], number: int, frame: Any) -> None:
 
 
 def _begun(argv: Sequence[str], file: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of the run that is to go on, where it was begun."""
+    """The configuration of the run that is to go on, where it was begun.
+
+    Raises:
+        DamagedFile: if it is not the one that was written.
+    """
     out = arguments.value_of(argv, "--out") or file.get("out")
     task = arguments.name_in(argv, "task", file, "")
     folder = RunFolder(Path(out or f"runs/{_stem(task)}"))
-    return arguments.tree_of(folder.config_path) if folder.config_path.is_file() else {}
+    if not folder.config_path.is_file():
+        return {}
+    tree = arguments.tree_of(folder.config_path)
+    folder.verify()
+    return tree
 
 
 def _stem(task: str) -> str:

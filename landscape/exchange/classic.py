@@ -23,7 +23,9 @@ from landscape.results import Line, Surface, Trajectory, provenance
 
 UNDONE = -1.0
 _TEXT_BYTES = 1 << 14
+_LENGTH_BYTES = 4  # of the length of a text, where the dataset says where the text is
 _COORDINATES = ("xcoordinates", "ycoordinates")
+_PATH = ("proj_xcoord", "proj_ycoord")
 
 
 def read_surface(
@@ -143,19 +145,25 @@ def read_trajectory(path: PathLike, *, label: str = "") -> Trajectory:
         FileNotFoundError: if there is no such file.
     """
     arrays, _ = _read(path)
-    found = [arrays.get(name, np.empty(0)) for name in ("proj_xcoord", "proj_ycoord")]
+    found = [arrays.get(name, np.empty(0)) for name in _PATH]
     if any(values.ndim != 1 or not len(values) for values in found) or len({*map(len, found)}) > 1:
         have = {name: values.shape for name, values in sorted(arrays.items())[:8]}
         raise DamagedFile(
             path, f"a path needs lists proj_xcoord and proj_ycoord of one length, and it has {have}"
         )
-    count = len(found[0])
+    try:
+        x, y = (_numbers(name, values) for name, values in zip(_PATH, found, strict=True))
+    except ValueError as error:
+        raise DamagedFile(path, str(error)) from None
+    if not (np.isfinite(x) & np.isfinite(y)).all():
+        raise DamagedFile(path, f"{' and '.join(_PATH)} hold numbers that are not finite")
+    count = len(x)
     unknown = np.full(count, np.nan)
     return Trajectory(
         run=np.zeros(count, dtype=np.int64),
         step=np.arange(count),
-        alpha=found[0].astype(float),
-        beta=found[1].astype(float),
+        alpha=x,
+        beta=y,
         loss=unknown,
         distance=unknown,
         relative=unknown,
@@ -164,6 +172,32 @@ def read_trajectory(path: PathLike, *, label: str = "") -> Trajectory:
         directions=("x", "y"),
         provenance=provenance(format="loss-landscape projection file"),
     )
+
+
+def read(path: PathLike) -> Surface | Line | Trajectory | None:
+    """The surface, line or path in a file of the classic layout; None if it is of another layout.
+
+    Raises:
+        DamagedFile: if the file is of the classic layout and damaged or hostile, or no HDF5 file.
+        FileNotFoundError: if there is no such file.
+    """
+    with open_regular(path) as raw:
+        storage.signed_size(path, raw)
+        raw.seek(0)
+        try:
+            with (
+                storage.access_through(raw) as access,
+                h5py.File(h5py.h5f.open(storage.NAME, h5py.h5f.ACC_RDONLY, access)) as file,
+            ):
+                root = h5g.open(file.id, b"/")
+                surface, trajectory = (
+                    name.encode() in root for name in (_COORDINATES[0], _PATH[0])
+                )
+        except storage.HDF5_ERRORS as error:
+            raise DamagedFile(path, str(error) or type(error).__name__) from None
+    if surface:
+        return read_surface(path)
+    return read_trajectory(path) if trajectory else None
 
 
 def encoded(result: Surface | Line, dir_file: str = "") -> bytes:
@@ -206,7 +240,9 @@ def _read(path: PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]]:
                 with file:
                     found = claims.datasets(h5g.open(file.id, b"/"))
                     texts = (
-                        {"dir_file": _text(found.pop("dir_file"))} if "dir_file" in found else {}
+                        {"dir_file": _text(found.pop("dir_file"), raw, size)}
+                        if "dir_file" in found
+                        else {}
                     )
                     claims.check(found, size, max(storage.BUDGET, size))
                     arrays = {name: storage.loaded(name, found[name]) for name in sorted(found)}
@@ -215,11 +251,11 @@ def _read(path: PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     return arrays, texts
 
 
-def _text(dataset: h5d.DatasetID) -> str:
+def _text(dataset: h5d.DatasetID, raw: io.FileIO, size: int) -> str:
     """One text, of fixed length or not.
 
     Raises:
-        ValueError: if it is anything else, or too long.
+        ValueError: if it is anything else, or too long, or says so.
     """
     kind, plan = dataset.get_type(), dataset.get_create_plist()
     plain = kind.get_class() == h5t.STRING and kind.get_size() <= _TEXT_BYTES
@@ -227,6 +263,14 @@ def _text(dataset: h5d.DatasetID) -> str:
     single = dataset.get_space().get_simple_extent_type() == h5s.SCALAR
     if not (plain and inside and single) or dataset.get_storage_size() > _TEXT_BYTES:
         raise ValueError("dir_file is not a single text")
+    if kind.is_variable_str():
+        # HDF5 takes the memory for the length that the file states before it looks for the text.
+        if (place := dataset.get_offset()) is None:
+            raise ValueError("dir_file is not a single text")
+        raw.seek(place)
+        length = int.from_bytes(raw.read(_LENGTH_BYTES), "little")
+        if length > min(size, _TEXT_BYTES):
+            raise ValueError(f"dir_file says that it has {length} bytes, which no name has")
     value = h5py.Dataset(dataset)[()]
     return (value.decode(errors="replace") if isinstance(value, bytes) else str(value))[
         :_TEXT_BYTES
@@ -266,9 +310,36 @@ def _slice(
 
 
 def _coordinates(name: str, values: np.ndarray) -> np.ndarray:
-    if values.ndim != 1 or not len(values) or not (np.diff(values) > 0).all():
-        raise ValueError(f"{name} must be a list of increasing numbers, got {values.tolist()[:5]}")
+    """The coordinates of an axis as floats.
+
+    Raises:
+        ValueError: if they are no list of finite numbers that increase, also once they are floats.
+    """
+    numbers = _numbers(name, values)
+    if numbers.ndim != 1 or not len(numbers) or not np.isfinite(numbers).all():
+        raise ValueError(f"{name} must be a list of finite numbers, got {_some(values)}")
+    # Not their differences, which integers have no room for.
+    if not (numbers[1:] > numbers[:-1]).all():
+        raise ValueError(f"{name} must be a list of increasing numbers, got {_some(values)}")
+    return numbers
+
+
+def _numbers(name: str, values: np.ndarray) -> np.ndarray:
+    """The values as floats.
+
+    Raises:
+        ValueError: if they are no numbers.
+    """
+    if values.dtype == bool:
+        raise ValueError(f"{name} must be numbers, got true and false")
     return values.astype(float)
+
+
+def _some(values: np.ndarray) -> str:
+    """The first values of an array, or its shape where it is no list."""
+    if values.ndim != 1:
+        return f"the shape {values.shape}"
+    return f"{values[:5].tolist()}{' ...' if len(values) > 5 else ''}"
 
 
 def _placed(name: str, values: np.ndarray, shape: Sequence[int], order: str) -> np.ndarray:
@@ -279,13 +350,14 @@ def _placed(name: str, values: np.ndarray, shape: Sequence[int], order: str) -> 
     """
     if values.shape not in (tuple(shape), tuple(shape)[::-1]):
         raise ValueError(f"{name} has the shape {values.shape} and the grid has {tuple(shape)}")
+    values = _numbers(name, values)
     if len(shape) == 1:
-        return values.astype(float)
+        return values
     if order == "ij":
         if values.shape != tuple(shape):
             raise ValueError(f"{name} has the shape {values.shape}, and order='ij' needs {shape}")
-        return values.astype(float)
-    return values.reshape(shape[::-1]).T.astype(float)
+        return values
+    return values.reshape(shape[::-1]).T
 
 
 def _undone(name: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -3,10 +3,12 @@
 import csv
 import io
 import json
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +18,7 @@ from landscape.results import Line, Lines, Result, Surface, Trajectory
 
 # An axis beside those of the table becomes this many columns at most; longer ones are left out.
 _COLUMNS = 64
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def export(result: Result, path: PathLike, *, log: bool = False) -> None:
@@ -26,7 +29,8 @@ def export(result: Result, path: PathLike, *, log: bool = False) -> None:
     | .vti | a `Surface` on an even grid as VTK image data |
     | .vtr | a `Surface` on any grid as VTK rectilinear grid |
     | .vtp | a `Surface` as triangles, a `Line`, `Lines` or a `Trajectory` as lines, for VTK |
-    | .csv | the numbers at each point of any result, under names with units |
+    | .csv | the numbers at each point of any result, under names with units; names that a \
+spreadsheet would take for formulas begin with an apostrophe |
     | .npz | every array of any result, for `numpy.load` without pickle |
     | .h5 | a `Surface` or `Line` as the code of Li et al. (2018) stores it |
 
@@ -116,21 +120,50 @@ def _csv(result: Result) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([
-        f"{name} [multiples of {units[name]}]" if units.get(name) else name for name in columns
+        _cell(f"{name} [multiples of {units[name]}]" if units.get(name) else name)
+        for name in columns
     ])
     # Python writes the shortest digits that read back as the same number.
-    writer.writerows(zip(*(column.tolist() for column in columns.values()), strict=True))
+    lists = (map(_cell, column.tolist()) for column in columns.values())
+    writer.writerows(zip(*lists, strict=True))
     return text.getvalue().encode()
+
+
+def _cell(value: Any) -> Any:
+    """The value, with an apostrophe before a text that a spreadsheet would take for a formula."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip(" ").startswith(_FORMULA) and not _is_number(value):
+        value = f"'{value}"
+    return value.replace("\r", " ")  # which the writer would leave bare, and a reader end a row at
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _npz(result: Result) -> bytes:
     arrays = {entry.name for entry in fields(result) if "axes" in entry.metadata}
     entries = {entry.name: getattr(result, entry.name) for entry in fields(result)}
     texts = {name: value for name, value in entries.items() if name not in arrays}
+    # Fields of these names, which a result of somebody else's may have, go under others.
+    if "kind" in texts:
+        texts["field kind"] = texts["kind"]
     texts["kind"] = type(result).__name__
-    data = {name: entries[name] for name in arrays if entries[name] is not None}
+    data = {name: entries[name] for name in sorted(arrays) if entries[name] is not None}
+    if "attributes" in data:
+        data["field attributes"] = data["attributes"]
+    data["attributes"] = np.array(json.dumps(texts))
     memory = io.BytesIO()
-    np.savez(memory, **dict(sorted(data.items())), attributes=np.array(json.dumps(texts)))
+    # As np.savez does, whose own arguments have names that an array may have too.
+    with zipfile.ZipFile(memory, "w") as archive:
+        for name, array in data.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
     return memory.getvalue()
 
 

@@ -6,10 +6,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.stats import binom
 from torch import Tensor
 
 from landscape.objective import Objective, value, widened
+from landscape.quiet import binom
 
 _RUNGS = 14
 _BISECTIONS = 12

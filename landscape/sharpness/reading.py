@@ -7,11 +7,11 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
-from scipy.stats import t as student
 from torch import Tensor
 
 from landscape.curvature import Hessian
 from landscape.objective import Objective, value, value_and_grad, widened
+from landscape.quiet import student
 from landscape.randomness import derive
 from landscape.rounding import Noise, in_float64, noise
 from landscape.sharpness.ascent import Ascent

@@ -1,8 +1,9 @@
 """A file that grows while a measurement runs, so that a killed one goes on where it was.
 
 The first line says in JSON what is measured. Records of one block each follow, with a checksum. A
-record that a kill or a full disk cut short is dropped when the file is opened again; what was whole
-before it stays. Appending costs microseconds, where writing the whole file anew would not.
+record that a kill or a full disk cut short, or that was damaged, is not taken when the file is
+opened again; what is whole before it and behind it stays. Appending costs microseconds, where
+writing the whole file anew would not.
 """
 
 import json
@@ -23,6 +24,7 @@ _MAGIC = "cnognp-journal-1"
 _HEADER_BYTES = 1 << 20
 _RECORD = struct.Struct("<QQII")  # block, number of values, checksum of both, of the values
 _FLUSH_SECONDS = 5.0
+_WINDOW = 1 << 16
 
 
 class Journal:
@@ -105,7 +107,7 @@ class Journal:
             self._flushed = time.monotonic()
 
     def _read(self, identity: Mapping[str, Any]) -> int:
-        """Fills the blocks; where the last whole record ends.
+        """Fills the blocks; where the last whole record ends, damaged ones before it or not.
 
         Raises:
             ValueError: if the file belongs to another measurement.
@@ -127,11 +129,44 @@ class Journal:
                 "Give another path, or delete the file to begin anew"
             )
         end = len(line) + 1
-        while (record := _record(data, end)) is not None:
+        start: int | None = end
+        while start is not None:
+            record = _record(data, start)
+            if record is None:
+                # Where a surface is refined, the cells of a block depend on the blocks before it.
+                start = None if "adaptive" in identity else _following(data, start)
+                continue
             block, values = record
             self._blocks[block] = values
-            end += _RECORD.size + values.nbytes
+            start = end = start + _RECORD.size + values.nbytes
         return end
+
+
+def _following(data: bytes, start: int) -> int | None:
+    """Where the next whole record behind a damaged one begins, or None if there is none."""
+    width = _WINDOW
+    while start < len(data):
+        for place in _plausible(data, start + 1, start + width):
+            if _record(data, place) is not None:
+                return place
+        start, width = start + width, 2 * width
+    return None
+
+
+def _plausible(data: bytes, low: int, high: int) -> list[int]:
+    """The places from ``low`` to ``high`` where a record could begin that ends with the file.
+
+    It says how many values follow, and hardly any other eight bytes are so small a number.
+    """
+    found: list[int] = []
+    for first in range(low, low + 8):
+        count = max(0, (len(data) - first) // 8)
+        words = np.frombuffer(data, "<u8", count, min(first, len(data)))
+        words = words[: (high - first) // 8 + 2]
+        room = count - _RECORD.size // 8 - np.arange(max(0, len(words) - 1))
+        fitting = np.flatnonzero((room >= 0) & (words[1:] <= np.maximum(room, 0)))
+        found += [first + 8 * int(i) for i in fitting]
+    return sorted(found)
 
 
 def _record(data: bytes, start: int) -> tuple[int, np.ndarray] | None:

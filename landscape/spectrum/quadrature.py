@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.linalg import eigh_tridiagonal
 from scipy.special import betainc
 from torch import Tensor
 
@@ -14,6 +13,7 @@ from landscape.curvature import Hessian, arithmetic
 from landscape.objective import Objective, check_deterministic, judged, normalisation_of
 from landscape.operators.blocks import Operator, graph_of, matrix, name_of
 from landscape.operators.selection import Where, describe
+from landscape.quiet import eigh_tridiagonal
 from landscape.randomness import derive
 from landscape.results import Density, provenance
 

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.stats import t as student
 from torch import Tensor
 
 from landscape.objective import widened
 from landscape.operators.blocks import name_of
+from landscape.quiet import student
 from landscape.results import Trace, provenance
 
 LEAST_PROBES = 64
