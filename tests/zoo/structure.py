@@ -1,0 +1,262 @@
+"""Networks whose parameters are shared, frozen, routed, generated, masked, or live in the loss."""
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from cases import CE, MSE, Case, case, labels, rows
+from torch import nn
+from torch.nn.utils import prune
+from torch.utils.data import DataLoader, TensorDataset
+
+
+def perceptron(width=5):
+    return nn.Sequential(nn.Linear(4, width), nn.Tanh(), nn.Linear(width, 3))
+
+
+class Mixture(nn.Module):
+    """A mixture of experts: two of four work on a sample, and some have no sample at all."""
+
+    def __init__(self, experts=4):
+        super().__init__()
+        self.gate = nn.Linear(4, experts)
+        self.experts = nn.ModuleList(perceptron(3) for _ in range(experts))
+
+    def forward(self, x):
+        weight, chosen = self.gate(x).topk(2, -1)
+        weight, found = weight.softmax(-1), x.new_zeros(len(x), 3)
+        for index, expert in enumerate(self.experts):
+            row, place = (chosen == index).nonzero(as_tuple=True)
+            if len(row):
+                found = found.index_add(0, row, weight[row, place, None] * expert(x[row]))
+        return found
+
+
+@case
+def mixture_of_experts():
+    model = Mixture()
+    with torch.no_grad():
+        # Far from every change of the choice, and never the last expert.
+        model.gate.bias.copy_(torch.tensor([3.0, 1.0, -1.0, -9.0]))
+    x, y = rows()
+    return Case(model=model, data=(0.3 * x, y), loss=CE)
+
+
+class Adapted(nn.Module):
+    """A frozen linear layer and a correction of low rank."""
+
+    def __init__(self, base, rank=2):
+        super().__init__()
+        self.base = base.requires_grad_(False)
+        self.down = nn.Parameter(torch.randn(rank, base.in_features))
+        self.up = nn.Parameter(0.1 * torch.randn(base.out_features, rank))
+
+    def forward(self, x):
+        return self.base(x) + x @ self.down.T @ self.up.T
+
+
+@case
+def low_rank_adaptation():
+    model = nn.Sequential(Adapted(nn.Linear(4, 8)), nn.Tanh(), Adapted(nn.Linear(8, 3)))
+    return Case(model=model, data=rows(), loss=CE)
+
+
+class Hyper(nn.Module):
+    """A network whose weights another network gives."""
+
+    def __init__(self):
+        super().__init__()
+        self.hyper = nn.Linear(2, 15)
+        self.out = nn.Linear(3, 3)
+
+    def forward(self, x, task):
+        weight, bias = self.hyper(task).split([12, 3], -1)
+        parameters = {"weight": weight.reshape(3, 4), "bias": bias}
+        inner = torch.func.functional_call(nn.Linear(4, 3, device="meta"), parameters, x)
+        return self.out(torch.tanh(inner))
+
+
+@case
+def hypernetwork():
+    x, y = rows()
+    return Case(model=Hyper(), data=((x, torch.randn(2)), y), loss=CE)
+
+
+class Weighted(nn.Module):
+    """Two losses with learned weights (Kendall, Gal and Cipolla 2018)."""
+
+    def __init__(self):
+        super().__init__()
+        self.log_variance = nn.Parameter(torch.tensor([0.2, -0.3]))
+
+    def forward(self, output, target):
+        heads = torch.stack([CE(output[0], target[0]), MSE(output[1], target[1])])
+        return ((-self.log_variance).exp() * heads + self.log_variance).sum()
+
+
+class Heads(nn.Module):
+    """A trunk with two heads."""
+
+    def __init__(self):
+        super().__init__()
+        self.trunk, self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 3), nn.Linear(4, 2)
+
+    def forward(self, x):
+        hidden = torch.tanh(self.trunk(x))
+        return self.first(hidden), self.second(hidden)
+
+
+@case
+def heads_with_learned_weights():
+    x, y = rows()
+    return Case(model=Heads(), data=(x, (y, torch.randn(12, 2))), loss=Weighted())
+
+
+@case
+def regulariser_over_the_parameters():
+    model = perceptron()
+
+    def loss(output, target):
+        return CE(output, target) + 0.3 * sum(p.square().sum() for p in model.parameters())
+
+    return Case(model=model, data=rows(), loss=loss)
+
+
+@case
+def function_that_closes_over_the_module():
+    class Closing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 5), nn.Linear(5, 3)
+            self.body = lambda t: torch.tanh(self.first(t))
+
+        def forward(self, x):
+            return self.second(self.body(x))
+
+    return Case(model=Closing(), data=rows(), loss=CE)
+
+
+@case
+def pruned():
+    model = perceptron()
+    prune.l1_unstructured(model[0], "weight", 0.4)
+    prune.random_structured(model[2], "weight", 1, dim=1)
+    model(torch.randn(2, 4))
+    return Case(model=model, data=rows(), loss=CE)
+
+
+class Tied(nn.Module):
+    """An autoencoder that decodes with the transposed weights, twice over."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.again = nn.Linear(4, 6), nn.Linear(4, 6)
+        self.again.weight = self.encoder.weight
+        self.bias = nn.Parameter(torch.zeros(4))
+
+    def forward(self, x):
+        found = torch.tanh(self.encoder(x)) @ self.encoder.weight + self.bias
+        return torch.tanh(self.again(found)) @ self.encoder.weight + self.bias
+
+
+@case
+def tied_autoencoder():
+    x, _ = rows()
+    return Case(model=Tied(), data=(x, x), loss=MSE)
+
+
+class Splines(nn.Module):
+    """A layer of learned splines on its edges, as in Kolmogorov-Arnold networks."""
+
+    def __init__(self, inputs, outputs, cells=3, degree=3):
+        super().__init__()
+        step = 4.0 / cells
+        knots = torch.arange(-degree, cells + degree + 1) * step - 2.0
+        self.register_buffer("knots", knots)
+        self.degree = degree
+        self.weight = nn.Parameter(0.5 * torch.randn(outputs, inputs, cells + degree))
+        self.base = nn.Parameter(torch.randn(outputs, inputs))
+
+    def forward(self, x):
+        t, knots = x[..., None], self.knots
+        basis = ((t >= knots[:-1]) & (t < knots[1:])).to(x.dtype)
+        for k in range(1, self.degree + 1):
+            left = (t - knots[: -k - 1]) / (knots[k:-1] - knots[: -k - 1]) * basis[..., :-1]
+            right = (knots[k + 1 :] - t) / (knots[k + 1 :] - knots[1:-k]) * basis[..., 1:]
+            basis = left + right
+        return torch.einsum("nik,oik->no", basis, self.weight) + F.silu(x) @ self.base.T
+
+
+@case
+def splines_on_edges():
+    model = nn.Sequential(Splines(4, 2), nn.Tanh(), Splines(2, 3))
+    return Case(model=model, data=rows(), loss=CE)
+
+
+@case
+def a_loader_with_an_uneven_last_batch():
+    x, y = rows(10)
+    loader = DataLoader(TensorDataset(x, y), batch_size=4)
+
+    def own(model, data, loss):
+        x, y = (torch.cat(parts) for parts in zip(*data.list, strict=True))
+        return loss(model(x), y)
+
+    return Case(model=perceptron(), data=Listed(loader), loss=CE, own=own)
+
+
+class Listed(DataLoader):
+    """A loader that also keeps its batches as a list, which the truth reads."""
+
+    def __init__(self, loader):
+        super().__init__(loader.dataset, loader.batch_size)
+        self.__dict__["list"] = list(loader)
+
+
+@case
+def samples_with_weights():
+    x, y = rows()
+
+    def loss(output, target):
+        label, weight = target
+        return (weight * F.cross_entropy(output, label, reduction="none")).mean()
+
+    def own(model, data, loss):
+        x, y, weight = data
+        return loss(model(x), (y, weight))
+
+    def unpack(batch):
+        x, y, weight = batch
+        return x, (y, weight), len(x)
+
+    options = {"unpack": unpack}
+    data = x, y, torch.rand(12)
+    return Case(model=perceptron(), data=[data], loss=loss, own=lambda m, d, f: own(m, d[0], f),
+                options=options)  # fmt: skip
+
+
+@case
+def distilled_from_a_frozen_teacher():
+    class Student(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.student = perceptron()
+            self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+
+        def forward(self, x):
+            with torch.no_grad():
+                wanted = self.teacher(x + 0.1)
+            return self.student(x), wanted
+
+    def loss(output, target):
+        found, wanted = output
+        soft = F.kl_div(found.log_softmax(-1), wanted.softmax(-1), reduction="batchmean")
+        return CE(found, target) + soft
+
+    return Case(model=Student(), data=rows(), loss=loss)
+
+
+@case
+def classes_with_weights():
+    return Case(model=perceptron(), data=(torch.randn(12, 4), labels(12)),
+                loss=nn.CrossEntropyLoss(weight=torch.tensor([1.0, 3.0, 6.0])))  # fmt: skip
