@@ -1,7 +1,7 @@
 """What a case of the zoo is, the table that its functions fill, and data that many share."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,8 +35,7 @@ class Case:
         risk: which class of `landscape.risk` takes it.
         options: keywords of that class.
         refused: what must stand in the message where there is no right answer, as a pattern.
-        excused: what stands in the message where refusing is as good as the right answer, since
-            torch cannot differentiate the model as it is.
+        excused: a pattern of the message where refusing is as good as the right answer.
         span: how far the plane goes, in units of its directions.
         padded: whether parameters that are 0 belong to padding and stay there.
         accuracy: relative, for what is computed in float64; some models compute in float32 inside.
@@ -101,3 +100,14 @@ def trainable(model, *parts):
 
 CE = F.cross_entropy
 MSE = F.mse_loss
+
+
+def tensors(data):
+    """Every tensor inside, in order."""
+    if isinstance(data, torch.Tensor):
+        yield data
+    elif isinstance(data, (tuple, list)):
+        for part in data:
+            yield from tensors(part)
+    elif isinstance(data, Mapping) or hasattr(data, "apply"):
+        yield from tensors(list((data if isinstance(data, Mapping) else vars(data)).values()))

@@ -16,7 +16,7 @@ class Equation(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.net = field()
+        self.net = field(1, 12)
 
     def forward(self, x):
         x = x.detach().requires_grad_()
@@ -30,7 +30,7 @@ class EquationByTransforms(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.net = field()
+        self.net = field(1, 12)
 
     def forward(self, x):
         def u(t):
@@ -128,7 +128,7 @@ class Forces(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.pair = field(1, 6)
+        self.pair = field(1, 12)
 
     def forward(self, positions):
         with torch.enable_grad():
@@ -179,7 +179,7 @@ class Equilibrium(nn.Module):
 
     def __init__(self, way):
         super().__init__()
-        self.inner, self.outer, self.way = nn.Linear(4, 4, bias=False), nn.Linear(4, 3), way
+        self.inner, self.outer, self.way = nn.Linear(5, 5, bias=False), nn.Linear(5, 3), way
         nn.init.uniform_(self.inner.weight, -0.2, 0.2)
 
     def step(self, h, x):
@@ -238,7 +238,7 @@ def unrolled(model, data, loss):
 
 
 def equilibrium(way, **options):
-    x = torch.randn(8, 4)
+    x = torch.randn(8, 5)
     return Case(
         model=Equilibrium(way), data=(x, labels(8)), loss=CE, own=unrolled, options=options
     )  # fmt: skip

@@ -9,8 +9,8 @@ from physics import equilibrium
 from sequences import SPOKEN, Listener, connectionist
 from torch import nn
 
-NOT_THE_SLOPE = "(?i)gradient|derivative"
-NO_SECOND = "(?i)second|product|differences"
+NOT_THE_SLOPE = "(?i:gradient|derivative)"
+NO_SECOND = "(?i:second|product|differences)"
 
 
 class Rounded(nn.Linear):
@@ -185,7 +185,9 @@ class Counting(nn.Module):
 @refused
 def counting_its_calls():
     model = Counting()
-    return Case(model=model, data=rows(), loss=CE, refused="(?i)twice|two evaluations|random|calls")
+    return Case(
+        model=model, data=rows(), loss=CE, refused="(?i:twice|two evaluations|random|calls)"
+    )
 
 
 @refused
@@ -199,4 +201,24 @@ def loss_that_is_not_finite():
     def loss(output, target):
         return (output.sum() - output.sum() - 1).log() + CE(output, target)
 
-    return Case(model=nn.Linear(4, 3), data=rows(), loss=loss, refused="(?i)finite|nan")
+    return Case(model=nn.Linear(4, 3), data=rows(), loss=loss, refused="(?i:finite|nan)")
+
+
+@refused
+def complex_parameters():
+    class Spectral(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(3, dtype=torch.cfloat))
+            self.out = nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.out(torch.fft.irfft(torch.fft.rfft(x) * self.weight, n=4))
+
+    return Case(model=Spectral(), data=rows(), loss=CE, refused="complex")
+
+
+@refused
+def parameters_that_wait_for_a_first_batch():
+    model = nn.Sequential(nn.LazyLinear(6), nn.Tanh(), nn.Linear(6, 3))
+    return Case(model=model, data=rows(), loss=CE, refused="(?i:uninitiali[sz]ed|lazy)")

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from cases import CE, MSE, Case, case, labels, rows
 from torch import nn
-from torch.nn.utils import prune
+from torch.nn.utils import parametrizations, prune
 from torch.utils.data import DataLoader, TensorDataset
 
 
@@ -214,6 +214,60 @@ class Listed(DataLoader):
 
 
 @case
+def a_loader_of_dictionaries():
+    x, y = rows(7)
+    data = [{"x": row, "label": label} for row, label in zip(x, y, strict=True)]
+
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = perceptron()
+
+        def forward(self, x, label):
+            logits = self.net(x)
+            return {"loss": CE(logits, label), "logits": logits}
+
+    def own(model, data, loss):
+        return sum(len(batch["x"]) * loss(model(**batch), batch) for batch in data.list) / 7
+
+    return Case(
+        model=Named(), data=Listed(DataLoader(data, batch_size=3)), own=own,
+        loss=lambda output, batch: output["loss"],
+    )  # fmt: skip
+
+
+def over_all(model, data, loss):
+    """The loss of all batches as if they were one."""
+    x, y = (torch.cat(parts) for parts in zip(*data, strict=True))
+    return loss(model(x), y)
+
+
+# What a mean over one batch is to the mean over all is known for samples alone.
+A_MEAN = "(?i:mean|sum)"
+
+
+def parted(loss, y):
+    x, _ = rows()
+    data = [(x[:5], y[:5]), (x[5:], y[5:])]
+    return Case(model=perceptron(), data=data, loss=loss, own=over_all, excused=A_MEAN)
+
+
+@case
+def classes_with_weights_in_two_batches():
+    return parted(nn.CrossEntropyLoss(weight=torch.tensor([1.0, 3.0, 6.0])), labels(12) // 2)
+
+
+@case
+def labels_that_do_not_count_in_two_batches():
+    return parted(nn.CrossEntropyLoss(), torch.where(torch.arange(12) < 4, -100, labels(12)))
+
+
+@case
+def sums_in_two_batches():
+    return parted(nn.CrossEntropyLoss(reduction="sum"), labels(12))
+
+
+@case
 def samples_with_weights():
     x, y = rows()
 
@@ -260,3 +314,145 @@ def distilled_from_a_frozen_teacher():
 def classes_with_weights():
     return Case(model=perceptron(), data=(torch.randn(12, 4), labels(12)),
                 loss=nn.CrossEntropyLoss(weight=torch.tensor([1.0, 3.0, 6.0])))  # fmt: skip
+
+
+@case
+def parallel_wrapper():
+    model = nn.DataParallel(perceptron())
+    return Case(model=model, data=rows(), loss=CE, excused="DataParallel")
+
+
+@case
+def first_layer_in_place():
+    model = nn.Sequential(nn.SiLU(inplace=True), *perceptron())
+
+    def own(model, data, loss):
+        return loss(model(data[0].clone()), data[1])
+
+    return Case(model=model, data=rows(), loss=CE, own=own, excused="in place")
+
+
+@case
+def sparse_weights_by_absolute_values():
+    model = perceptron()
+    for layer in (model[0], model[2]):
+        nn.init.zeros_(layer.bias)
+
+    def loss(output, target):
+        # Its slope at 0 is 0 for torch, in the middle of a kink.
+        return CE(output, target) + 0.1 * sum(p.abs().sum() for p in model.parameters())
+
+    return Case(model=model, data=rows(), loss=loss)
+
+
+@case
+def perfect_fit():
+    model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
+    x, _ = rows()
+    # Loss and gradient are 0 at the model's own weights.
+    return Case(model=model, data=(x, model(x).detach()), loss=MSE)
+
+
+@case
+def large_sum():
+    def loss(output, target):
+        return F.mse_loss(1e3 * output, target, reduction="sum")
+
+    x, _ = rows()
+    return Case(model=perceptron(), data=(x, 1e4 * torch.randn(12, 3)), loss=loss)
+
+
+class Kernel(nn.Module):
+    """Features for a Gaussian process, with the noise of its observations."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2))
+        self.log_noise = nn.Parameter(torch.tensor(-1.0))
+
+    def forward(self, x):
+        features = self.features(x)
+        apart = (features[:, None] - features).square().sum(-1)
+        return (-0.5 * apart).exp() + self.log_noise.exp() * torch.eye(len(x), dtype=x.dtype)
+
+
+@case
+def gaussian_process_on_learned_features():
+    def loss(covariance, target):
+        root = torch.linalg.cholesky(covariance)
+        white = torch.linalg.solve_triangular(root, target[:, None], upper=False)
+        return 0.5 * white.square().mean() + root.diagonal().log().mean()
+
+    x, _ = rows()
+    return Case(model=Kernel(), data=(x, x.sum(1).sin()), loss=loss)
+
+
+class Fourier(nn.Module):
+    """A layer of a Fourier neural operator; its complex weights are kept as pairs."""
+
+    def __init__(self, width=3, modes=2):
+        super().__init__()
+        self.lift, self.out = nn.Linear(1, width), nn.Linear(width, 1)
+        self.weight = nn.Parameter(0.5 * torch.randn(width, width, modes, 2))
+
+    def forward(self, x):
+        lifted = self.lift(x)
+        weight = torch.view_as_complex(self.weight)
+        waves = torch.fft.rfft(lifted, dim=1)[:, : weight.shape[-1]]
+        mixed = torch.einsum("nki,iok->nko", waves, weight)
+        return self.out(torch.fft.irfft(mixed, n=x.shape[1], dim=1) + torch.tanh(lifted))
+
+
+@case
+def fourier_neural_operator():
+    x = torch.randn(6, 8, 1)
+    return Case(model=Fourier(), data=(x, x.cumsum(1)), loss=MSE)
+
+
+@case
+def orthogonal_weights():
+    inner = parametrizations.orthogonal(nn.Linear(4, 4), orthogonal_map="matrix_exp")
+    return Case(model=nn.Sequential(inner, nn.Tanh(), nn.Linear(4, 3)), data=rows(), loss=CE)
+
+
+class Ensemble(nn.Module):
+    """Members with stacked weights, evaluated together by torch.func."""
+
+    def __init__(self, members=3):
+        super().__init__()
+        nets = [perceptron(2) for _ in range(members)]
+        stacked, _ = torch.func.stack_module_state(nets)
+        self.weights = nn.ParameterList(nn.Parameter(part.detach()) for part in stacked.values())
+        self.names, self.base = list(stacked), [nets[0].to("meta")]
+
+    def forward(self, x):
+        def member(weights):
+            return torch.func.functional_call(self.base[0], weights, (x,))
+
+        stacked = dict(zip(self.names, self.weights, strict=True))
+        return torch.func.vmap(member)(stacked).mean(0)
+
+
+@case
+def ensemble_by_vmap():
+    return Case(model=Ensemble(), data=rows(), loss=CE)
+
+
+class Watching(nn.Module):
+    """Keeps statistics of what it has seen, and never reads them."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = perceptron()
+        self.register_buffer("seen", torch.zeros(()))
+        self.register_buffer("mean", torch.zeros(4))
+
+    def forward(self, x):
+        self.seen += len(x)
+        self.mean = self.mean + 0.1 * (x.mean(0) - self.mean)
+        return self.net(x)
+
+
+@case
+def buffers_that_watch():
+    return Case(model=Watching(), data=rows(), loss=CE)

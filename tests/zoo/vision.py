@@ -67,7 +67,7 @@ def instancenorm():
 def weight_norm_old():
     data, convolution = images(), utils.weight_norm(nn.Conv2d(2, 4, 3, padding=1))
     model = small(nn.Identity(), convolution)
-    model(data[0])
+    model(data[0])  # The module now holds a weight that is no leaf.
     return Case(model=model, data=data, loss=CE)
 
 
@@ -80,13 +80,26 @@ def weight_norm_new():
 @case
 def spectral_norm_old():
     data, convolution = images(), utils.spectral_norm(nn.Conv2d(2, 4, 3, padding=1))
-    return Case(model=warmed(small(nn.Identity(), convolution), data[0]), data=data, loss=CE)
+    model = warmed(small(nn.Identity(), convolution), data[0])
+    model(data[0])  # The module now holds a weight that is no leaf.
+    return Case(model=model, data=data, loss=CE)
 
 
 @case
 def spectral_norm_new():
     data, convolution = images(), parametrizations.spectral_norm(nn.Conv2d(2, 4, 3, padding=1))
     return Case(model=warmed(small(nn.Identity(), convolution), data[0]), data=data, loss=CE)
+
+
+@case
+def rectified_and_pooled():
+    x, y = images()
+    model = nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(inplace=True), nn.MaxPool2d(2), nn.Flatten(),
+        nn.Linear(36, 3),
+    )  # fmt: skip
+    # Flat patches tie in the pooling.
+    return Case(model=model, data=(x.clamp(0, 0.3), y), loss=CE)
 
 
 class Residual(nn.Module):
@@ -146,7 +159,7 @@ def resnet():
     models = pytest.importorskip("torchvision.models")
     model = models.ResNet(models.resnet.BasicBlock, [1, 1, 1, 1], num_classes=3)
     data = images(4, 3, 16)
-    model = trainable(warmed(model, data[0]), "layer1.0.bn1")
+    model = trainable(warmed(model, data[0]), "layer1.0.bn1.weight")
     return Case(model=model, data=data, loss=CE)
 
 
@@ -176,7 +189,7 @@ def mobilenet():
     setting = [[1, 8, 1, 1], [2, 8, 1, 2]]
     model = models.MobileNetV2(3, 1.0, setting, round_nearest=4, dropout=0.0)
     data = images(6, 3, 16)
-    model = trainable(warmed(model, data[0]), "features.1.conv.1", "features.2.conv.1")
+    model = trainable(warmed(model, data[0]), "features.1.conv.1", "features.2.conv.1.1")
     return Case(model=model, data=data, loss=CE)
 
 
@@ -246,5 +259,5 @@ def timm_efficientnet():
     timm = pytest.importorskip("timm")
     model = timm.create_model("test_efficientnet", num_classes=3)
     data = images(4, 3, 32)
-    model = trainable(warmed(model, data[0]), "bn1", "blocks.1.0.bn1")
+    model = trainable(warmed(model, data[0]), "bn1", "blocks.1.0.bn1.bias")
     return Case(model=model, data=data, loss=CE)
