@@ -456,3 +456,25 @@ class Watching(nn.Module):
 @case
 def buffers_that_watch():
     return Case(model=Watching(), data=rows(), loss=CE)
+
+
+class Counting(nn.Module):
+    """An output that depends on how often it was asked, which an attribute keeps."""
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.calls = perceptron(), 0
+
+    def forward(self, x):
+        self.calls += 1
+        return self.net(x) * (1 + 0.1 * self.calls)
+
+
+@case
+def attribute_that_counts():
+    def own(model, data, loss):
+        model.calls = 0
+        return loss(model(data[0]), data[1])
+
+    pattern = "(?i:twice|two evaluations|random)"
+    return Case(model=Counting(), data=rows(), loss=CE, own=own, excused=pattern)

@@ -37,6 +37,8 @@ pytestmark = [
         "The PyTorch API of nested tensors is in prototype",
         ".*torch.nn.utils.weight_norm.* is deprecated",
         "None of the inputs have requires_grad",
+        # What the project says of a plane far from the statistics of BatchNorm.
+        "BatchNorm's statistics are frozen at those of the model",
     )
 ]
 
@@ -171,7 +173,13 @@ def test_eigenvalues_of_both_ends(measured, k):
 def test_trace(measured):
     risk, z, right = measured
     found = trace(risk, z, probes=PROBES)
-    reach = stats.t.ppf(0.9995, PROBES - 1) * found.standard_error
+    error = found.standard_error
+    if found.method == "hutchinson":
+        # The variance of a product with random signs is known where the matrix is.
+        outside = right.hessian - torch.diag(right.hessian.diagonal())
+        error = float((2 * outside.square().sum() / PROBES).sqrt())
+        assert 0.6 * error <= found.standard_error <= 1.6 * error
+    reach = stats.t.ppf(0.9995, PROBES - 1) * max(error, found.standard_error)
     rounding = 1e-4 * float(right.eigenvalues.abs().sum())
     assert abs(found.estimate - right.trace) <= reach + rounding
 
