@@ -8,8 +8,7 @@ from itertools import count
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader
+from torch import Tensor, nn
 
 from cnognp.config import Config
 from cnognp.descent import Epoch
@@ -17,16 +16,18 @@ from cnognp.method import Method
 from cnognp.methods import METHODS
 from cnognp.tasks.registry import load
 from cnognp.tasks.task import Task
-from landscape.batches import LoaderBatches, as_batches, tensors_of
+from landscape.batches import dense_parts, rows, rowwise, tensors_of
+from landscape.data import Data
+from landscape.network import called, is_batchnorm
 from landscape.objective import Objective, value
 from landscape.randomness import derived_seed
 from landscape.reestimation import Reestimated, Stochastic
-from landscape.risk import EmpiricalRisk
-from landscape.skeleton import is_batchnorm
+from landscape.risk import Derivatives, EmpiricalRisk, ModelRisk, Risk
 from landscape.slices.metrics import MEASURED
 
 SPLITS = ("train", "validation", "test")
 _BATCH = 4096
+_PROBED = 64  # samples that show whether a batch may be cut
 # What NumPy and HDF5 know.
 _KEPT = (torch.float16, torch.float32, torch.float64)
 
@@ -41,33 +42,57 @@ class Problem:
     Args:
         task: the model, its loss and its data; not written to.
         device: where everything is evaluated.
+        data_seed: data that a loader draws anew in every pass are judged and measured on the copy
+            that belongs to this seed; where None, measurements of them are refused.
+        derivatives: how products with the Hessian are taken, as in `landscape.risk.Risk`.
+        check: whether the first measurement checks the loss, see `landscape.gate`.
     """
 
-    def __init__(self, task: Task, device: torch.device):
+    def __init__(
+        self,
+        task: Task,
+        device: torch.device,
+        *,
+        data_seed: int | None = None,
+        derivatives: Derivatives = "exact",
+        check: bool = True,
+    ):
         self.task = task
         self.device = device
-        self._model = copy.deepcopy(task.model).to(device)
+        self._model = _on(device, task.model)
+        self._loss = _on(device, task.loss) if isinstance(task.loss, nn.Module) else task.loss
         self.normalised = any(is_batchnorm(module) for module in self._model.modules())
-        self._judged = copy.deepcopy(self._model).eval()
-        self._data = {name: _batches(getattr(task, name)) for name in SPLITS}
+        self._seed, self._options = data_seed, {"derivatives": derivatives, "check": check}
+        self._splits: dict[str, Data | None] = {}
 
     @cached_property
-    def training(self) -> EmpiricalRisk:
+    def training(self) -> Risk:
         """The loss on the training data, as training sees it."""
-        return self._on_training(self._model, statistics="batch")
+        return self._on_training(statistics="batch")
 
     @cached_property
-    def evaluation(self) -> EmpiricalRisk | Reestimated:
+    def evaluation(self) -> Risk | Reestimated:
         """The loss on the training data, as it is judged."""
-        risk = self._on_training(self._judged)
-        return Reestimated(risk) if self.normalised else risk
+        return Reestimated(self._judged) if self.normalised else self._judged
 
     @cached_property
-    def as_given(self) -> EmpiricalRisk:
+    def as_given(self) -> Risk:
         """The loss on the training data of the model in the mode in which it came."""
-        return self._on_training(self._model)
+        return self._on_training()
 
-    def at(self, z: Tensor) -> EmpiricalRisk:
+    @cached_property
+    def _judged(self) -> Risk:
+        """The loss on the training data of the model in evaluation mode, its statistics its own."""
+        return self._on_training(mode="eval")
+
+    def data(self, split: str) -> Data | None:
+        """The data of a split on the device; None where the task has none."""
+        source = getattr(self.task, split)
+        if split not in self._splits:
+            self._splits[split] = None if source is None else self._read(source)
+        return self._splits[split]
+
+    def at(self, z: Tensor) -> Risk:
         """The risk that the point ``z`` is measured on, its BatchNorm statistics frozen there."""
         evaluation = self.evaluation
         return evaluation.at(z) if isinstance(evaluation, Reestimated) else evaluation
@@ -78,7 +103,7 @@ class Problem:
         A method of mini-batches draws them from the training risk and is judged by the evaluation;
         any other takes steps on the whole training risk, its dropout drawn anew in every step.
         """
-        random = bool(self.training.stochastic_modules())
+        random = bool(self.training.stochastic_modules() or self.training.data.random)
         plain = not (random or self.normalised)
         fixed: Objective = self.training
         if takes_minibatches(method) and not plain:
@@ -91,17 +116,14 @@ class Problem:
         measures = {"loss": self.task.loss, **self.task.metrics}
         found: dict[str, dict[str, float]] = {}
         for split in SPLITS:
-            data = self._data[split]
-            if data is None:
-                found[split] = {}
-                continue
-            found[split] = {
+            data = self.data(split)
+            found[split] = {} if data is None else {
                 name: float(value(self._risk(data, measure, z), z))
                 for name, measure in measures.items()
             }
         return found
 
-    def metric(self, name: str, z: Tensor, *, own_statistics: bool = False) -> EmpiricalRisk:
+    def metric(self, name: str, z: Tensor, *, own_statistics: bool = False) -> Risk:
         """A metric of the task as a function of the point.
 
         ``"accuracy"`` is on the training data, ``"test_loss"`` and ``"test_accuracy"`` on others.
@@ -115,9 +137,10 @@ class Problem:
             ValueError: if there is none of this name.
         """
         split, measure = self.located(name)
+        data = self.data(split)
         if own_statistics:
-            return EmpiricalRisk(self._model, self._data[split], measure)
-        return self._risk(self._data[split], measure, z)
+            return self.as_given.measuring(measure, data)
+        return self._risk(data, measure, z)
 
     def located(self, name: str) -> tuple[str, Any]:
         """The split and the function of a metric of the task.
@@ -128,7 +151,7 @@ class Problem:
         measures = {"loss": self.task.loss, **self.task.metrics}
         known = {
             f"{split}_{key}": (split, measure)
-            for split in SPLITS if self._data[split] is not None
+            for split in SPLITS if getattr(self.task, split) is not None
             for key, measure in measures.items()
         } | {key: ("train", measure) for key, measure in self.task.metrics.items()}  # fmt: skip
         if name not in known:
@@ -146,12 +169,13 @@ class Problem:
     def data_digest(self) -> str:
         """SHA-256 of the training data's first batches, to recognise another task's data."""
         digest = hashlib.sha256()
-        for batch in self.training.batches:
-            for tensor in tensors_of(batch):
-                array = tensor.detach().cpu().contiguous()
-                digest.update(str((tuple(array.shape), array.dtype)).encode())
-                digest.update(array.view(torch.uint8).numpy().tobytes() if array.ndim else b"")
-            if not isinstance(self.training.batches, list):
+        for batch in self.training.data:
+            for tensor in tensors_of(batch[:2]):
+                digest.update(str((tuple(tensor.shape), tensor.dtype)).encode())
+                for part in dense_parts(tensor.detach().cpu()):
+                    array = part.contiguous()
+                    digest.update(array.view(torch.uint8).numpy().tobytes() if array.ndim else b"")
+            if not self.training.data.resident:
                 break
         return digest.hexdigest()
 
@@ -161,10 +185,15 @@ class Problem:
         Raises:
             ValueError: if they are not; a `Task` does not see what a loader gives.
         """
-        batches = self.training.batches
-        for number, batch in enumerate(batches if isinstance(batches, list) else ()):
-            for tensor in tensors_of(batch):
-                if tensor.is_floating_point() and not tensor.isfinite().all():
+        data = self.training.data
+        for number, batch in enumerate(data if data.resident else ()):
+            tensors = [dense_parts(t)[-1] for t in tensors_of(batch[:2]) if t.is_floating_point()]
+            for tensor in tensors:
+                finite = tensor.isfinite()
+                if len(tensors) > 1:
+                    # A mask beside other inputs.
+                    finite |= tensor == -torch.inf
+                if not finite.all():
                     raise ValueError(
                         f"train batch {number} holds a number that is not finite; fill the gap or "
                         "drop the row"
@@ -178,10 +207,10 @@ class Problem:
         Raises:
             ValueError: if one does not.
         """
-        first = [next(iter(self.training.batches))]
+        first = self.training.data.of([self.training.data.first])
         for name, metric in self.task.metrics.items():
             try:
-                EmpiricalRisk(self._judged, first, metric)
+                self._judged.measuring(metric, first)
             except Exception as error:
                 reason = str(error).replace("loss must return", "it must return")
                 raise ValueError(
@@ -205,33 +234,58 @@ class Problem:
                 "detached, or computed under no_grad?"
             )
 
-    def _on_training(self, model: torch.nn.Module, **options: Any) -> EmpiricalRisk:
-        """The loss of a model on the training data.
+    def _on_training(self, **options: Any) -> Risk:
+        """The loss on the training data.
 
         Raises:
             ValueError: if the loss cannot take what the model returns; says what that is.
         """
+        kind = ModelRisk if self.task.loss_of == "model" else EmpiricalRisk
         try:
-            return EmpiricalRisk(model, self._data["train"], self.task.loss, **options)
+            data = self.data("train")
+            risk = kind(self._model, self._few(data), self._loss, **self._options, **options)
+            if risk.data is not data:
+                # Large batches are cut only where that leaves the loss what it is.
+                coupled = risk.gate.coupled(risk)
+                whole = data if coupled else data.limited(_BATCH)  # type: ignore[union-attr]
+                risk = kind(self._model, whole, self._loss, **self._options, **options)
+            return risk
         except Exception as error:
             if advice := self._advice():
                 raise ValueError(f"{type(error).__name__}: {error}; {advice}") from error
             raise
+
+    def _read(self, source: Any) -> Data:
+        if isinstance(source, Data):
+            return source
+        return Data(
+            source, self.device, unpack=self.task.unpack, whole=self.task.loss_of == "model",
+            seed=self._seed,
+        )  # fmt: skip
+
+    @staticmethod
+    def _few(data: Any) -> Data:
+        """A few samples where a batch is so large that it may have to be cut; else all data."""
+        if not data.resident or max(batch.samples for batch in data) <= _BATCH:
+            return data
+        head = next(b for b in data if b.samples > _BATCH)
+        if not rowwise(head):
+            return data
+        return data.of([rows(head, torch.arange(_PROBED, device=data.device))])
 
     def _advice(self) -> str:
         """What to change where the loss gets what it cannot take; empty where that is not known."""
         if isinstance(self.task.loss, type):
             name = self.task.loss.__name__
             return f"the loss is the class {name}: give an object, {name}()"
-        data = self._data["train"]
-        loads = isinstance(data, DataLoader)
+        if self.task.loss_of == "model":
+            return ""
         try:
-            batches = LoaderBatches(data, self.device) if loads else as_batches(data, self.device)
-            inputs, _ = next(iter(batches))
+            data = self._read(self.task.train)
+            inputs = data.first.inputs
             words = isinstance(inputs, Mapping)
-            arguments = () if words else inputs if isinstance(inputs, tuple) else (inputs,)
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
-                output = self._judged(*arguments, **(inputs if words else {}))
+                output = called(self._model, inputs)
         except Exception:
             return ""
         if isinstance(output, Tensor):
@@ -246,9 +300,21 @@ class Problem:
             "output['loss']"
         )
 
-    def _risk(self, data: Any, measure: Any, z: Tensor) -> EmpiricalRisk:
-        risk = EmpiricalRisk(self._judged, data, measure)
-        return risk.reestimated(z, self._data["train"]) if self.normalised else risk
+    def _risk(self, data: Any, measure: Any, z: Tensor) -> Risk:
+        risk = self._judged.measuring(measure, data)
+        return risk.reestimated(z, self.data("train")) if self.normalised else risk
+
+
+def _on(device: torch.device, module: nn.Module) -> nn.Module:
+    """The module itself if it is on the device, else a copy there."""
+    tensors = [*module.parameters(), *module.buffers()]
+    if all(tensor.device == device for tensor in tensors):
+        return module
+    try:
+        return copy.deepcopy(module).to(device)
+    except (RuntimeError, TypeError):
+        # What cannot be copied is moved: a task is made for one problem.
+        return module.to(device)
 
 
 def problem_of(config: Config) -> Problem:
@@ -310,12 +376,3 @@ def choose_device(name: str) -> torch.device:
             f"device {name!r} cannot be used here: {reason}; try auto or cpu"
         ) from None
     return device
-
-
-def _batches(split: Any) -> Any:
-    """A large pair of tensors in batches; anything else as it is."""
-    if isinstance(split, tuple) and all(isinstance(part, Tensor) for part in split):
-        inputs, target = split
-        if len(inputs) > _BATCH:
-            return list(zip(inputs.split(_BATCH), target.split(_BATCH), strict=True))
-    return split

@@ -1,119 +1,169 @@
-"""Data as batches: counting them, moving them, drawing mini-batches, reading loaders safely."""
+"""What a batch is: its inputs, its target and how many samples they hold.
 
-import random
+A part of a batch is a tensor, a structure of tensors (tuples, dictionaries, packed sequences), or
+an object that holds tensors, such as a graph. The functions here look through all of them.
+"""
+
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, RandomSampler
+from torch.nn.utils import rnn
 
 from landscape.objective import ordinary
 
-Batch = tuple[Any, Any]
-RESIDENT_BYTES = 2**28
+Unpack = Callable[[Any], tuple[Any, Any, int]]
+_ATOMS = (str, bytes, int, float, complex, bool, type(None), torch.Size, torch.dtype, torch.device)
+_MEND = (
+    "; say what it is with unpack=lambda batch: (inputs, target, samples), for instance "
+    "unpack=lambda batch: ((batch[0], batch[1]), batch[2], len(batch[2]))"
+)
 
 
-def as_batches(data: Any, device: torch.device) -> "list[Batch] | LoaderBatches":
-    """The batches inside ``data``, on ``device`` where they fit in memory.
+class Batch(NamedTuple):
+    """One batch.
+
+    Attributes:
+        inputs: what goes into the model.
+        target: what the loss compares the output with; the inputs again where there is nothing
+            else; None where the loss takes the batch as a whole.
+        samples: how many samples it counts.
+    """
+
+    inputs: Any
+    target: Any
+    samples: int
+
+
+def batch_of(content: Any, unpack: Unpack | None = None, *, whole: bool = False) -> Batch:
+    """The batch that ``content`` is.
+
+    A pair is (inputs, target). A dictionary, a tensor or any other object goes in whole, and the
+    loss gets it as the target.
 
     Args:
-        data: one batch, a list of batches, or a ``DataLoader``. A batch is ``(inputs, target)`` or
-            a dictionary that holds both.
-        device: where the model lives.
+        content: as a list or a loader gives it.
+        unpack: from it to (inputs, target, samples).
+        whole: the loss takes the content as it is, so that it need not be a pair.
 
     Raises:
-        ValueError: if there is no batch, or a shuffling loader drops its last batch, so that two
-            passes would see different data.
-        TypeError: if ``data`` is of another kind.
+        ValueError: if it holds no sample, or no tensor to count them by.
+        TypeError: if it is a tuple or list of another length, or ``unpack`` gives something else.
     """
-    if isinstance(data, DataLoader):
-        return _read_loader(data, device)
-    if isinstance(data, Mapping) or _is_pair(data):
-        data = [data]
-    if not isinstance(data, Sequence) or isinstance(data, (str, bytes)):
-        raise TypeError(
-            "data must be one batch (inputs, target), a list of batches or a DataLoader, got "
-            f"{type(data).__name__}"
-        )
-    if not data:
-        raise ValueError("data holds no batch")
-    return [_moved(_as_pair(batch), device) for batch in data]
+    if unpack is not None:
+        found = unpack(content)
+        if not isinstance(found, tuple) or len(found) != 3 or not isinstance(found[2], int):
+            raise TypeError(
+                f"unpack must return (inputs, target, samples) with samples an int, got {found!r:.80}"
+            )
+        if found[2] < 1:
+            raise ValueError("a batch holds no sample")
+        return Batch(content, None, found[2]) if whole else Batch(*found)
+    if whole:
+        return Batch(content, None, count(None, content))
+    if isinstance(content, Sequence) and not isinstance(content, rnn.PackedSequence):
+        if len(content) != 2 or isinstance(content, (str, bytes)):
+            raise TypeError(
+                "a batch must be (inputs, target), or a dictionary that holds both, got "
+                f"{type(content).__name__} of length {len(content)}{_MEND}"
+            )
+        return Batch(content[0], content[1], count(content[0], content[1]))
+    return Batch(content, content, count(content, content))
 
 
-def count(batch: Batch) -> int:
-    """The number of samples in a batch: the length of the first tensor of its target, or inputs.
+def count(inputs: Any, target: Any) -> int:
+    """The number of samples: the length of the first tensor of the target, or of the inputs.
 
     Raises:
-        ValueError: if the batch holds no tensor with a leading axis, or no sample.
+        ValueError: if there is no tensor with a leading axis, or no sample.
     """
-    inputs, target = batch
     for part in (target, inputs):
-        for tensor in tensors_of(part):
-            if tensor.ndim > 0:
-                if len(tensor) == 0:
-                    raise ValueError("a batch holds no sample")
-                return len(tensor)
-    raise ValueError("a batch holds no tensor with a leading axis to count its samples by")
+        length = _length(part)
+        if length is not None:
+            if length == 0:
+                raise ValueError("a batch holds no sample")
+            return length
+    raise ValueError(
+        f"a batch holds no tensor with a leading axis to count its samples by{_MEND}"
+    )
 
 
 def tensors_of(part: Any) -> Iterator[Tensor]:
-    """Every tensor inside nested tuples, lists and dictionaries."""
-    if isinstance(part, Tensor):
-        yield part
-    elif isinstance(part, Mapping):
-        for item in part.values():
-            yield from tensors_of(item)
-    elif isinstance(part, (tuple, list)):
-        for item in part:
-            yield from tensors_of(item)
+    """Every tensor inside a part of a batch, each once."""
+    yield from _tensors(part, set())
 
 
 def mapped(part: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """``part`` with ``change`` applied to every tensor inside."""
-    if isinstance(part, Tensor):
-        return change(part)
-    if isinstance(part, Mapping):
-        return {key: mapped(item, change) for key, item in part.items()}
-    if isinstance(part, tuple) and hasattr(part, "_fields"):
-        return type(part)(*(mapped(item, change) for item in part))
-    if isinstance(part, (tuple, list)):
-        return type(part)(mapped(item, change) for item in part)
-    return part
+    """``part`` with ``change`` applied to every tensor inside; inputs that are differentiated stay so.
+
+    A tensor that occurs twice is changed once.
+    """
+    return _mapped(part, change, {})
 
 
 def cast(batch: Batch, dtype: torch.dtype) -> Batch:
     """The batch with its floating-point tensors in ``dtype``."""
-    return mapped(batch, lambda t: t.to(dtype) if t.is_floating_point() else t)
+    if not any(t.is_floating_point() and t.dtype != dtype for t in tensors_of(batch[:2])):
+        return batch
+    return _changed(batch, lambda t: t.to(dtype) if t.is_floating_point() else t)
+
+
+def moved(batch: Batch, device: torch.device) -> Batch:
+    """The batch on a device, apart from any graph; NumPy arrays become tensors."""
+    return _changed(batch, lambda t: ordinary(t).to(device))
+
+
+def live(batch: Batch, everything: bool) -> Batch:
+    """The batch with inputs that are differentiated as fresh leaves: all floats, or those that came so."""
+    if not everything and not any(t.requires_grad for t in tensors_of(batch[:2])):
+        return batch
+    def fresh(t: Tensor) -> Tensor:
+        return t.detach().requires_grad_(t.is_floating_point() and everything)
+
+    return _changed(batch, fresh)
+
+
+def rowwise(batch: Batch) -> bool:
+    """Whether the first axis of every tensor counts the samples, so that rows can be taken."""
+    return all(length == batch.samples for length in _lengths(batch[:2])) and not _opaque(batch[:2])
+
+
+def rows(batch: Batch, index: Tensor, *, graph: bool = False) -> Batch:
+    """The samples ``index`` of a batch; with ``graph``, of one that is itself computed."""
+    taken = _rows(batch[:2], index, graph)
+    return Batch(*taken, len(index))
+
+
+def spread(batch: Batch, samples: int) -> Batch:
+    """So many samples of a batch, from all over it."""
+    device = next(tensors_of(batch[:2])).device
+    places = torch.linspace(0, batch.samples - 1, samples, dtype=torch.float64, device=device)
+    return rows(batch, places.long())
 
 
 def joined(batches: Sequence[Batch]) -> Batch:
-    """All batches as one, tensors joined along the first axis."""
-    first = batches[0]
+    """All batches as one, tensors joined along the first axis.
+
+    Raises:
+        RuntimeError: if their shapes do not fit.
+    """
     if len(batches) == 1:
-        return first
-    return _join(list(batches))
-
-
-def rows(batch: Batch, index: Tensor) -> Batch:
-    """The samples ``index`` of a batch."""
-    return mapped(batch, lambda t: t.index_select(0, index) if t.ndim > 0 else t)
+        return batches[0]
+    return Batch(*_join([batch[:2] for batch in batches], {}), sum(b.samples for b in batches))
 
 
 def first_samples(batches: Iterable[Batch], samples: int) -> Iterator[Batch]:
     """The batches up to ``samples`` samples; the last one is cut."""
     left = samples
     for batch in batches:
-        size = count(batch)
-        if size <= left:
-            yield batch
-        elif left > 0:
-            yield mapped(batch, partial(_head, samples=left))
-        left -= size
+        if batch.samples > left:
+            device = next(tensors_of(batch[:2])).device
+            batch = rows(batch, torch.arange(left, device=device))
+        yield batch
+        left -= batch.samples
         if left <= 0:
             return
 
@@ -122,7 +172,7 @@ def without_singles(batches: Iterable[Batch]) -> Iterator[Batch]:
     """The batches, one of a single sample joined with its neighbour: batch statistics need two."""
     held: Batch | None = None
     for batch in batches:
-        if held is not None and 1 in (count(held), count(batch)):
+        if held is not None and 1 in (held.samples, batch.samples):
             batch = joined([held, batch])
         elif held is not None:
             yield held
@@ -131,130 +181,193 @@ def without_singles(batches: Iterable[Batch]) -> Iterator[Batch]:
         yield held
 
 
-@dataclass(frozen=True)
-class LoaderBatches:
-    """The batches of a loader that is too large to keep, the same ones in every pass.
-
-    Python's, NumPy's and torch's global generators and those of the loader and its samplers are put
-    into a state that depends on ``seed`` while a batch is fetched, and put back afterwards.
-    """
-
-    loader: DataLoader
-    device: torch.device
-    seed: int = 0
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __iter__(self) -> Iterator[Batch]:
-        private = _fresh_state(self.loader, self.seed)
-        with _swapped(self.loader, private):
-            iterator = iter(self.loader)
-        while True:
-            with _swapped(self.loader, private):
-                batch = next(iterator, None)
-            if batch is None:
-                return
-            inputs, target = _as_pair(batch)
-            # A loader's default collation makes lists of the tuples that a dataset gives.
-            inputs = tuple(inputs) if isinstance(inputs, list) else inputs
-            yield _moved((inputs, target), self.device)
+def dense_parts(tensor: Tensor) -> tuple[Tensor, ...]:
+    """The plain tensors that a tensor consists of: itself, or indices and values of a sparse one."""
+    if tensor.layout == torch.strided:
+        return (tensor,)
+    if tensor.layout == torch.sparse_coo:
+        tensor = tensor.coalesce()
+        return tensor.indices(), tensor.values()
+    rows_first = tensor.layout in (torch.sparse_csr, torch.sparse_bsr)
+    places = (
+        (tensor.crow_indices(), tensor.col_indices())
+        if rows_first
+        else (tensor.ccol_indices(), tensor.row_indices())
+    )
+    return (*places, tensor.values())
 
 
-def _read_loader(loader: DataLoader, device: torch.device) -> "list[Batch] | LoaderBatches":
-    length = len(loader.dataset) if hasattr(loader.dataset, "__len__") else 0  # type: ignore[arg-type]
-    shuffles = isinstance(loader.sampler, RandomSampler)
-    if loader.drop_last and shuffles and length % (loader.batch_size or 1):
-        raise ValueError(
-            "the DataLoader shuffles and drops its last batch, so every pass would see other data; "
-            "set drop_last=False"
-        )
-    stream, kept, size = LoaderBatches(loader, device), [], 0
-    for batch in stream:
-        size += sum(t.numel() * t.element_size() for t in tensors_of(batch))
-        if size > RESIDENT_BYTES:
-            return stream
-        kept.append(batch)
-    if not kept:
-        raise ValueError("the DataLoader gives no batch")
-    return kept
+def _changed(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
+    return Batch(*_mapped(batch[:2], change, {}), batch.samples)
 
 
-def _fresh_state(loader: DataLoader, seed: int) -> list[Any]:
-    torch_state = torch.Generator(device="cpu").manual_seed(seed).get_state()
-    numpy_state = np.random.RandomState(seed & 0xFFFFFFFF).get_state()
-    own = [
-        torch.Generator(device=generator.device).manual_seed(seed).get_state()
-        for generator in _generators(loader)
-    ]
-    return [torch_state, random.Random(seed).getstate(), numpy_state, own]
+def _held(part: Any) -> dict[str, Any] | None:
+    """What an object holds by name, if it is one that may hold tensors."""
+    if isinstance(part, (*_ATOMS, torch.nn.Module, np.generic)) or callable(part):
+        return None
+    return getattr(part, "__dict__", None) or None
 
 
-def _generators(loader: DataLoader) -> list[torch.Generator]:
-    """The generators of the loader and of the samplers inside it, each once."""
-    holders = (loader, loader.sampler, loader.batch_sampler)
-    inner = getattr(loader.batch_sampler, "sampler", None)
-    found = (getattr(holder, "generator", None) for holder in (*holders, inner))
-    return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
+def _tensors(part: Any, seen: set[int]) -> Iterator[Tensor]:
+    if isinstance(part, Tensor):
+        if id(part) not in seen:
+            seen.add(id(part))
+            yield part
+        return
+    if isinstance(part, np.ndarray):
+        if part.dtype != object:
+            yield torch.as_tensor(part, device="cpu")
+        return
+    items: Iterable[Any] = ()
+    if isinstance(part, Mapping):
+        items = part.values()
+    elif isinstance(part, (tuple, list)):
+        items = part
+    elif (held := _held(part)) is not None and id(part) not in seen:
+        seen.add(id(part))
+        items = list(held.values())
+    for item in items:
+        yield from _tensors(item, seen)
 
 
-@contextmanager
-def _swapped(loader: DataLoader, private: list[Any]) -> Iterator[None]:
-    outer = _state(loader)
-    _set_state(loader, private)
+def _mapped(part: Any, change: Callable[[Tensor], Tensor], known: dict[int, Any]) -> Any:
+    if isinstance(part, np.ndarray) and part.dtype != object:
+        wide = part.astype(np.int64) if part.dtype.kind == "i" else part
+        part = torch.as_tensor(wide, device="cpu")
+    elif id(part) in known:
+        return known[id(part)]
+    if isinstance(part, Tensor):
+        new = change(part)
+        if part.requires_grad and not new.requires_grad and new.is_floating_point():
+            new = new.detach().requires_grad_()
+        known[id(part)] = new
+        return new
+    if isinstance(part, rnn.PackedSequence):
+        return _packed_like(part, _mapped(part.data, change, known))
+    if isinstance(part, Mapping):
+        new = _like(part, {key: _mapped(item, change, known) for key, item in part.items()})
+    elif isinstance(part, tuple) and hasattr(part, "_fields"):
+        new = type(part)(*(_mapped(item, change, known) for item in part))
+    elif isinstance(part, (tuple, list)):
+        new = type(part)(_mapped(item, change, known) for item in part)
+    elif _held(part) is not None and any(True for _ in tensors_of(part)):
+        new = copy.copy(part)
+        known[id(part)] = new
+        for name, item in list(vars(new).items()):
+            vars(new)[name] = _mapped(item, change, known)
+    else:
+        return part
+    known[id(part)] = new
+    return new
+
+
+def _like(mapping: Mapping[Any, Any], items: dict[Any, Any]) -> Any:
+    """The items in a mapping of the same kind, whose keys may be attributes too."""
+    if type(mapping) is dict:
+        return items
+    new: Any = copy.copy(mapping)
     try:
-        yield
-    finally:
-        private[:] = _state(loader)
-        _set_state(loader, outer)
+        for key, item in items.items():
+            new[key] = item
+    except (TypeError, AttributeError):
+        return items
+    return new
 
 
-def _state(loader: DataLoader) -> list[Any]:
-    own = [generator.get_state() for generator in _generators(loader)]
-    return [torch.get_rng_state(), random.getstate(), np.random.get_state(), own]  # noqa: NPY002
+def _packed_like(part: Any, data: Tensor) -> Any:
+    """A packed sequence with other numbers; the sizes of its steps stay on the CPU."""
+    places = [None if t is None else t.to(data.device) for t in (part[2], part[3])]
+    return rnn.PackedSequence(data, part.batch_sizes, *places)
 
 
-def _set_state(loader: DataLoader, state: list[Any]) -> None:
-    torch.set_rng_state(state[0])
-    random.setstate(state[1])
-    np.random.set_state(state[2])  # noqa: NPY002
-    for generator, own in zip(_generators(loader), state[3], strict=True):
-        generator.set_state(own)
+def _length(part: Any) -> int | None:
+    return next(_lengths(part), None)
 
 
-def _is_pair(data: Any) -> bool:
-    if isinstance(data, tuple):
-        return len(data) == 2
-    return isinstance(data, list) and len(data) == 2 and all(isinstance(d, Tensor) for d in data)
+def _lengths(part: Any) -> Iterator[int]:
+    """The number of rows of every tensor and packed sequence inside that has any."""
+    if isinstance(part, rnn.PackedSequence):
+        yield int(part.batch_sizes[0])
+    elif isinstance(part, Mapping):
+        for item in part.values():
+            yield from _lengths(item)
+    elif isinstance(part, (tuple, list)):
+        for item in part:
+            yield from _lengths(item)
+    else:
+        # An object's own target says best what it counts: the labels of a graph.
+        own = getattr(part, "y", None) if _held(part) is not None else None
+        for tensor in ([own] if isinstance(own, Tensor) else []) + list(tensors_of(part)):
+            if tensor.ndim > 0:
+                yield len(tensor)
 
 
-def _as_pair(batch: Any) -> Batch:
-    if isinstance(batch, Mapping):
-        return batch, batch
-    if isinstance(batch, (tuple, list)) and len(batch) == 2:
-        return batch[0], batch[1]
-    raise TypeError(
-        "a batch must be (inputs, target), or a dictionary that holds both, got "
-        f"{type(batch).__name__}"
-        + (f" of length {len(batch)}" if isinstance(batch, (tuple, list)) else "")
+def _opaque(part: Any) -> bool:
+    """Whether a part holds what rows cannot be taken of: an object, or a list that is no tensor."""
+    if isinstance(part, (Tensor, np.ndarray, rnn.PackedSequence, *_ATOMS)):
+        return isinstance(part, Tensor) and part.layout != torch.strided
+    if isinstance(part, Mapping):
+        return any(_opaque(item) for item in part.values())
+    if isinstance(part, list):
+        return not part or not all(isinstance(item, Tensor) for item in part)
+    if isinstance(part, tuple):
+        return any(_opaque(item) for item in part)
+    return True
+
+
+def _rows(part: Any, index: Tensor, graph: bool) -> Any:
+    known: dict[int, Any] = {}
+
+    def taken(part: Any) -> Any:
+        if id(part) in known:
+            return known[id(part)]
+        if isinstance(part, Tensor):
+            own = part if graph else part.detach()
+            new = own.index_select(0, index) if part.ndim > 0 else part
+            new = new.requires_grad_() if part.requires_grad and not graph else new
+        elif isinstance(part, rnn.PackedSequence):
+            new = _packed_rows(part, index)
+        elif isinstance(part, Mapping):
+            new = _like(part, {key: taken(item) for key, item in part.items()})
+        elif isinstance(part, tuple) and hasattr(part, "_fields"):
+            new = type(part)(*map(taken, part))
+        elif isinstance(part, (tuple, list)):
+            new = type(part)(map(taken, part))
+        else:
+            return part
+        known[id(part)] = new
+        return new
+
+    return taken(part)
+
+
+def _packed_rows(part: Any, index: Tensor) -> Any:
+    padded, lengths = rnn.pad_packed_sequence(part, batch_first=True)
+    chosen = index.to(padded.device)
+    return rnn.pack_padded_sequence(
+        padded.index_select(0, chosen), lengths[index.cpu()], batch_first=True, enforce_sorted=False
     )
 
 
-def _moved(batch: Batch, device: torch.device) -> Batch:
-    return mapped(batch, lambda t: ordinary(t).to(device))
+def _join(parts: list[Any], known: dict[tuple[int, ...], Any]) -> Any:
+    key = tuple(map(id, parts))
+    if key not in known:
+        known[key] = _joined(parts, known)
+    return known[key]
 
 
-def _join(parts: list[Any]) -> Any:
+def _joined(parts: list[Any], known: dict[tuple[int, ...], Any]) -> Any:
     first = parts[0]
     if isinstance(first, Tensor):
-        return torch.cat(parts) if first.ndim else first
+        return torch.cat([p.detach() for p in parts]).requires_grad_(first.requires_grad) if (
+            first.ndim
+        ) else first
+    if isinstance(first, rnn.PackedSequence):
+        sequences = [row for part in parts for row in rnn.unpack_sequence(part)]
+        return rnn.pack_sequence(sequences, enforce_sorted=False)
     if isinstance(first, Mapping):
-        return {key: _join([part[key] for part in parts]) for key in first}
+        return _like(first, {key: _join([part[key] for part in parts], known) for key in first})
     if isinstance(first, (tuple, list)):
-        items = [_join(list(group)) for group in zip(*parts, strict=True)]
+        items = [_join(list(group), known) for group in zip(*parts, strict=True)]
         return type(first)(*items) if hasattr(first, "_fields") else type(first)(items)
     return first
-
-
-def _head(tensor: Tensor, samples: int) -> Tensor:
-    return tensor[:samples] if tensor.ndim > 0 else tensor

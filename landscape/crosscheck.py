@@ -96,7 +96,7 @@ def _asked(risk: EmpiricalRisk, z: Tensor, seed: int, question: Callable[[Any], 
         raise ValueError("PyHessian puts BatchNorm into evaluation mode: use frozen statistics")
     z, _ = arithmetic(z)
     network = risk.network(z).to(z.dtype)
-    loader = [data_batches.cast(batch, z.dtype) for batch in risk.batches]
+    loader = [data_batches.cast(batch, z.dtype)[:2] for batch in risk.data]
     data = {"data": loader[0]} if len(loader) == 1 else {"dataloader": loader}
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[z.device] if z.is_cuda else []):
         # It keeps the graph of the gradient inside .grad of a copy that is thrown away.

@@ -2,23 +2,30 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from contextlib import suppress
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from landscape.batches import dense_parts
 from landscape.objective import (
     Objective,
     backward,
     batched_terms,
     check_deterministic,
     first_order,
+    judged,
     normalisation_of,
     second_order,
+    trait,
     value_and_grad,
 )
 from landscape.results import Gradients, provenance
+
+Derivatives = Literal["exact", "differences"]
 
 GRAPH_BYTES = 2**31
 _BLOCK_DIM = 20_000
@@ -28,10 +35,16 @@ _BLOCK_BYTES = 2**26
 
 
 class Hessian:
-    """The Hessian of an objective at a point, as something that multiplies vectors.
+    r"""The Hessian of an objective at a point, as something that multiplies vectors.
 
     ``hessian @ u`` is exact to rounding (reverse over reverse). The first-order graph is built once
     and kept where it fits in ``memory``, else it is rebuilt for every term of every product.
+
+    With ``derivatives="differences"`` a product is a central difference of gradients instead,
+    :math:`(\nabla f(z + hu) - \nabla f(z - hu)) / 2h`, for a loss that has no second derivative
+    (CTC, cuDNN's recurrent layers, fused attention, custom kernels). The step is
+    :math:`h = \epsilon^{1/3} (1 + \|z\|_2) / \|u\|_2`; its error is of order :math:`h^2` and
+    :math:`\epsilon \|\nabla f\| / h`, and `error` measures it.
 
     Args:
         objective: what is differentiated.
@@ -39,8 +52,10 @@ class Hessian:
         memory: bytes of graph that may be kept.
         blocks: whether several products may be taken in one vectorised pass. Where None, that is
             tried for small problems, and compared with a plain product once.
+        derivatives: ``"exact"`` or ``"differences"``; what the objective says where None.
 
     Attributes:
+        name: what results call it.
         products: how many products were asked for so far. The one with which the first block is
             compared is not among them.
         graph_bytes: bytes of the graphs built: of all terms, or until they outgrew ``memory``.
@@ -59,15 +74,24 @@ class Hessian:
         *,
         memory: int = GRAPH_BYTES,
         blocks: bool | None = None,
+        derivatives: str | None = None,
     ):
+        derivatives = derivatives or trait(objective, "derivatives", "exact")
+        if derivatives not in ("exact", "differences"):
+            raise ValueError(f"derivatives must be exact or differences, got {derivatives!r}")
         if z.shape != (objective.dim,):
             raise ValueError(f"one point ({objective.dim},) is needed, got shape {tuple(z.shape)}")
         self.objective = objective
         self.point = z.detach()
         self.dim = objective.dim
         self.products = 0
+        self.differences = derivatives == "differences"
+        self.name = "Hessian by differences" if self.differences else "Hessian"
+        if self.differences:
+            self._graph, self.graph_bytes, self.cached, self.blocks = [], 0, False, False
+            return
         with second_order(objective):
-            self._graph, self.graph_bytes, largest, self.cached = graphs(self._built(), memory)
+            self._graph, self.graph_bytes, largest, self.cached = graphs(self._built, memory)
         self._rows = min(_BLOCK, _BLOCK_BYTES // max(largest, 1))
         small = objective.dim <= _BLOCK_DIM and self._rows > 1
         self.blocks: bool | None = blocks if small else False
@@ -77,6 +101,8 @@ class Hessian:
             raise ValueError(f"vectors of length {self.dim} are needed, got {tuple(u.shape)}")
         probes = u.detach().reshape(-1, self.dim).to(self.point)
         self.products += len(probes)
+        if self.differences:
+            return torch.stack([self._difference(p) for p in probes]).reshape(u.shape)
         total = None if len(probes) < 2 or self.blocks is False else self._together(probes)
         if total is None:
             total = self._sum(_one_by_one, probes)
@@ -84,12 +110,36 @@ class Hessian:
 
     def value_and_grad(self) -> tuple[float, Float[Tensor, " p"]]:
         """The objective and its gradient at the point, which the first-order graph holds."""
+        if self.differences:
+            value, slope = value_and_grad(self.objective, self.point)
+            return float(value), slope
         with second_order(self.objective):
             total, gradient = 0.0, torch.zeros_like(self.point)
             for _, value, slope in self._first_order():
                 total += float(value)
                 gradient += slope.detach().squeeze(0)
         return total, gradient
+
+    def error(self, u: Float[Tensor, " p"]) -> float:
+        r"""How far the product with u may be off, :math:`\|\cdot\|_2`; 0 for exact derivatives.
+
+        The difference of the products with steps h and 2h: three times what is left out at h, and
+        more than half of what rounding adds there.
+        """
+        if not self.differences:
+            return 0.0
+        near, far = self._difference(u), self._difference(u, 2.0)
+        return float(torch.linalg.vector_norm((near - far).double()))
+
+    def _difference(self, u: Tensor, factor: float = 1.0) -> Tensor:
+        length = torch.linalg.vector_norm(u)
+        if not float(length) > 0:
+            return torch.zeros_like(u)
+        eps = torch.finfo(u.dtype).eps
+        step = factor * eps ** (1 / 3) * (1 + torch.linalg.vector_norm(self.point)) / length
+        ends = torch.stack([self.point + step * u, self.point - step * u])
+        _, slopes = value_and_grad(self.objective, ends)
+        return (slopes[0] - slopes[1]) / torch.linalg.vector_norm(ends[0] - ends[1]) * length
 
     def dense(self) -> Float[Tensor, "p p"]:
         """The whole matrix, made symmetric; p products."""
@@ -138,6 +188,21 @@ class Hessian:
             yield first_order(term, self.point.unsqueeze(0))
 
 
+def differentiated(operator: Any, derivatives: Derivatives | None) -> Any:
+    """What makes the matrix, with the wanted derivatives; the operator itself where None.
+
+    Raises:
+        ValueError: if they do not exist, or are for another matrix than the Hessian.
+    """
+    if derivatives is None:
+        return operator
+    if derivatives not in ("exact", "differences"):
+        raise ValueError(f"derivatives must be exact or differences, got {derivatives!r}")
+    if operator is not Hessian:
+        raise ValueError("derivatives are for the Hessian; leave them out for other operators")
+    return partial(Hessian, derivatives=derivatives)
+
+
 class Graphs(NamedTuple):
     """Graphs that are kept, or none where they outgrew the memory.
 
@@ -154,26 +219,70 @@ class Graphs(NamedTuple):
     fit: bool
 
 
-def graphs(built: Iterable[Any], memory: int) -> Graphs:
-    """What is built one after the other, kept as long as its graphs fit in ``memory`` bytes."""
+def graphs(again: Callable[[], Iterable[Any]], memory: int) -> Graphs:
+    """What is built one after the other, kept as long as its graphs fit in ``memory`` bytes.
+
+    Where a model uses `torch.func` inside, which takes no hooks on saved tensors, the graphs are
+    read after they are built.
+    """
     storages: dict[int, int] = {}
     kept: list[Any] = []
     total = largest = 0
 
     def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        storages[storage.data_ptr()] = storage.nbytes()
+        if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+            raise RuntimeError("a saved tensor of torch.func has no storage of its own")
+        for part in dense_parts(tensor):
+            storage = part.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
         # An output kept with its own history would keep itself alive for ever.
         return tensor.detach()
 
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        for graph in built:
-            kept.append(graph)
-            before, total = total, sum(storages.values())
-            largest = max(largest, total - before)
-            if total > memory:
-                return Graphs([], total, largest, False)
-    return Graphs(kept, total, largest, True)
+    source = iter(again())
+    hooked = True
+    while True:
+        try:
+            if hooked:
+                with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+                    graph = next(source, None)
+            else:
+                graph = next(source, None)
+        except RuntimeError as error:
+            if not hooked or kept or "saved tensor" not in str(error):
+                raise
+            # A generator that has raised is over.
+            hooked, source = False, iter(again())
+            continue
+        if graph is None:
+            return Graphs(kept, total, largest, True)
+        kept.append(graph)
+        if not hooked:
+            for tensor in _saved(graph):
+                # What a transform has left behind has no storage, and takes none.
+                with suppress(RuntimeError):
+                    note(tensor)
+        before, total = total, sum(storages.values())
+        largest = max(largest, total - before)
+        if total > memory:
+            return Graphs([], total, largest, False)
+
+
+def _saved(graph: Any) -> Iterator[Tensor]:
+    """The tensors that the nodes of a graph keep."""
+    found = graph if isinstance(graph, tuple) else (graph,)
+    roots = [t.grad_fn for t in found if isinstance(t, Tensor) and t.grad_fn is not None]
+    seen: set[Any] = set()
+    while roots:
+        node = roots.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        roots += [following for following, _ in node.next_functions]
+        for name in dir(node):
+            if name.startswith("_saved_"):
+                held = getattr(node, name, None)
+                items = held if isinstance(held, (tuple, list)) else (held,)
+                yield from (item for item in items if isinstance(item, Tensor))
 
 
 def arithmetic(z: Float[Tensor, "*batch p"]) -> tuple[Float[Tensor, "*batch p"], str]:
@@ -210,7 +319,7 @@ def gradients(objective: Objective, z: Float[Tensor, "n p"]) -> Gradients:
         gradient_norm=torch.linalg.vector_norm(grad.double(), dim=-1).cpu().numpy(),
         gradient_max=grad.abs().amax(-1).double().cpu().numpy(),
         statistics=normalisation_of(objective),
-        provenance=provenance(),
+        provenance=provenance(checked=judged(objective, z[0])),
     )
 
 

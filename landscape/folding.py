@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from landscape import batches as data_batches
 from landscape.batches import Batch
 from landscape.layout import Layout
+from landscape.network import Network, called, is_batchnorm
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -29,7 +30,7 @@ _TOGETHER = 64  # samples
 # blocks up to this size. Activations would then come in fresh pages at every layer of every point.
 _KEPT_BYTES = 2**25 - 2**16
 
-Share = Callable[[Any, Any, Batch], Tensor]
+Scaled = Callable[[Any, Any, float], Tensor]
 
 
 class Fold(NamedTuple):
@@ -56,14 +57,18 @@ class InPlace:
     weights, however many points there are.
 
     Args:
-        module: the network; it is copied, and must write to none of its tensors.
+        network: its module is copied, and must write to none of its tensors.
         constants: frozen parameters and buffers by name.
         layout: of the vectors.
         origin: (p,), the point at t = 0.
         directions: vectors (p,).
-        batches: the data.
-        share: gives a batch's share of the risk from the output, the target and the batch.
+        weighed: gives every batch of the data with its share of the risk.
+        scaled: gives a batch's part of the risk from the output, the target and the share.
         fold: fold BatchNorm into convolutions where the module traces.
+        keep: keep the batches as the network wants them, where they stay in memory.
+
+    Raises:
+        RuntimeError, TypeError: if the module cannot be copied.
 
     Attributes:
         name: ``"folded"``, or ``"in-place"`` where nothing could be folded.
@@ -72,17 +77,21 @@ class InPlace:
 
     def __init__(
         self,
-        module: nn.Module,
+        network: Network,
         constants: dict[str, Tensor],
         layout: Layout,
         origin: Tensor,
         directions: Sequence[Tensor],
-        batches: Any,
-        share: Share,
+        weighed: Callable[[], Iterator[tuple[Batch, float]]],
+        scaled: Scaled,
         *,
         fold: bool = True,
+        keep: bool = True,
     ):
-        working = copy.deepcopy(module).requires_grad_(False).to(origin.dtype)
+        working = copy.deepcopy(network.module).requires_grad_(False).to(origin.dtype)
+        for module in working.modules():
+            if network.mode == "eval" or is_batchnorm(module):
+                module.training = network.mode == "given" and network.statistics == "batch"
         known = dict(working.named_parameters()) | dict(working.named_buffers())
         for name, tensor in constants.items():
             if name in known:
@@ -102,19 +111,21 @@ class InPlace:
         ]
         self._dtype = origin.dtype
         self._at: tuple[float, ...] | None = None
-        self._batches, self._share = batches, share
+        self._weighed, self._scaled, self._keep = weighed, scaled, keep
         self._resident: dict[int, Batch] = {}
-        self.chunk = 1 if isinstance(batches, list) else _LOADED_TOGETHER
+        self.chunk = 1 if keep else _LOADED_TOGETHER
 
     def terms(self, t: Float[np.ndarray, "n k"]) -> Iterator[Float[Tensor, " n"]]:
         """The share of every batch at the points with coordinates ``t``."""
-        for index, batch in enumerate(self._batches):
-            inputs, target = self._prepared(index, batch)
-            yield torch.stack([self._loss(tuple(row), inputs, target, batch) for row in t.tolist()])
+        for index, (batch, share) in enumerate(self._weighed()):
+            inputs, target, _ = self._prepared(index, batch)
+            yield torch.stack([self._loss(tuple(row), inputs, target, share) for row in t.tolist()])
 
-    def _loss(self, t: tuple[float, ...], inputs: Any, target: Any, batch: Batch) -> Tensor:
+    def _loss(self, t: tuple[float, ...], inputs: Any, target: Any, share: float) -> Tensor:
+        if share == 0.0:
+            return next(iter(self._slots)).origin.new_zeros(())
         self._move(t)
-        return self._share(self._output(inputs), target, batch)
+        return self._scaled(self._output(inputs), target, share)
 
     def _output(self, inputs: Any) -> Any:
         """The network's output; of many samples in parts, whose activations stay in the cache.
@@ -122,15 +133,11 @@ class InPlace:
         Only where nothing but a foreign operation could mix samples; who checks the losses against
         those of the whole batch finds it.
         """
-        if isinstance(inputs, dict):
-            return self.module(**inputs)
-        if isinstance(inputs, tuple):
-            return self.module(*inputs)
         if self._folds and self._last and isinstance(inputs, Tensor) and len(inputs) > _TOGETHER:
             parts = [self.module(part) for part in inputs.split(_TOGETHER)]
             if all(isinstance(part, Tensor) and part.ndim > 0 for part in parts):
                 return torch.cat(parts)
-        return self.module(inputs)
+        return called(self.module, inputs)
 
     def _move(self, t: tuple[float, ...]) -> None:
         if t == self._at:
@@ -151,12 +158,12 @@ class InPlace:
         """The batch as the network wants it, kept where the batches stay in memory."""
         if index in self._resident:
             return self._resident[index]
-        inputs, target = data_batches.cast(batch, self._dtype)
+        batch = data_batches.cast(batch, self._dtype)
         if self._last:
-            inputs = data_batches.mapped(inputs, _last)
-        if isinstance(self._batches, list):
-            self._resident[index] = inputs, target
-        return inputs, target
+            batch = batch._replace(inputs=data_batches.mapped(batch.inputs, _last))
+        if self._keep:
+            self._resident[index] = batch
+        return batch
 
 
 def folded(module: nn.Module) -> tuple[nn.Module, list[Fold]]:

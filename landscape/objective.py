@@ -32,7 +32,9 @@ class Objective(Protocol):
     - ``chunk``: how many points are best evaluated together;
     - ``layout``: the names and shapes inside the vector;
     - ``minibatches(size, generator, epochs)``: a stream of one-term objectives;
-    - ``parts``: the objectives that it is made of.
+    - ``parts``: the objectives that it is made of, or that it wraps: what they say of themselves
+      (``recurrent``, ``normalisation``, ``stochastic_modules()``, ``derivatives``, ``samples``,
+      ``batches``, ``shares``, ``judge(z)``) is asked for there too.
     """
 
     @property
@@ -162,8 +164,7 @@ class Sum:
 
     @property
     def layout(self) -> Any:
-        found = (getattr(part, "layout", None) for part in self.parts)
-        return next((layout for layout in found if layout is not None), None)
+        return next((p.layout for p in self.parts if getattr(p, "layout", None) is not None), None)
 
     def minibatches(
         self, size: int, generator: torch.Generator, *, epochs: int | None = None
@@ -351,45 +352,118 @@ def _precise_kernels(recurrent: bool) -> list[tuple[Any, str, Any]]:
 
 
 def _recurrent(objective: Any) -> bool:
-    parts = getattr(objective, "parts", ())
-    return getattr(objective, "recurrent", False) or any(_recurrent(part) for part in parts)
+    return any(getattr(part, "recurrent", False) for part in leaves(objective))
+
+
+def leaves(objective: Any) -> Iterator[Any]:
+    """The objective, and whatever it is made of or wraps, however deep; the whole first."""
+    yield objective
+    for part in getattr(objective, "parts", ()):
+        yield from leaves(part)
+
+
+def trait(objective: Any, name: str, default: Any = None) -> Any:
+    """What the first of an objective and its parts says of itself under a name."""
+    found = (getattr(part, name, None) for part in leaves(objective))
+    return next((value for value in found if value), default)
+
+
+def judged(objective: Any, z: Tensor) -> dict[str, Any]:
+    """What was checked of an objective and its parts before it is measured at z.
+
+    Raises:
+        RuntimeError: if it is no function of the vector, or not one function.
+        ValueError: if its batches are weighed by something that is not known.
+    """
+    found: dict[str, Any] = {}
+    for part, place in _located(objective, z):
+        if hasattr(part, "judge"):
+            found |= part.judge(place)
+    return found
+
+
+def _located(objective: Any, z: Tensor) -> Iterator[tuple[Any, Tensor]]:
+    """As `leaves`, each with the point in its own coordinates."""
+    yield objective, z
+    inside = getattr(objective, "inside", None)
+    place = z if inside is None else inside(z)
+    for part in getattr(objective, "parts", ()):
+        yield from _located(part, place)
 
 
 def check_deterministic(objective: Objective, z: Float[Tensor, " p"]) -> Tensor:
-    """The objective at ``z``, a scalar, if it has the same value twice.
+    """The objective at ``z``, a scalar, if it may be measured.
 
-    The second evaluation sees other random numbers than the first; the caller's random state is
-    left as it was.
+    It has the same value twice, though the second evaluation sees other random numbers than the
+    first; it is finite where it is the loss of a network; and it passed its own gate, see
+    `landscape.gate`. The caller's random state is left as it was.
 
     Raises:
         RuntimeError: if the two values differ or a module draws random numbers; the message names
-            the module where it is known.
+            the module where it is known. If the gate is not passed.
+        ValueError: if the loss of a network is not finite; the message names the batch.
     """
     suspects = list(_stochastic_modules(objective))
     if not suspects:
+        judged(objective, z)
         with torch.random.fork_rng(devices=[z.device] if z.device.type == "cuda" else []):
             first, second = value(objective, z), value(objective, z)
         if torch.allclose(first, second, rtol=1e-5, atol=0.0, equal_nan=True):
+            if not bool(torch.isfinite(first)) and bool(torch.isfinite(z).all()):
+                _check_finite(objective, z)
             return first
         suspects = [f"unknown: two evaluations gave {float(first):.9g} and {float(second):.9g}"]
     raise RuntimeError(
         "the objective is random, so no measurement of it means anything; found "
         + ", ".join(suspects)
-        + ". Put these modules in evaluation mode (module.eval()) before building the objective."
+        + _advice(suspects)
     )
 
 
 def normalisation_of(objective: Any) -> str:
     """What BatchNorm normalises with in an objective or its parts; empty where there is none."""
-    own = getattr(objective, "normalisation", "")
-    parts = (normalisation_of(part) for part in getattr(objective, "parts", ()))
-    return own or next(filter(None, parts), "")
+    return trait(objective, "normalisation", "")
+
+
+def _advice(suspects: list[str]) -> str:
+    """What to do about randomness: evaluation mode where that helps, else a seed."""
+    calm = any("in training mode" in suspect for suspect in suspects)
+    if calm:
+        return (
+            ". Put these modules in evaluation mode (module.eval()) before building the objective, "
+            "or measure one draw of them with seed=0"
+        )
+    if any("draws random" in suspect for suspect in suspects):
+        return ". No mode switches that off: measure one draw of it with seed=0"
+    return (
+        ". Is a state kept between calls, or a random number drawn by something else than torch? "
+        "Give seed=0 if torch draws it"
+    )
+
+
+def _check_finite(objective: Objective, z: Tensor) -> None:
+    """Nothing, unless a network among the parts has a loss that is not finite.
+
+    Raises:
+        ValueError: if one has, naming the first batch.
+    """
+    for part, place in _located(objective, z):
+        if not hasattr(part, "judge"):
+            continue
+        for number, term in enumerate(part.terms()):
+            with torch.inference_mode(False), torch.no_grad():
+                found = float(term(place))
+            if not abs(found) < float("inf"):
+                raise ValueError(
+                    f"the loss is {found} on batch {number}, at a point whose numbers are finite: "
+                    "look at that batch (no label, a mask over everything, a number that is not "
+                    "finite, a logarithm of 0), or let the loss return (sum, weight)"
+                )
 
 
 def _stochastic_modules(objective: Any) -> Iterator[str]:
-    yield from getattr(objective, "stochastic_modules", lambda: ())()
-    for part in getattr(objective, "parts", ()):
-        yield from _stochastic_modules(part)
+    for part in leaves(objective):
+        yield from getattr(part, "stochastic_modules", lambda: ())()
 
 
 def _differentiate(term: Term, points: Tensor) -> tuple[Tensor, Tensor]:

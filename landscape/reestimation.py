@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from landscape.objective import Term, batched_terms, value_and_grad
-from landscape.risk import EmpiricalRisk
+from landscape.objective import Sum, Term, batched_terms, value_and_grad
+from landscape.risk import Risk
 
 
 class Reestimated:
@@ -20,32 +20,52 @@ class Reestimated:
 
     chunk = 1
 
-    def __init__(self, risk: EmpiricalRisk, samples: Any = None):
+    def __init__(self, risk: Risk, samples: Any = None):
         self.risk = risk
+        self.parts = (risk,)
         self.estimation = samples
         self.layout = risk.layout
         self.dim = risk.dim
-        self.normalisation = "re-estimated at every point, held fixed" if risk.normalisation else ""
+        how = "re-estimated at every point (batches by themselves), held fixed"
+        self.normalisation = how if risk.normalisation else ""
 
-    def at(self, z: Float[Tensor, " p"]) -> EmpiricalRisk:
+    def at(self, z: Float[Tensor, " p"]) -> Risk:
         """The frozen risk that belongs to ``z``."""
         return self.risk.reestimated(z.detach(), self.estimation)
 
     def terms(self) -> Iterator[Term]:
-        def whole(z: Tensor) -> Tensor:
-            parts = [term(z) for term in self.at(z).terms()]
-            return sum(parts[1:], parts[0])
+        for term in self.batched_terms():
+            yield lambda z, term=term: term(z.unsqueeze(0))[0]
 
-        yield whole
+    def batched_terms(self) -> Iterator[Term]:
+        held: list[tuple[tuple[int, int], Tensor, list[list[Term]]]] = []
+
+        def parts(rows: Tensor) -> list[list[Term]]:
+            # All terms are asked for the same rows, whose statistics are estimated once. The rows
+            # are held, so that no others can lie in their memory.
+            mark = rows.data_ptr(), 0 if rows.is_inference() else rows._version
+            if not held or held[0][0] != mark or held[0][1].shape != rows.shape:
+                held[:] = [(mark, rows, [list(self.at(row).terms()) for row in rows])]
+            return held[0][2]
+
+        for place in range(len(self.risk.data.batches)):
+            yield lambda rows, i=place: torch.stack([
+                terms[i](row) for terms, row in zip(parts(rows), rows, strict=True)
+            ])
 
     def value_and_grad(self, z: Tensor) -> tuple[Tensor, Tensor]:
         pairs = [value_and_grad(self.at(row), row) for row in z]
         values, grads = zip(*pairs, strict=True)
         return torch.stack(values), torch.stack(grads)
 
-    def stochastic_modules(self) -> list[str]:
-        """The modules that would draw random numbers."""
-        return self.risk.stochastic_modules()
+
+def reestimated(objective: Any) -> Any:
+    """The objective with the statistics of every risk inside it re-estimated at every point."""
+    if isinstance(objective, Risk):
+        return Reestimated(objective) if objective.normalisation else objective
+    if isinstance(objective, Sum):
+        return Sum(*map(reestimated, objective.parts))
+    return objective
 
 
 class Stochastic:
@@ -60,7 +80,7 @@ class Stochastic:
         training: a risk over the same vector.
     """
 
-    def __init__(self, evaluation: Any, training: EmpiricalRisk):
+    def __init__(self, evaluation: Any, training: Risk):
         self.parts = (evaluation,)
         self.training = training
         self.layout = training.layout
@@ -78,6 +98,6 @@ class Stochastic:
 
     def minibatches(
         self, size: int, generator: torch.Generator, *, epochs: int | None = None
-    ) -> Iterator[EmpiricalRisk]:
+    ) -> Iterator[Risk]:
         """The mini-batches of the risk that is trained on."""
         return self.training.minibatches(size, generator, epochs=epochs)

@@ -43,6 +43,8 @@ class Restriction:
         """The point (..., p) at coordinates t (..., k)."""
         return self.origin.to(t) + t @ self.basis.to(t)
 
+    inside = point
+
     def terms(self) -> Iterator[Term]:
         for term in self.parts[0].terms():
             yield lambda t, term=term: term(self.point(t))

@@ -3,6 +3,7 @@
 import copy
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from itertools import count as counter
 from typing import Any, Literal
 
@@ -11,62 +12,81 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from landscape import batches as data_batches
-from landscape.batches import Batch, LoaderBatches
+from landscape.batches import Batch, Unpack
+from landscape.data import RESIDENT_BYTES, Data, order_of
+from landscape.draws import drawn_in, seeded
 from landscape.folding import InPlace
-from landscape.layout import Layout
-from landscape.objective import Term
-from landscape.randomness import derive, derived_seed
-from landscape.skeleton import (
-    Skeleton,
+from landscape.gate import Gate
+from landscape.layout import Entry, Layout
+from landscape.losses import Known, known
+from landscape.network import (
+    Mode,
+    Network,
     Statistics,
     constants,
     drawing,
     is_batchnorm,
     measured_statistics,
-    seeded,
     state_keys,
+    unchecked,
 )
+from landscape.objective import Term, ordinary
+from landscape.randomness import derived_seed
 from landscape.stacked import Affine, losses, members_together, outputs, stack_of
 
 Loss = Callable[[Any, Any], Any]
 Evaluation = Literal["auto", "stacked", "vmap", "sequential"]
+Derivatives = Literal["exact", "differences"]
 
 _SEQUENTIAL_ON_CPU = (
     nn.modules.conv._ConvNd, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention,
 )  # fmt: skip
 _LARGE = 1_000_000
+_PROBED = 32  # samples on which ways to evaluate are compared
 
 
-class EmpiricalRisk:
-    r"""The mean loss of ``model`` over ``data``, :math:`\sum_b (n_b / N) \, \ell_b(z)`.
+class Risk:
+    r"""The mean of a loss over data, :math:`\sum_b (w_b / W) \, \ell_b(z)`: what risks share.
 
-    One term per batch, weighted by its share of the samples, so that an uneven last batch counts
-    right. The caller's model is never written to: its weights, buffers, modes, ``.grad`` and the
-    random state stay as they were. Buffers (BatchNorm statistics) are copied at construction.
+    One term per batch, weighted by its share, so that an uneven last batch counts right. The
+    caller's model is used as it is, and never left changed: its weights, buffers, modes, attributes,
+    ``.grad`` and the random state are after a call what they were before. Buffers (BatchNorm
+    statistics) are copied at construction.
 
     Args:
         model: any module.
-        data: one batch, a list of batches or a ``DataLoader`` (one pass counts its samples). A
-            batch is ``(inputs, target)``; inputs go in as a tensor, ``*tuple`` or ``**dict``. A
-            dictionary alone goes in whole, and the loss gets it as the target.
-        loss: ``loss(output, target)`` gives the mean over the batch, or ``(sum, weight)``, in which
-            case the risk is the sum of the sums over the sum of the weights. An accuracy will do.
+        data: one batch, a list of batches, a ``Dataset``, a ``DataLoader`` (one pass counts its
+            samples), or `landscape.data.Data`.
+        loss: see the classes.
         statistics: what BatchNorm normalises with. ``"frozen"``: the model's running statistics,
             also for a model in training mode. ``"batch"``: those of the batch, differentiated
             through. Other modules keep the mode in which the model came.
         evaluation: how several points are evaluated: ``"stacked"`` (chains of linear layers),
             ``"vmap"``, ``"sequential"``; ``"auto"`` chooses by model and device.
-        seed: seed of the random modules (dropout); they draw from the global generator where None.
+        seed: seed of the random modules (dropout) and of whatever the loss draws; they draw from
+            the global generator where None.
+        unpack: a function from a batch to (inputs, target, samples), where a batch is no pair.
+        data_seed: a loader that draws its data anew in every pass (augmentation) is measured on the
+            copy that belongs to this seed. Where None, measurements of such a loader are refused.
+        derivatives: ``"exact"``, or ``"differences"``: products with the Hessian by central
+            differences of gradients, for a loss that has no second derivative.
+        mode: ``"given"``: the model in the mode in which it came; ``"eval"``: in evaluation mode.
+        check: whether the first measurement checks that the loss is one function of the vector
+            alone, see `landscape.gate`; results say what was checked.
 
     Attributes:
         layout: names, shapes and roles inside the vector.
+        data: the batches.
         samples: N.
         recurrent: whether the model has recurrent layers of torch.
+        gate: what was found out about the risk; shared by what is derived from it.
 
     Raises:
-        ValueError: if data is empty, the loss is no scalar, or ``evaluation`` does not fit.
-        TypeError: if data or loss is of another kind.
+        ValueError: if data is empty, the loss is no scalar, or an option does not fit.
+        TypeError: if model, data or loss is of another kind.
     """
+
+    whole = False
 
     def __init__(
         self,
@@ -77,44 +97,60 @@ class EmpiricalRisk:
         statistics: Statistics = "frozen",
         evaluation: Evaluation = "auto",
         seed: int | None = None,
+        unpack: Unpack | None = None,
+        data_seed: int | None = None,
+        derivatives: Derivatives = "exact",
+        mode: Mode = "given",
+        check: bool = True,
     ):
-        if statistics not in ("frozen", "batch"):
-            raise ValueError(f"statistics must be 'frozen' or 'batch', got {statistics!r}")
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-        self.layout = Layout.of(model)
+        _check_options(model, statistics=statistics, derivatives=derivatives, mode=mode)
+        self.loss, self.statistics, self.seed = loss, statistics, seed
+        self.derivatives: Derivatives = derivatives
+        self.model = Network(model, statistics, mode, loss)
+        self.layout = _layout_of(self.model)
         self.dim = self.layout.dim
-        self.loss = loss
-        self.statistics = statistics
-        self.seed = seed
-        self._skeleton = Skeleton.of(model, statistics)
-        normalised = any(is_batchnorm(module) for module in model.modules())
+        normalised = any(is_batchnorm(module) for module in self.model.modules())
         self.normalisation: str = statistics if normalised else ""
         self.recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
-        self._stochastic = self._skeleton.stochastic()
-        self._parameters = dict(model.named_parameters())
-        self._constants = constants(model, self.layout)
+        self.device = next(iter(self.model.parameters.values())).device
+        self.data = (
+            data if isinstance(data, Data)
+            else Data(data, self.device, unpack=unpack, whole=self.whole, seed=data_seed)
+        )  # fmt: skip
+        self._random = self.model.stochastic()
+        self._constants = constants(self.model, self.layout)
+        self._cast: dict[torch.dtype, dict[str, Tensor]] = {}
         self._written: list[str] = []
         self._keys = state_keys(model)
-        device = next(iter(self._parameters.values())).device
-        self.batches = data_batches.as_batches(data, device)
         self._features: dict[tuple[int, torch.dtype], Tensor] = {}
-        self._joined: Batch | None = None
-        self.samples = sum(data_batches.count(batch) for batch in self.batches)
-        self._weights: list[float] = []
-        self._total = self._total_weight()
-        first = next(iter(self.batches))
-        self._stack = stack_of(self._skeleton.module, self.layout, first[0])
-        self.evaluation = self._choose(evaluation, device)
+        self._graphed = self._live = False
+        self.known: Known | None = None if self.whole else known(loss)
+        self._weights: list[float] | None = None
+        self._total: float | None = None
+        self._try()
+        self._weigh()
+        self.gate = Gate(check)
+        self._stack = None
+        if not self.whole and not self._live and not self._graphed:
+            self._stack = stack_of(self.model, self.layout, self.data.first.inputs)
+        self.evaluation = self._choose(evaluation)
+
+    # ------------------------------------------------------------------ the point and the model
 
     def point(self) -> Float[Tensor, " p"]:
         """A copy of the model's own trainable parameters, as one vector."""
-        return self.layout.flatten({name: p.detach() for name, p in self._parameters.items()})
+        return self.layout.flatten({n: p.detach() for n, p in self.model.parameters.items()})
+
+    @property
+    def point_dtype(self) -> torch.dtype:
+        """The type of the model's first parameter."""
+        return next(iter(self.model.parameters.values())).dtype
 
     def state_dict(self, z: Float[Tensor, " p"]) -> dict[str, Tensor]:
         """What ``model.load_state_dict`` needs to become the network at ``z``.
 
         Tied parameters appear under each of their names, as copies; buffers are those of this risk.
+        The parameters of a loss are left out.
         """
         known = {**self._constants, **self.layout.unflatten(z)}
         return {
@@ -123,10 +159,29 @@ class EmpiricalRisk:
         }
 
     def network(self, z: Float[Tensor, " p"]) -> nn.Module:
-        """A plain module of its own that is the network at ``z``, in evaluation mode."""
-        module = copy.deepcopy(self._skeleton.module)
+        """A plain module of its own that is the network at ``z``, in evaluation mode.
+
+        Raises:
+            TypeError: if the model cannot be copied.
+        """
+        try:
+            module = copy.deepcopy(self.model.module)
+        except (RuntimeError, TypeError) as error:
+            kind = type(self.model.module).__name__
+            raise TypeError(f"{kind} cannot be copied: {error}") from error
         module.load_state_dict(self.state_dict(z))
         return module.eval()
+
+    # ------------------------------------------------------------------------- as an objective
+
+    @property
+    def samples(self) -> int:
+        return self.data.samples
+
+    @property
+    def batches(self) -> Any:
+        """The batches as pairs (inputs, target): a list where they stay in memory."""
+        return self.data.pairs
 
     @property
     def chunk(self) -> int | None:
@@ -134,19 +189,28 @@ class EmpiricalRisk:
             return 1
         if self.evaluation == "vmap":
             return 64
-        return members_together(self._stack, self._largest_batch)  # type: ignore[arg-type]
+        return members_together(self._stack, self._largest)  # type: ignore[arg-type]
 
     def stochastic_modules(self) -> list[str]:
-        """The modules that would draw random numbers, by name; none where a seed fixes them."""
-        return self._stochastic if self.seed is None else []
+        """What would draw random numbers, by name; none where a seed fixes it."""
+        return self._random if self.seed is None else []
 
     def terms(self) -> Iterator[Term]:
-        for batch in self.batches:
-            yield lambda z, batch=batch: self._term(z, batch)
+        for batch, share in self.weighed():
+            yield lambda z, batch=batch, share=share: self._term(z, batch, share)
 
     def batched_terms(self) -> Iterator[Term]:
-        for index, batch in enumerate(self.batches):
-            yield lambda rows, index=index, batch=batch: self._rows(rows, index, batch)
+        for index, (batch, share) in enumerate(self.weighed()):
+            yield lambda rows, i=index, b=batch, s=share: self._rows(rows, i, b, s)
+
+    def judge(self, z: Float[Tensor, " p"]) -> dict[str, Any]:
+        """What was checked before a measurement at z, for its provenance.
+
+        Raises:
+            RuntimeError: if the loss is no function of the vector alone, or not of one function.
+            ValueError: if the weights of batches are not known.
+        """
+        return self.gate.judged(self, z)
 
     def along(
         self, origin: Float[Tensor, " p"], directions: Sequence[Tensor], *, fold: bool = True
@@ -154,8 +218,8 @@ class EmpiricalRisk:
         """The same risk as a function of coordinates along a few directions, or None.
 
         For many points of a line or a plane this is faster than `batched_terms`. There is none
-        where points go through vmap, where random modules are seeded, or where the model writes to
-        its own tensors.
+        where points go through vmap, where anything is drawn at random, or where the model writes
+        to its own tensors.
 
         Args:
             origin: the point at which all coordinates are 0.
@@ -163,31 +227,100 @@ class EmpiricalRisk:
             fold: whether BatchNorm may be folded into convolutions.
         """
         if self.evaluation == "stacked":
-            stays = isinstance(self.batches, list)
             width = self.layout.entries[0].shape[0]
             products = 4 * width * self.samples * (1 + len(directions))
             return Affine(
-                self._stack, self.layout, origin, directions, self.batches,  # type: ignore[arg-type]
+                self._stack, self.layout, origin, directions, self.weighed,  # type: ignore[arg-type]
                 self._stacked_data,
-                lambda output, target, b: self._weighted(losses(self.loss, output, target), b),
+                lambda output, target, share: self._stacked_share(output, target, share),
                 chunk=max(1, (self.chunk or 2) // 2), 
-                keep=stays and products <= data_batches.RESIDENT_BYTES,
+                keep=self.data.resident and products <= RESIDENT_BYTES,
             )  # fmt: skip
-        if self.evaluation != "sequential" or self._stochastic or self._written:
+        inside = self._random or self._written or self._graphed or self._live or self.whole
+        if self.evaluation != "sequential" or inside:
             return None
-        return InPlace(
-            self._skeleton.module, self._constants, self.layout, origin, directions, self.batches,
-            lambda output, target, batch: self._weighted(self.loss(output, target), batch),
-            fold=fold,
-        )  # fmt: skip
+        try:
+            return InPlace(
+                self.model, self._constants, self.layout, origin, directions, self.weighed,
+                lambda output, target, share: self.scaled(self.loss(output, target), share),
+                fold=fold, keep=self.data.resident,
+            )  # fmt: skip
+        except (RuntimeError, TypeError):
+            # A module that cannot be copied has no working copy.
+            return None
+
+    # ------------------------------------------------------------------- what operators ask for
+
+    def weighed(self) -> Iterator[tuple[Batch, float]]:
+        """Every batch with its share of the risk: what its mean loss is multiplied by."""
+        if self._weights is None:
+            for batch in self.data:
+                yield batch, self._lone_share(batch)
+            return
+        added = self.known is not None and self.known.added
+        total = sum(self._weights)
+        for batch, weight in zip(self.data, self._weights, strict=True):
+            yield batch, 1.0 if added else weight / total
+
+    @property
+    def weights(self) -> list[float]:
+        """What every batch weighs: its samples, its labels, or what the loss says."""
+        if self._weights is not None:
+            return self._weights
+        return [self._weight(batch) for batch in self.data]
+
+    @property
+    def shares(self) -> list[float]:
+        """What every batch weighs in the risk; they sum to 1."""
+        return [weight / sum(self.weights) for weight in self.weights]
+
+    def scaled(self, loss: Any, share: float) -> Tensor:
+        """A batch's part of the risk, from its mean loss or from its (sum, weight)."""
+        if isinstance(loss, tuple):
+            total, weight = loss
+            if self._total is not None:
+                return total / self._total
+            if isinstance(weight, Tensor):
+                return total / weight.where(weight != 0, torch.ones_like(weight))
+            return total / (weight or 1)
+        return loss if share == 1.0 else loss * share
+
+    @contextmanager
+    def given(self, z: Tensor) -> Iterator[None]:
+        """Inside, the caller's model is the network at z, and draws what the seed says."""
+        tensors = self._tensors(z)
+        wide = self._random and z.dtype == torch.float64 != self.point_dtype
+
+        @contextmanager
+        def again() -> Iterator[None]:
+            with drawn_in(self._drawn(z)) if wide else nullcontext():
+                with self.model.given(tensors, again=again):
+                    yield
+
+        drawn = self._drawn(z) if wide else None
+        with seeded(self.seed if self._random else None, z.device, drawn):
+            with self.model.given(tensors, again=again):
+                yield
+
+    def prepared(self, batch: Batch, dtype: torch.dtype) -> Batch:
+        """The batch in the type of a point, inputs that are differentiated as fresh leaves."""
+        return data_batches.live(data_batches.cast(batch, dtype), self._live)
+
+    def batch_loss(self, network: Network, batch: Batch) -> Any:
+        """The loss of one batch, inside `given`: a mean, or (sum, weight)."""
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------------ risks made of it
 
     def minibatches(
         self, size: int, generator: torch.Generator, *, epochs: int | None = None
-    ) -> Iterator["EmpiricalRisk"]:
+    ) -> Iterator["Risk"]:
         """An endless stream of one-batch risks, reshuffled in every epoch.
 
         A function of the generator's seed alone. Each mini-batch carries a seed for its random
-        modules, so that it is a deterministic objective.
+        modules, so that it is a deterministic objective. What is random in the data is drawn anew
+        in every epoch. Where the loss of a batch is not the mean over its samples (contrastive
+        losses), batches come as the data have them.
 
         Args:
             size: samples in a mini-batch; the last one of an epoch may be smaller. With a loader
@@ -196,47 +329,57 @@ class EmpiricalRisk:
             epochs: ends the stream after so many epochs.
 
         Raises:
-            ValueError: if ``size`` is not positive, or not that of the loader.
+            ValueError: if ``size`` is not positive, or not that of batches that stay as they are.
         """
         if size < 1:
             raise ValueError(f"size must be at least 1, got {size}")
+        kept = ""
+        if size < max(self.samples, 2):
+            kept = self.gate.coupled(self)
         for epoch in counter() if epochs is None else range(epochs):
-            order = derive(generator, "mini-batches", epoch)
-            for k, batch in enumerate(self._shuffled(size, order)):
+            order = order_of(generator, epoch)
+            for k, batch in enumerate(self.data.epoch(size, order, kept=kept)):
                 yield self._on([batch], seed=derived_seed(order.initial_seed(), "dropout", k))
 
-    def seeded(self, seed: int) -> "EmpiricalRisk":
-        """The same risk with its random modules drawn from ``seed``: a deterministic objective."""
-        return self._on(self.batches, seed=seed)
+    def seeded(self, seed: int) -> "Risk":
+        """The same risk with what is random drawn from ``seed``: a deterministic objective.
 
-    def sharded(self, count: int) -> "EmpiricalRisk":
+        That is what the model and the loss draw, and data that are drawn anew in every pass.
+        """
+        twin = copy.copy(self)
+        twin.seed = seed
+        if self.data.random:
+            twin.data = self.data.redrawn(seed)
+            twin._features = {}
+        return twin
+
+    def sharded(self, count: int) -> "Risk":
         """The same risk with its data in ``count`` batches, in order and as equal as can be.
 
         Raises:
             ValueError: if there are fewer samples, the data are a loader too large to keep in
-                memory, or BatchNorm normalises with the batch, whose statistics would change.
+                memory, BatchNorm normalises with the batch, or the loss of a batch is not the mean
+                over its samples.
         """
-        if not 1 <= count <= self.samples:
-            raise ValueError(f"count must be from 1 to the {self.samples} samples, got {count}")
-        if not isinstance(self.batches, list):
-            raise ValueError("the data are a loader that is too large to keep in memory")
         if self.normalisation == "batch":
             raise ValueError("BatchNorm normalises with the batch: freeze its statistics first")
-        whole = data_batches.joined(self.batches)
-        device = next(data_batches.tensors_of(whole)).device
-        order = torch.arange(self.samples, device=device)
-        parts = [data_batches.rows(whole, index) for index in order.tensor_split(count)]
-        twin = self._on(parts, self.seed)
-        twin._total = self._total
-        if self._weights:
-            twin._weights = [float(twin._tried(part)[1]) for part in parts]
-        return twin
+        data = self.data.cut(count)
+        if coupled := self.gate.coupled(self):
+            raise ValueError(f"the data cannot be cut into {count} batches, since {coupled}")
+        return self._over(data)
 
-    def reestimated(self, z: Float[Tensor, " p"], samples: Any = None) -> "EmpiricalRisk":
+    def limited(self, most: int) -> "Risk":
+        """The same risk with batches of at most ``most`` samples, where cutting changes nothing."""
+        if self._largest <= most or not self.data.resident or self.gate.coupled(self):
+            return self
+        return self._over(self.data.limited(most))
+
+    def reestimated(self, z: Float[Tensor, " p"], samples: Any = None) -> "Risk":
         """The same risk with BatchNorm statistics frozen at those of the network at ``z``.
 
-        Mean and variance of every BatchNorm input, pooled over batches; variances are unbiased, as
-        in BatchNorm's own running statistics. Derivatives of the result hold them fixed.
+        Mean and variance of every BatchNorm input, pooled over batches, each of which is normalised
+        by itself meanwhile, as in training; variances are unbiased, as in BatchNorm's own running
+        statistics. Derivatives of the result hold them fixed.
 
         Args:
             z: (p,), one point.
@@ -247,150 +390,250 @@ class EmpiricalRisk:
         Raises:
             ValueError: if ``samples`` is an integer below 2.
         """
+        source: Any
         if samples is None:
-            source = iter(self.batches)
+            source = iter(self.data)
         elif isinstance(samples, int):
             if samples < 2:
                 raise ValueError(f"samples must be at least 2, got {samples}")
-            source = data_batches.first_samples(self.batches, samples)
+            source = data_batches.first_samples(self.data, samples)
         else:
-            source = iter(data_batches.as_batches(samples, z.device))
-        measured = measured_statistics(self._skeleton, self._tensors(z.detach()), source, z.dtype)
+            source = samples if isinstance(samples, Data) else self._like(samples)
+        measured = measured_statistics(
+            self.model, self._tensors(z.detach()), source, z.dtype, self._through
+        )
         twin = copy.copy(self)
-        twin._skeleton = Skeleton.of(self._skeleton.module, "frozen", self._constants)
+        twin.model = self.model.with_statistics("frozen")
         twin.statistics = "frozen"
-        twin.normalisation = "re-estimated at the point, held fixed" if self.normalisation else ""
+        if self.normalisation:
+            twin.normalisation = "re-estimated at the point (batches by themselves), held fixed"
         twin._constants = {**self._constants, **measured}
+        twin._cast, twin._weights = {}, self._weights
         return twin
 
-    def _term(self, z: Tensor, batch: Batch) -> Tensor:
-        inputs, target = data_batches.cast(batch, z.dtype)
-        with seeded(self.seed if self._stochastic else None, z.device):
-            output = self._skeleton(self._tensors(z), inputs)
-            return self._weighted(self.loss(output, target), batch)
+    def measuring(self, loss: Loss, data: Any = None) -> "Risk":
+        """Another loss of the same network, over the same vector, on the same data or on others.
+
+        Parameters of this risk's loss have no influence there. The gate is its own.
+
+        Args:
+            loss: of the same kind as this risk's, for instance an accuracy.
+            data: as for the constructor; those of this risk where None.
+
+        Raises:
+            ValueError: as at construction.
+        """
+        twin = copy.copy(self)
+        twin.loss, twin.known = loss, None if self.whole else known(loss)
+        twin.model = Network(self.model.module, self.statistics, self.model.mode, loss, "metric.")
+        own = constants(twin.model, self.layout)
+        twin._constants = {n: self._constants.get(n, t) for n, t in own.items()}
+        twin.gate, twin._cast, twin._features = Gate(self.gate.wanted), {}, {}
+        twin._random = twin.model.stochastic()
+        if data is not None:
+            twin.data = self._like(data)
+        twin._weights = twin._total = None
+        twin._try()
+        twin._weigh()
+        twin.evaluation = twin._choose("auto")
+        return twin
+
+    # --------------------------------------------------------------------------------- within
+
+    def _like(self, source: Any) -> Data:
+        if isinstance(source, Data):
+            return source
+        return Data(
+            source, self.device, unpack=self.data.unpack, whole=self.whole, seed=self.data.seed
+        )
+
+    def _through(self, network: Network, batch: Batch) -> Any:
+        """The forward pass of a batch, for the statistics that it shows."""
+        return network(batch.inputs)
+
+    def _term(self, z: Tensor, batch: Batch, share: float) -> Tensor:
+        if share == 0.0 and not self._summed(batch):
+            return z.new_zeros(())
+        if self._graphed and not torch.is_grad_enabled():
+            with torch.enable_grad():
+                return self._term(z, batch, share).detach()
+        batch = self.prepared(batch, z.dtype)
+        with self.given(z):
+            return self.scaled(self.batch_loss(self.model, batch), share)
+
+    def _summed(self, batch: Batch) -> bool:
+        return self._total is not None
 
     def _tensors(self, z: Tensor) -> dict[str, Tensor]:
         """All that a call brings, in the type of z; what the model writes to is copied first."""
-        constants = {
-            name: t.to(z.dtype) if t.is_floating_point() else t
-            for name, t in self._constants.items()
-        }
-        constants.update({name: constants[name].clone() for name in self._written})
-        return {**constants, **self.layout.unflatten(z)}
+        if z.dtype not in self._cast:
+            self._cast[z.dtype] = {
+                name: t.to(z.dtype) if t.is_floating_point() else t
+                for name, t in self._constants.items()
+            }
+        fixed = self._cast[z.dtype]
+        fresh = {name: fixed[name].clone() for name in self._written}
+        return {**fixed, **fresh, **self.layout.unflatten(z)}
 
-    def _rows(self, rows: Tensor, index: int, batch: Batch) -> Tensor:
+    def _drawn(self, z: Tensor) -> torch.dtype:
+        return torch.float32 if self.point_dtype != torch.float64 else torch.float64
+
+    def _rows(self, rows: Tensor, index: int, batch: Batch, share: float) -> Tensor:
+        if share == 0.0 and not self._summed(batch):
+            return rows.new_zeros(len(rows))
         if self.evaluation == "sequential" or (self.evaluation == "vmap" and len(rows) == 1):
-            return torch.stack([self._term(row, batch) for row in rows])
+            return torch.stack([self._term(row, batch, share) for row in rows])
         if self.evaluation == "vmap":
-            return torch.func.vmap(lambda row: self._term(row, batch))(rows)
+            with unchecked():
+                return torch.func.vmap(lambda row: self._term(row, batch, share))(rows)
         features, target = self._stacked_data(index, batch, rows.dtype)
         output = outputs(self._stack, self.layout.unflatten(rows), features)  # type: ignore[arg-type]
-        return self._weighted(losses(self.loss, output, target), batch)
+        return self._stacked_share(output, target, share)
+
+    def _stacked_share(self, output: Tensor, target: Any, share: float) -> Tensor:
+        if share == 0.0 and self._total is None:
+            return output.new_zeros(len(output))
+        return self.scaled(losses(self.loss, output, target), share)
 
     def _stacked_data(self, index: int, batch: Batch, dtype: torch.dtype) -> tuple[Tensor, Any]:
         """(inputs, samples) contiguous, and the target, kept for batches that stay in memory."""
-        inputs, target = data_batches.cast(batch, dtype)
-        if not isinstance(self.batches, list):
+        inputs, target, _ = data_batches.cast(batch, dtype)
+        if not self.data.resident:
             return inputs.flatten(1).T.contiguous(), target
         if (index, dtype) not in self._features:
             self._features[index, dtype] = inputs.flatten(1).T.contiguous()
         return self._features[index, dtype], target
 
-    def _weighted(self, loss: Any, batch: Batch) -> Tensor:
-        """The batch's share of the risk, from a batch mean or from (sum, weight)."""
-        if isinstance(loss, tuple):
-            total, weight = loss
-            return total / (weight if self._total is None else self._total)
-        share = 1.0 if self._total is None else data_batches.count(batch) / self._total
-        return loss if share == 1.0 else loss * share
-
     @property
-    def shares(self) -> list[float]:
-        """What every batch weighs in the risk; they sum to 1."""
-        weights = self._weights or [data_batches.count(batch) for batch in self.batches]
-        return [weight / sum(weights) for weight in weights]
+    def _largest(self) -> int:
+        return max(batch.samples for batch in self.data)
 
-    @property
-    def _largest_batch(self) -> int:
-        if not hasattr(self, "_largest"):
-            self._largest = max(data_batches.count(batch) for batch in self.batches)
-        return self._largest
+    def _lone_share(self, batch: Batch) -> float:
+        """1, or 0 for a mini-batch in which nothing has a weight."""
+        return 0.0 if self._masked and self._weight(batch) == 0 else 1.0
 
-    def _total_weight(self) -> float:
-        """N for a loss that is a mean; the sum of the weights for one that gives (sum, weight).
+    def _weight(self, batch: Batch) -> float:
+        if self.known is not None:
+            return self.known.weight(None, batch.target, batch.samples)
+        if self._total is None and not self._pairs:
+            return float(batch.samples)
+        loss = self._tried(batch)
+        return float(loss[1]) if isinstance(loss, tuple) else float(batch.samples)
+
+    def _weigh(self) -> None:
+        """Weighs every batch; the sum of the weights is kept where the loss gives (sum, weight).
 
         Raises:
-            ValueError: if the loss is neither a scalar nor such a pair.
+            ValueError: if nothing has a weight.
         """
-        for batch in self.batches:
-            loss = self._tried(batch)
-            if isinstance(loss, tuple):
-                self._weights.append(float(loss[1]))
-                continue
-            if not isinstance(loss, Tensor) or loss.ndim != 0:
-                shape = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-                raise ValueError(
-                    f"loss must return a scalar tensor or (sum, weight), got {shape}; "
-                    "take the mean over the batch"
-                )
-            return float(self.samples)
+        self._weights = [self._weight(batch) for batch in self.data]
         total = sum(self._weights)
-        if not total > 0:
+        if self.known is not None and not total > 0:
+            # Every label is ignored: the loss is what torch makes of that, not a number.
+            self._weights = [float(batch.samples) for batch in self.data]
+            total = float(self.samples)
+        if not (total > 0 and all(weight >= 0 for weight in self._weights)):
             raise ValueError(f"the loss's weights must have a positive sum, got {total}")
-        return total
+        self._total = total if self._pairs else None
+        self._masked = self.known is not None and any(map(self.known.masks, self.data))
+
+    def _try(self) -> None:
+        """One evaluation of the first batch at the model's own parameters, which shows its kind.
+
+        Raises:
+            ValueError: if the loss is neither a scalar nor (sum, weight).
+        """
+        self._pairs = False
+        first = self.data.first
+        try:
+            loss = self._tried(first)
+        except RuntimeError as error:
+            if not _needs_graph(error):
+                if advice := self.data.advice:
+                    raise TypeError(f"{error}; {advice}") from error
+                raise
+            # Derivatives with respect to inputs, inside the model or the loss.
+            self._graphed = True
+            try:
+                loss = self._tried(first)
+            except RuntimeError as again:
+                if not _needs_graph(again):
+                    raise
+                self._live = True
+                loss = self._tried(first)
+        except (TypeError, ValueError) as error:
+            if advice := self.data.advice:
+                raise type(error)(f"{error}; {advice}") from error
+            raise
+        self._pairs = isinstance(loss, tuple) and len(loss) == 2
+        scalar = loss[0] if self._pairs else loss
+        if not isinstance(scalar, Tensor) or scalar.ndim != 0:
+            shape = tuple(scalar.shape) if isinstance(scalar, Tensor) else type(scalar).__name__
+            raise ValueError(
+                f"loss must return a scalar tensor or (sum, weight), got {shape}; "
+                "take the mean over the batch"
+            )
+        kinds = {str(p.dtype) for p in self.model.parameters.values() if p.requires_grad}
+        if len(kinds) > 1:
+            self._try_in_one_type(kinds)
+
+    def _try_in_one_type(self, kinds: set[str]) -> None:
+        """Nothing, if a model of several types can be evaluated in one.
+
+        Raises:
+            TypeError: if not.
+        """
+        z = self.point()
+        try:
+            with torch.inference_mode(False), torch.no_grad():
+                self._term(z, self.data.first, 1.0)
+        except RuntimeError as error:
+            raise TypeError(
+                f"the parameters are {' and '.join(sorted(kinds))}, and a vector has one type, "
+                f"{z.dtype}, in which the model fails ({str(error).splitlines()[0]}): make all of "
+                "it one type, model.float(), and leave out casts inside it"
+            ) from error
 
     def _tried(self, batch: Batch) -> Any:
         """The loss at the model's own parameters; notes what the model draws and writes to."""
-        inputs, target = data_batches.cast(batch, self.point_dtype)
-        device = next(iter(self._parameters.values())).device
-        fork = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-        with torch.inference_mode(False), torch.no_grad(), fork:
-            known = {name: t.clone() for name, t in self._constants.items()}
-            versions = {name: t._version for name, t in known.items()}
-            own = {name: p.detach() for name, p in self._parameters.items()}
-            with drawing(self._skeleton.module, device) as drawn:
-                loss = self.loss(self._skeleton({**own, **known}, inputs), target)
-        self._stochastic = self._stochastic or drawn
-        self._written = [name for name, t in known.items() if t._version != versions[name]]
+        fork = torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else [])
+        grad = torch.enable_grad() if self._graphed else torch.no_grad()
+        with torch.inference_mode(False), grad, fork:
+            own = {n: ordinary(p) for n, p in self.model.parameters.items()}
+            batch = self.prepared(batch, self.point_dtype)
+            fixed = {name: t.clone() for name, t in self._constants.items()}
+            tensors = {**own, **fixed}
+            versions = {name: t._version for name, t in tensors.items()}
+            try:
+                with (
+                    drawing(self.model, self.device) as drawn,
+                    self.model.watched(),
+                    self.model.given(tensors),
+                ):
+                    loss = self.batch_loss(self.model, batch)
+            finally:
+                written = [n for n, t in tensors.items() if t._version != versions[n]]
+                _check_unwritten(written, self.layout)
+        self._random = self._random or drawn
+        self._written = sorted({*self._written, *written})
         return loss
 
-    @property
-    def point_dtype(self) -> torch.dtype:
-        """The type of the model's first parameter."""
-        return next(iter(self._parameters.values())).dtype
-
-    def _shuffled(self, size: int, generator: torch.Generator) -> Iterator[Batch]:
-        if isinstance(self.batches, LoaderBatches):
-            if size != self.batches.loader.batch_size:
-                raise ValueError(
-                    f"mini-batches of {size} are asked for, but the data is a loader with batches "
-                    f"of {self.batches.loader.batch_size} that is too large to keep in memory"
-                )
-            seed = generator.initial_seed()
-            yield from LoaderBatches(self.batches.loader, self.batches.device, seed)
-            return
-        if self._joined is None:
-            self._joined = data_batches.joined(self.batches)
-        order = torch.randperm(self.samples, generator=generator, device=generator.device)
-        device = next(data_batches.tensors_of(self._joined)).device
-        for index in order.to(device).split(size):
-            yield data_batches.rows(self._joined, index)
-
-    def _on(self, batches: Any, seed: int | None) -> "EmpiricalRisk":
+    def _on(self, batches: list[Batch], seed: int | None) -> "Risk":
         """The same risk on other batches, its weights normalised over those."""
         twin = copy.copy(self)
-        twin.batches = batches
-        twin.seed = seed
-        if batches is not self.batches:
-            twin._features = {}
-            twin.samples = sum(data_batches.count(batch) for batch in batches)
-            twin._total = None  # type: ignore[assignment]
-            twin._weights = []
-            twin._joined = None
-            twin.__dict__.pop("_largest", None)
+        twin.data, twin.seed = self.data.of(batches), seed
+        twin._features, twin._total, twin._weights = {}, None, None
         return twin
 
-    def _choose(self, wanted: Evaluation, device: torch.device) -> Evaluation:
+    def _over(self, data: Data) -> "Risk":
+        """The same risk with the same samples in other batches."""
+        twin = copy.copy(self)
+        twin.data, twin._features = data, {}
+        twin._weigh()
+        twin._total = self._total
+        return twin
+
+    def _choose(self, wanted: Evaluation) -> Evaluation:
         """The way to evaluate several points. On a CPU, vmapped convolutions lose to a loop.
 
         Raises:
@@ -408,26 +651,159 @@ class EmpiricalRisk:
         if wanted != "auto":
             return wanted
         heavy = self.dim > _LARGE or any(
-            isinstance(module, _SEQUENTIAL_ON_CPU) for module in self._skeleton.module.modules()
+            isinstance(module, _SEQUENTIAL_ON_CPU) for module in self.model.modules()
         )
-        if self._stochastic or (heavy and device.type == "cpu"):
+        apart = self._random or self._graphed or self._live
+        if apart or (heavy and self.device.type == "cpu"):
             return "sequential"
         for choice in ("stacked", "vmap"):
-            if (choice == "vmap" or self._stack is not None) and self._works(choice):
+            if (choice == "vmap" or self._stack is not None) and self._agrees(choice):
                 return choice  # type: ignore[return-value]
         return "sequential"
 
-    def _works(self, evaluation: Evaluation) -> bool:
-        """Whether two points go through at once: a loss that calls .item() does not, for one."""
+    def _agrees(self, evaluation: Evaluation) -> bool:
+        """Whether two points at once have the values and gradients of each alone.
+
+        A loss that calls .item() does not go through at all; one that reads the model's parameters
+        goes through, and sees those of another point.
+        """
+        batch, share = next((b, s) for b, s in self.weighed() if s != 0)
+        if batch.samples > _PROBED and data_batches.rowwise(batch):
+            batch = data_batches.spread(batch, _PROBED)
+        z = self.point()
+        shift = 0.05 * z.abs().mean() + 1e-3
+        points = torch.stack([z + shift, z - 0.5 * shift])
         self.evaluation = evaluation
-        batch = next(iter(self.batches))
         try:
-            with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
+            with torch.inference_mode(False), warnings.catch_warnings(), torch.enable_grad():
                 # An operation without a batching rule falls back to a loop, and warns of it.
                 warnings.filterwarnings("error", message="There is a performance drop")
-                self._rows(self.point().expand(2, self.dim), 0, batch)
-        except (RuntimeError, TypeError, ValueError, UserWarning):
+                leaf = points.clone().requires_grad_()
+                together = self._rows(leaf, -1, batch, share)
+                slopes = _slope(together, leaf)
+        except (RuntimeError, TypeError, ValueError, UserWarning, AttributeError):
             return False
         finally:
             self._features.clear()
-        return True
+        with torch.inference_mode(False), torch.enable_grad():
+            leaf = points.clone().requires_grad_()
+            alone = torch.stack([self._term(row, batch, share) for row in leaf])
+            expected = _slope(alone, leaf)
+        close = torch.finfo(z.dtype).eps ** 0.5 * 4
+        return all(
+            torch.allclose(
+                a, b, rtol=close, atol=close * float(b.nan_to_num(0, 0, 0).abs().max()),
+                equal_nan=True,
+            )
+            for a, b in ((together.detach(), alone.detach()), (slopes, expected))
+        )
+
+
+class EmpiricalRisk(Risk):
+    r"""The mean loss of the outputs of ``model`` on ``data``.
+
+    Arguments, attributes and errors as in `Risk`. A batch is ``(inputs, target)``; inputs go in as
+    one argument, ``*tuple`` or ``**dict``. A dictionary, a tensor or another object alone goes in
+    whole, and the loss gets it as the target.
+
+    ``loss(output, target)`` gives the mean over the batch, or ``(sum, weight)``, in which case the
+    risk is the sum of the sums over the sum of the weights. An accuracy will do. Torch's own losses
+    are weighed by what their mean is over: labels that are not ignored, class weights, entries; with
+    ``reduction="sum"`` batches add up. The trainable parameters of a loss that is a module belong
+    to the vector, behind those of the model.
+    """
+
+    def batch_loss(self, network: Network, batch: Batch) -> Any:
+        output = network(batch.inputs)
+        return self.loss(output, batch.target)
+
+    def outputs(self, z: Tensor, batch: Batch) -> Any:
+        """What the network gives for a `prepared` batch at z."""
+        with self.given(z):
+            return self.model(batch.inputs)
+
+    def loss_at(self, z: Tensor, output: Any, target: Any) -> Any:
+        """The loss of an output, its own tensors in the type of z."""
+        with self.given(z):
+            return self.loss(output, target)
+
+
+class ModelRisk(Risk):
+    """The mean of a loss that is a function of the whole model: ``loss(model, batch)``.
+
+    Arguments, attributes and errors as in `Risk`. ``loss(model, batch)`` gives the mean over the
+    batch, or ``(sum, weight)``; ``batch`` is what the data hold, on the model's device: a pair, a
+    dictionary, a tensor, a graph. Regularisers, several heads, energies, contrastive losses and
+    losses with derivatives by inputs are written as in a training loop.
+
+    Measurements that need outputs (Gauss-Newton, Fisher, the exact trace) do not take it.
+    """
+
+    whole = True
+
+    def batch_loss(self, network: Network, batch: Batch) -> Any:
+        return self.loss(network.module, batch.inputs)
+
+    def _through(self, network: Network, batch: Batch) -> Any:
+        return self.loss(network.module, batch.inputs)
+
+
+def _slope(values: Tensor, leaf: Tensor) -> Tensor:
+    if not values.requires_grad:
+        return torch.zeros_like(leaf)
+    (slope,) = torch.autograd.grad(values.sum(), leaf, materialize_grads=True)
+    return slope
+
+
+def _layout_of(network: Network) -> Layout:
+    """The layout of the model's trainable parameters, and of those of the loss behind them."""
+    trainable = any(p.requires_grad for p in network.module.parameters())
+    names = [n for n, p in network.parameters.items() if p.requires_grad]
+    own = Layout.of(network.module).entries if trainable or not names else ()
+    known = {entry.name for entry in own}
+    offset = sum(entry.size for entry in own)
+    entries = list(own)
+    for name in names:
+        if name not in known:
+            shape = tuple(network.parameters[name].shape)
+            entries.append(Entry(name, shape, offset, "other", None))
+            offset += entries[-1].size
+    return Layout(tuple(entries))
+
+
+def _needs_graph(error: RuntimeError) -> bool:
+    said = str(error)
+    return "does not require grad" in said or "not to have been used in the graph" in said
+
+
+def _check_unwritten(written: list[str], layout: Layout) -> None:
+    """Nothing, if the model wrote to none of its trainable parameters.
+
+    Raises:
+        RuntimeError: if it did; a vector that changes while it is evaluated is no point.
+    """
+    changed = [name for name in written if name in layout.names]
+    if changed:
+        raise RuntimeError(
+            f"the forward pass writes to the parameter {changed[0]}, so the loss is no function of "
+            "it: do that outside of forward, or make the parameter a buffer"
+        )
+
+
+def _check_options(model: Any, **options: str) -> None:
+    """Nothing, if the options exist.
+
+    Raises:
+        ValueError: if one does not.
+        TypeError: if the model is no module.
+    """
+    choices = {
+        "statistics": ("frozen", "batch"), "derivatives": ("exact", "differences"),
+        "mode": ("given", "eval"),
+    }  # fmt: skip
+    for name, given in options.items():
+        if given not in choices[name]:
+            one, other = choices[name]
+            raise ValueError(f"{name} must be {one!r} or {other!r}, got {given!r}")
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")

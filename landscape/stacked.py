@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from landscape.batches import Batch
 from landscape.layout import Layout
+from landscape.network import Network
 
 # Modules that act on each number alone, so that the order of axes does not matter.
 _POINTWISE = (
@@ -53,12 +54,13 @@ class Stack(NamedTuple):
     widest: int
 
 
-def stack_of(model: nn.Module, layout: Layout, inputs: Any) -> Stack | None:
-    """The chain that ``model`` is on such ``inputs``, or None if it is anything else.
+def stack_of(network: Network, layout: Layout, inputs: Any) -> Stack | None:
+    """The chain that a network is on such ``inputs``, or None if it is anything else.
 
     A chain is nested ``nn.Sequential`` of linear layers and pointwise functions on inputs (samples,
     features), perhaps made so by a leading ``Flatten``; each parameter trainable and used once.
     """
+    model = network.module
     flat = isinstance(inputs, Tensor) and inputs.ndim == 2
     steps: list[Dense | nn.Module] = []
     for prefix, module in _leaves(model, ""):
@@ -69,7 +71,9 @@ def stack_of(model: nn.Module, layout: Layout, inputs: Any) -> Stack | None:
             flat = isinstance(inputs, Tensor) and module.end_dim in (-1, inputs.ndim - 1)
         elif type(module) in _POINTWISE:
             steps.append(module)
-        elif isinstance(module, nn.Dropout) and (module.p == 0 or not module.training):
+        elif isinstance(module, nn.Dropout) and (
+            module.p == 0 or network.mode == "eval" or not module.training
+        ):
             continue
         else:
             return None
@@ -116,9 +120,9 @@ class Affine:
         layout: of the vectors.
         origin: (p,), the point at t = 0.
         directions: vectors (p,).
-        batches: the data.
+        weighed: gives every batch of the data with its share of the risk.
         features: gives (inputs, samples) and the target, from a batch, its index and the type.
-        share: gives a batch's share of the risk from the outputs, the target and the batch.
+        scaled: gives a batch's part of the risk from the outputs, the target and the share.
         chunk: how many points are evaluated together.
         keep: whether products are kept for the next points, which is good for batches that stay.
     """
@@ -131,15 +135,15 @@ class Affine:
         layout: Layout,
         origin: Tensor,
         directions: Sequence[Tensor],
-        batches: Any,
+        weighed: Callable[[], Iterator[tuple[Batch, float]]],
         features: Callable[[int, Batch, torch.dtype], tuple[Tensor, Any]],
-        share: Callable[[Tensor, Any, Batch], Tensor],
+        scaled: Callable[[Tensor, Any, float], Tensor],
         *,
         chunk: int,
         keep: bool,
     ):
-        self._stack, self._batches = stack, batches
-        self._features, self._share = features, share
+        self._stack, self._weighed = stack, weighed
+        self._features, self._scaled = features, scaled
         self._tensors = layout.unflatten(torch.stack([origin, *directions]))
         self._products: dict[int, tuple[Tensor, Any]] = {}
         self._rooms: dict[int, Tensor] = {}
@@ -156,13 +160,13 @@ class Affine:
         exactly = torch.autocast(like.device.type, enabled=False)
         with exactly:
             tensors = {name: _combined(self._tensors[name], steps) for name in later if name}
-        for index, batch in enumerate(self._batches):
+        for index, (batch, share) in enumerate(self._weighed()):
             with exactly:
                 products, target = self._product(index, batch)
                 room = self._room(0, (len(t), *products.shape[1:]), like)
                 hidden = _combined(products, steps, room)
             output = _after_the_first(self._stack, tensors, hidden, self._room)
-            yield self._share(output, target, batch)
+            yield self._scaled(output, target, share)
 
     def _room(self, step: int, shape: tuple[int, ...], like: Tensor) -> Tensor:
         """Memory for the output of a step, the same ever again: fresh pages cost more than math."""

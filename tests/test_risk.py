@@ -38,7 +38,7 @@ from objectives import case as made
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from landscape import batches as data_batches
+from landscape import data as data_batches
 from landscape import risk as risks
 from landscape import slices
 from landscape.curvature import gradients
@@ -148,7 +148,7 @@ def test_reading_a_loader_moves_no_random_state(loaders, where):
         sampler = torch.utils.data.RandomSampler(data, generator=own)
         loader = DataLoader(data, batch_size=4, sampler=sampler)
     before = states(own)
-    risk = risk_of(chain, loader)
+    risk = risk_of(chain, loader, data_seed=0)
     z = risk.point()
     first = value(risk, z)
     list(islice(risk.minibatches(4, seeded(1)), 4))
@@ -161,8 +161,7 @@ def test_reading_a_loader_moves_no_random_state(loaders, where):
 def test_a_loader_left_half_way_moves_no_random_state(loaders):
     loader = DataLoader(Squares(), batch_size=4, shuffle=True)
     before = states()
-    batches = data_batches.as_batches(loader, torch.device("cpu"))
-    next(iter(batches))
+    next(iter(data_batches.Data(loader)))
     assert states() == before
 
 
@@ -360,13 +359,15 @@ def test_a_way_that_does_not_exist_or_fit_is_refused():
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_something_that_is_no_module_or_cannot_be_copied_is_refused():
+def test_something_that_is_no_module_is_refused_and_what_cannot_be_copied_is_not():
     with pytest.raises(TypeError, match="must be a torch.nn.Module, got function"):
         EmpiricalRisk(lambda x: x, (X, Y), CE)
     model = built(chain)
     model.remembered = model[0](X)
+    risk = EmpiricalRisk(model, (X, Y), CE)
+    close(value(risk, risk.point()), value(risk_of(chain), risk.point()), **CLOSE)
     with pytest.raises(TypeError, match="Sequential cannot be copied"):
-        EmpiricalRisk(model, (X, Y), CE)
+        risk.network(risk.point())
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit")
@@ -618,7 +619,9 @@ def test_a_model_that_writes_to_its_buffers_is_a_function_of_the_point_all_the_s
     z = risk.point()
     values = [value(risk, z) for _ in range(3)]
     assert values[0] == values[1] == values[2]
-    slices.line(risk, z, z)
+    with pytest.raises(RuntimeError, match="different functions.* writes to average, calls, scale"):
+        slices.line(risk, z, z)
+    slices.line(EmpiricalRisk(model, (X, Y), CE, check=False), z, z)
     after = model.state_dict()
     assert all(torch.equal(after[name], before[name]) for name in before)
     assert values[0] == CE(built(Forgetful)(X), Y).detach()

@@ -1,36 +1,38 @@
 """A network, its loss, its data, and where a population of it starts."""
 
-import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import rnn
 from torch.utils.data import DataLoader, Dataset
 
+from landscape.batches import Unpack, dense_parts, tensors_of
+from landscape.data import Data, is_dataset
 from landscape.layout import Layout
+from landscape.network import Network
 from landscape.randomness import derived_seed
 
 Initial = Callable[[Layout, torch.Generator], Tensor]
-
-_DATASET_BATCH = 256
+LossOf = Literal["output", "model"]
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
     """What is trained and measured: a model, a loss and up to three splits of data.
 
-    A split is one batch ``(inputs, target)`` of tensors, a list of batches, a ``Dataset`` or a
-    ``DataLoader``; inputs go into the model as a tensor, ``*tuple`` or ``**dict``. A ``Dataset`` is
-    kept as a ``DataLoader`` that reads it in order, 256 samples at a time.
+    A split is one batch ``(inputs, target)``, a list of batches, a ``Dataset`` or a ``DataLoader``;
+    what else a batch may be says `landscape.batches.batch_of`. Inputs go into the model as one
+    argument, ``*tuple`` or ``**dict``.
 
     Args:
         model: any module. Member 0 of a population starts at its parameters.
-        loss: ``loss(output, target)`` gives the mean over the batch, or ``(sum, weight)``.
+        loss: ``loss(output, target)`` gives the mean over the batch, or ``(sum, weight)``. The
+            parameters of a loss that is a module are trained too.
         train: the split that is trained on.
         validation: the split that choices are made on.
         test: the split that nothing is chosen on.
@@ -38,12 +40,16 @@ class Task:
         initial: ``initial(layout, generator)`` gives the (p,) start of each member but the first;
             None resets the model's modules, see `initial_population`.
         name: what results and pictures call it.
+        loss_of: ``"output"``; or ``"model"``, where loss and metrics are functions
+            ``(model, batch)`` of the whole model, as in `landscape.risk.ModelRisk`.
+        unpack: a function from a batch to (inputs, target, samples), where a batch is no pair.
 
     Raises:
         TypeError: if the model is no module, the loss, a metric or ``initial`` cannot be called,
             or a split is of another kind.
-        ValueError: if a split holds no sample, tensors of different lengths, or a number that is
-            not finite. What a ``Dataset`` or a ``DataLoader`` gives is not read, so not checked.
+        ValueError: if a split holds no sample, one input and a target of different lengths, or a
+            number that is not finite (minus infinity is allowed in a mask beside other inputs). What
+            a ``Dataset`` or a ``DataLoader`` gives is not read, so not checked.
     """
 
     model: nn.Module
@@ -54,8 +60,17 @@ class Task:
     metrics: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     initial: Initial | None = None
     name: str = ""
+    loss_of: LossOf = "output"
+    unpack: Unpack | None = None
 
     def __post_init__(self):
+        if self.loss_of not in get_args(LossOf):
+            raise ValueError(f"loss_of must be 'output' or 'model', got {self.loss_of!r}")
+        if self.unpack is not None and not callable(self.unpack):
+            raise TypeError(
+                "unpack must be a function from a batch to (inputs, target, samples), got "
+                f"{_kind(self.unpack)}"
+            )
         if not isinstance(self.model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {_kind(self.model)}")
         if not callable(self.loss):
@@ -77,7 +92,8 @@ class Task:
         if self.train is None:
             raise ValueError("train is None: a task needs data to train on")
         for split in ("train", "validation", "test"):
-            object.__setattr__(self, split, _checked(split, getattr(self, split)))
+            free = self.loss_of == "model" or self.unpack is not None
+            object.__setattr__(self, split, _checked(split, getattr(self, split), free))
 
 
 def initial_population(
@@ -111,7 +127,7 @@ def initial_population(
     """
     if members < 1:
         raise ValueError(f"members must be at least 1, got {members}")
-    given = _vector(layout, task.model)
+    given = _vector(layout, task)
     points = [given]
     for member in range(1, members):
         generator = torch.Generator(device="cpu").manual_seed(derived_seed(seed, "start", member))
@@ -119,7 +135,7 @@ def initial_population(
             # reset_parameters can draw from nothing but the default generator.
             torch.default_generator.manual_seed(generator.initial_seed())
             if task.initial is None:
-                points.append(_reset(task.model, layout, given))
+                points.append(_reset(task, layout, given))
             else:
                 points.append(_started(task.initial(layout, generator), layout))
     return torch.stack([p.to(device=device, dtype=dtype) for p in points])
@@ -150,20 +166,28 @@ def binary_cross_entropy(output: Float[Tensor, "*batch 1"], target: Tensor) -> F
     return F.binary_cross_entropy_with_logits(output.squeeze(-1), target.to(output.dtype))
 
 
-def _vector(layout: Layout, model: nn.Module) -> Tensor:
-    tensors = {name: p.detach().cpu() for name, p in model.named_parameters()}
-    return layout.flatten(tensors)
+def _vector(layout: Layout, task: Task) -> Tensor:
+    known = Network(task.model, "frozen", loss=task.loss).parameters
+    return layout.flatten({name: p.detach().cpu() for name, p in known.items()})
 
 
-def _reset(model: nn.Module, layout: Layout, given: Tensor) -> Tensor:
-    twin = copy.deepcopy(model).cpu()
-    # A parent that initialises its children has the last word, as it has at construction.
-    for module in reversed(list(twin.modules())):
-        # MultiheadAttention and Transformer spell it with an underscore.
-        reset = getattr(module, "reset_parameters", getattr(module, "_reset_parameters", None))
-        if callable(reset):
-            reset()
-    point = _vector(layout, twin)
+def _reset(task: Task, layout: Layout, given: Tensor) -> Tensor:
+    """The point of the model with its modules reset, which it is only meanwhile."""
+    model = task.model
+    tensors = [*model.parameters(), *model.buffers()]
+    saved = [tensor.detach().clone() for tensor in tensors]
+    try:
+        # A parent that initialises its children has the last word, as it has at construction.
+        for module in reversed(list(model.modules())):
+            # MultiheadAttention and Transformer spell it with an underscore.
+            reset = getattr(module, "reset_parameters", getattr(module, "_reset_parameters", None))
+            if callable(reset):
+                reset()
+        point = _vector(layout, task)
+    finally:
+        with torch.no_grad():
+            for tensor, old in zip(tensors, saved, strict=True):
+                tensor.copy_(old)
     if torch.equal(point, given):
         raise ValueError(
             f"resetting the modules of {type(model).__name__} changes no parameter, so all members "
@@ -186,71 +210,77 @@ def _started(point: Any, layout: Layout) -> Tensor:
     return point.detach()
 
 
-def _checked(split: str, data: Any) -> Any:
-    if data is None or isinstance(data, DataLoader):
+def _checked(split: str, data: Any, free: bool) -> Any:
+    if data is None or isinstance(data, (DataLoader, Data)):
         return data
-    if isinstance(data, Dataset) or _is_dataset(data):
+    if isinstance(data, Dataset) or is_dataset(data):
         if hasattr(data, "__len__") and len(data) == 0:
             raise ValueError(f"{split} holds no sample")
-        return DataLoader(data, batch_size=_DATASET_BATCH)
-    if data == []:
+        return data
+    if isinstance(data, list) and not data:
         raise ValueError(f"{split} holds no batch")
     if isinstance(data, list) and not all(isinstance(item, Tensor) for item in data):
         for number, batch in enumerate(data):
-            _check_batch(f"{split} batch {number}", batch)
+            _check_batch(f"{split} batch {number}", batch, free)
     else:
-        _check_batch(split, data)
+        _check_batch(split, data, free)
     return data
 
 
-def _is_dataset(data: Any) -> bool:
-    plain = (Sequence, Mapping, Tensor, np.ndarray)
-    return hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, plain)
-
-
-def _check_batch(where: str, batch: Any) -> None:
-    if isinstance(batch, Mapping):
-        parts = dict(batch)
-    elif not isinstance(batch, (tuple, list)):
+def _check_batch(where: str, batch: Any, free: bool) -> None:
+    pair = isinstance(batch, (tuple, list)) and len(batch) == 2
+    if isinstance(batch, (tuple, list)) and not pair and not free:
+        raise ValueError(
+            f"{where} must be a pair (inputs, target), got {len(batch)} items; say what they are "
+            "with unpack=lambda batch: (inputs, target, samples)"
+        )
+    if isinstance(batch, (str, bytes, int, float)) or callable(batch):
         raise TypeError(
             f"{where} must be a pair of tensors (inputs, target), a Dataset or a DataLoader, got "
             f"{_kind(batch)}"
         )
-    elif len(batch) != 2:
-        raise ValueError(f"{where} must be a pair (inputs, target), got {len(batch)} items")
-    else:
-        parts = {"inputs": batch[0], "target": batch[1]}
+    parts = {"inputs": batch[0], "target": batch[1]} if pair else batch
+    found = list(_tensors(parts))
+    if not found and not free:
+        raise TypeError(f"{where} holds no tensor; got {_kind(batch)}")
+    for label, tensor in found:
+        _check_finite(where, label, tensor, mask=len(found) > 2)
+    if 0 in [len(tensor) for _, tensor in found if tensor.ndim]:
+        raise ValueError(f"{where} holds no sample")
+    if not pair or free:
+        return
     lengths = {}
-    for label, tensor in _tensors(where, parts):
-        if tensor.ndim == 0:
+    for label, tensor in found:
+        if tensor.ndim == 0 and len(found) == 2:
             raise ValueError(f"{where}: {label} has no axis of samples, its shape is ()")
-        lengths[label] = len(tensor)
-        _check_finite(where, label, tensor)
-    if len(set(lengths.values())) > 1:
+        lengths[label] = len(tensor) if tensor.ndim else 0
+    if len(found) == 2 and all(isinstance(p, Tensor) for p in batch) and (
+        len(set(lengths.values())) > 1
+    ):
         sizes = ", ".join(f"{label} {length}" for label, length in lengths.items())
         raise ValueError(f"{where}: the tensors must have one number of rows, got {sizes}")
-    if 0 in lengths.values():
-        raise ValueError(f"{where} holds no sample")
 
 
-def _tensors(where: str, parts: Any, label: str = "") -> Iterator[tuple[str, Tensor]]:
-    if isinstance(parts, Tensor):
-        yield label, parts
-    elif isinstance(parts, Mapping):
+def _tensors(parts: Any, label: str = "") -> Iterator[tuple[str, Tensor]]:
+    if isinstance(parts, Mapping):
         for key, part in parts.items():
-            yield from _tensors(where, part, f"{label}[{key!r}]" if label else str(key))
-    elif isinstance(parts, (tuple, list)):
+            yield from _tensors(part, f"{label}[{key!r}]" if label else str(key))
+    elif isinstance(parts, (tuple, list)) and not isinstance(parts, rnn.PackedSequence):
         for number, part in enumerate(parts):
-            yield from _tensors(where, part, f"{label}[{number}]")
+            yield from _tensors(part, f"{label}[{number}]")
     else:
-        advice = "; torch.from_numpy makes one" if isinstance(parts, np.ndarray) else ""
-        raise TypeError(f"{where}: {label} must be a tensor, got {_kind(parts)}{advice}")
+        for tensor in tensors_of(parts):
+            yield label or "batch", tensor
 
 
-def _check_finite(where: str, label: str, tensor: Tensor) -> None:
+def _check_finite(where: str, label: str, tensor: Tensor, mask: bool) -> None:
     if not (tensor.is_floating_point() or tensor.is_complex()):
         return
+    if tensor.layout != torch.strided:
+        tensor = dense_parts(tensor)[-1]
     finite = tensor.isfinite()
+    if mask and tensor.is_floating_point():
+        finite |= tensor == -torch.inf
     if finite.all():
         return
     row, *columns = (int(i) for i in (~finite).nonzero()[0])

@@ -35,6 +35,17 @@ class Block:
         self.name = name_of(operator)
 
     @property
+    def differences(self) -> bool:
+        """Whether products are differences of gradients."""
+        return getattr(self.operator, "differences", False)
+
+    def error(self, u: Float[Tensor, " k"]) -> float:
+        """At most what a product by differences may be off."""
+        whole = self.point.new_zeros(self.operator.dim)
+        whole[self.index] = u.to(whole)
+        return self.operator.error(whole)
+
+    @property
     def products(self) -> int:
         """Products with the whole matrix."""
         return self.operator.products

@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from landscape import batches as data_batches
 from landscape.batches import Batch
 from landscape.curvature import GRAPH_BYTES, graphs
 from landscape.objective import Objective, second_order
@@ -96,7 +95,7 @@ class Factored:
         self._risks, ridges = risks_of(objective, self.name)
         self._ridge = ridge_diagonal(ridges, self.point).to(self.point) if ridges else None
         with second_order(objective):
-            self._graphs, self.graph_bytes, _, self.cached = graphs(self._built(), memory)
+            self._graphs, self.graph_bytes, _, self.cached = graphs(self._built, memory)
 
     def __matmul__(self, u: Float[Tensor, "*batch p"]) -> Float[Tensor, "*batch p"]:
         probes = self._probes(u)
@@ -137,10 +136,12 @@ class Factored:
 
     def _built(self) -> Iterator[Bent]:
         for risk in self._risks:
-            for batch in risk.batches:
+            for batch, share in risk.weighed():
+                if share == 0.0:
+                    continue
                 with torch.enable_grad():
                     leaf = fresh_leaf(self.point)
-                    outputs = outputs_at(risk, leaf, batch)
+                    outputs = outputs_at(risk, leaf, batch, share)
                     if not outputs.tensors:
                         continue
                     quantities, bend = self.quantities(risk, outputs, batch)
@@ -171,7 +172,7 @@ class GaussNewton(Factored):
     def quantities(
         self, risk: EmpiricalRisk, outputs: Outputs, batch: Batch
     ) -> tuple[list[Tensor], Bend]:
-        return outputs.tensors, loss_hessian(risk, outputs, batch)
+        return outputs.tensors, loss_hessian(risk, outputs)
 
 
 class Fisher(Factored):
@@ -183,7 +184,8 @@ class Fisher(Factored):
     The expectation is over the model's own predictions, not over the labels, which play no part.
 
     - ``"categorical"``: the output holds logits, (samples, classes, ...); all predictions count
-      alike. Equal to `GaussNewton` for the mean cross-entropy.
+      alike, but for those whose label torch's cross-entropy ignores. Equal to `GaussNewton` for the
+      mean cross-entropy.
     - ``"gaussian"``: the output is the mean of a normal distribution with variance ``variance`` in
       each of its entries. For ``mse_loss`` with D outputs a sample, `GaussNewton` is the one with
       variance D / 2.
@@ -224,20 +226,25 @@ class Fisher(Factored):
             raise ValueError(
                 f"{self.name} needs one output tensor, got {len(outputs.tensors)}: wrap the model"
             )
-        if isinstance(risk.loss(outputs.whole, outputs.target), tuple):
+        known = risk.known
+        given = isinstance(risk.loss_at(outputs.leaf, outputs.whole, outputs.target), tuple)
+        if given or (known is not None and (known.weighs_classes or known.added)):
+            how = "gives (sum, weight)" if given else "weighs classes, or adds up"
             raise ValueError(
-                f"{self.name} counts all predictions alike, but the loss gives (sum, weight); use "
-                "GaussNewton, or a loss that is a mean"
+                f"{self.name} counts all predictions alike, but the loss {how}; use GaussNewton, "
+                "or a loss that is a mean"
             )
-        output = outputs.tensors[0]
-        share = float(risk._weighted(output.new_ones(()), batch))
+        output, share = outputs.tensors[0], outputs.share
         if self.likelihood == "gaussian":
-            factor = share / (self.variance * data_batches.count(batch))
+            factor = share / (self.variance * batch.samples)
             return [output], lambda vectors: [factor * vectors[0]]
         if output.ndim < 2:
             raise ValueError(f"logits (samples, classes, ...) are needed, got {output.ndim} axis")
         chances = output.detach().softmax(1)
-        scale = share * output.shape[1] / output.numel()
+        kept = None if known is None else known.label_weights(outputs.target)
+        scale: Any = share * output.shape[1] / output.numel()
+        if kept is not None and kept.shape == output[:, 0].shape:
+            scale = share * (kept / kept.sum()).unsqueeze(1).to(output)
 
         def covariance(vectors: list[Tensor]) -> list[Tensor]:
             weighted = chances * vectors[0]
@@ -270,17 +277,17 @@ class EmpiricalFisher(Factored):
     def quantities(
         self, risk: EmpiricalRisk, outputs: Outputs, batch: Batch
     ) -> tuple[list[Tensor], Bend]:
-        count = data_batches.count(batch)
+        count = batch.samples
         check_by_sample(outputs, count, self.name)
-        losses, weights = sample_losses(risk.loss, outputs.whole, outputs.target, count)
-        whole = risk.loss(outputs.whole, outputs.target)
-        share = float(risk._weighted(losses.new_ones(()), batch)) / count
+        losses, weights = sample_losses(risk, outputs, count)
+        whole = risk.loss_at(outputs.leaf, outputs.whole, outputs.target)
+        whole = whole[0] / whole[1] if isinstance(whole, tuple) else whole
         if weights is None:
-            mean, factors = losses.mean(), torch.full_like(losses, share)
+            mean, factors = losses.mean(), torch.full_like(losses, outputs.share / count)
         else:
-            total = whole[1] if risk._total is None else risk._total
-            mean, whole = losses.sum() / weights.sum(), whole[0] / whole[1]
-            factors = torch.where(weights > 0, 1 / (weights * total), 0.0).to(losses)
+            total = weights.sum()
+            mean = losses.sum() / total
+            factors = torch.where(weights > 0, outputs.share / (weights * total), 0.0).to(losses)
         if not torch.allclose(mean, whole, rtol=1e-4, atol=1e-6, equal_nan=False):
             raise ValueError(
                 f"the loss of a batch ({float(whole.detach()):.6g}) is not the mean over its "

@@ -19,7 +19,6 @@ from landscape.operators.outputs import (
     outputs_at,
 )
 from landscape.risk import EmpiricalRisk
-from landscape.skeleton import seeded
 
 _BYTES = 2**24
 
@@ -46,13 +45,20 @@ def gauss_newton_diagonal(risk: EmpiricalRisk, z: Tensor) -> tuple[Tensor, int]:
     total = torch.zeros(risk.dim, dtype=torch.float64, device="cpu")
     passes = 0
     with second_order():
-        for batch in risk.batches:
+        for batch, share in risk.weighed():
+            if share == 0.0:
+                continue
             with torch.enable_grad():
-                outputs = outputs_at(risk, fresh_leaf(z), batch)
+                outputs = outputs_at(risk, fresh_leaf(z), batch, share)
                 if not outputs.tensors:
                     continue
-                check_by_sample(outputs, data_batches.count(batch), "the exact trace")
-                directions = _directions(outputs, loss_hessian(risk, outputs, batch))
+                check_by_sample(outputs, batch.samples, "the exact trace")
+                if not data_batches.rowwise(batch):
+                    raise ValueError(
+                        "the exact trace needs a batch whose tensors count the samples along their "
+                        "first axis; these cannot be taken one by one"
+                    )
+                directions = _directions(outputs, loss_hessian(risk, outputs))
             flat = _flat(outputs.tensors).detach()
             for squares in _squares(risk, z, batch, flat, directions):
                 total += squares
@@ -140,15 +146,15 @@ def _together(
     risk: EmpiricalRisk, z: Tensor, batch: Batch, places: Tensor, directions: Directions
 ) -> tuple[Tensor, Tensor]:
     """The same by vmap. Gradients stay in pieces, since joining them would cost a copy."""
-    samples = data_batches.cast(batch, z.dtype)
+    samples = risk.prepared(batch, z.dtype)
     own = risk.layout.unflatten(z)
 
     def single(place: Tensor, rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        chosen = data_batches.rows(samples, place.unsqueeze(0))[0]
+        chosen = data_batches.rows(samples, place.unsqueeze(0))
 
         def output(tensors: dict[str, Tensor]) -> Tensor:
-            with seeded(risk.seed if risk._stochastic else None, z.device):
-                whole = risk._skeleton({**risk._tensors(z), **tensors}, chosen)
+            with risk.given(z), risk.model.given(tensors):
+                whole = risk.model(chosen.inputs)
             return torch.cat([t.reshape(-1) for t in data_batches.tensors_of(whole)])
 
         found, back = torch.func.vjp(output, own)

@@ -14,38 +14,38 @@ from landscape import batches as data_batches
 from landscape.batches import Batch
 from landscape.objective import Objective, Ridge, Sum, ordinary
 from landscape.risk import EmpiricalRisk
-from landscape.skeleton import seeded
 
 Bend = Callable[[list[Tensor]], list[Tensor]]
 
 
 class Outputs(NamedTuple):
-    """The network's output for one batch as a function of the point.
+    """The network's output for one batch as a function of the point ``leaf``.
 
-    ``tensors`` are those inside ``whole`` that depend on the point.
+    ``tensors`` are those inside ``whole`` that depend on the point; ``share`` is the batch's.
     """
 
     whole: Any
     tensors: list[Tensor]
     target: Any
+    leaf: Tensor
+    share: float
 
 
-def outputs_at(risk: EmpiricalRisk, leaf: Tensor, batch: Batch) -> Outputs:
+def outputs_at(risk: EmpiricalRisk, leaf: Tensor, batch: Batch, share: float = 1.0) -> Outputs:
     """What the network gives for ``batch`` with the parameters ``leaf``.
 
     Raises:
         ValueError: if the model computes its loss itself.
     """
-    inputs, target = data_batches.cast(batch, leaf.dtype)
-    with seeded(risk.seed if risk._stochastic else None, leaf.device):
-        whole = risk._skeleton(risk._tensors(leaf), inputs)
+    batch = risk.prepared(batch, leaf.dtype)
+    whole = risk.outputs(leaf, batch)
     tensors = [t for t in data_batches.tensors_of(whole) if t.requires_grad]
     if any(t.ndim == 0 for t in tensors):
         raise ValueError(
             "the model gives a scalar among its outputs, which is a loss and not an output: let it "
             "return the outputs alone, and the loss be a function of them"
         )
-    return Outputs(whole, tensors, target)
+    return Outputs(whole, tensors, batch.target, leaf, share)
 
 
 def check_by_sample(outputs: Outputs, count: int, name: str) -> None:
@@ -62,14 +62,27 @@ def check_by_sample(outputs: Outputs, count: int, name: str) -> None:
             )
 
 
-def loss_hessian(risk: EmpiricalRisk, outputs: Outputs, batch: Batch) -> Bend:
-    """The Hessian of the batch's share of the risk with respect to the outputs, as a product."""
+def loss_hessian(risk: EmpiricalRisk, outputs: Outputs) -> Bend:
+    """The Hessian of the batch's share of the risk with respect to the outputs, as a product.
+
+    Raises:
+        ValueError: if the loss depends on the point past the outputs.
+    """
     detached = [t.detach().requires_grad_() for t in outputs.tensors]
     replaced = replacing(outputs, detached)
-    loss = risk._weighted(risk.loss(replaced, outputs.target), batch)
+    loss = risk.scaled(risk.loss_at(outputs.leaf, replaced, outputs.target), outputs.share)
     if not loss.requires_grad:
         return lambda vectors: [torch.zeros_like(v) for v in vectors]
-    slopes = torch.autograd.grad(loss, detached, create_graph=True, materialize_grads=True)
+    *slopes, past = torch.autograd.grad(
+        loss, [*detached, outputs.leaf], create_graph=True, allow_unused=True
+    )
+    if past is not None:
+        raise ValueError(
+            "the loss depends on the parameters past the outputs (a regulariser, or parameters of "
+            "its own), which a matrix of the outputs leaves out: add a Ridge to the risk instead, "
+            "or use the Hessian"
+        )
+    slopes = [torch.zeros_like(t) if s is None else s for t, s in zip(detached, slopes, strict=True)]
     bent = [place for place, slope in enumerate(slopes) if slope.requires_grad]
     if not bent:
         return lambda vectors: [torch.zeros_like(v) for v in vectors]
@@ -134,14 +147,27 @@ def fresh_leaf(z: Tensor) -> Tensor:
     return ordinary(z).requires_grad_()
 
 
-def sample_losses(loss: Any, output: Any, target: Any, count: int) -> tuple[Tensor, Tensor | None]:
-    """(n,) losses of the samples alone, and their weights where the loss gives them."""
+def sample_losses(
+    risk: EmpiricalRisk, outputs: Outputs, count: int
+) -> tuple[Tensor, Tensor | None]:
+    """(n,) losses of the samples alone, and their weights where the loss has them.
+
+    With weights a loss is the sample's sum; without, it is its mean.
+    """
+    pair = Batch(outputs.whole, outputs.target, count)
+    labelled = (
+        risk.known is not None and not risk.known.added and isinstance(outputs.target, Tensor)
+        and risk.known.label_weights(outputs.target) is not None
+    )  # fmt: skip
 
     def single(place: Tensor) -> Any:
-        rows = place.unsqueeze(0)
-        return loss(*data_batches.rows((output, target), rows))
+        alone = data_batches.rows(pair, place.unsqueeze(0), graph=True)
+        if labelled:
+            with risk.given(outputs.leaf):
+                return risk.known.summed(alone.inputs, alone.target)  # type: ignore[union-attr]
+        return risk.loss_at(outputs.leaf, alone.inputs, alone.target)
 
-    places = torch.arange(count, device=next(data_batches.tensors_of(output)).device)
+    places = torch.arange(count, device=outputs.leaf.device)
     try:
         with warnings.catch_warnings():
             # An operation without a batching rule falls back to a loop, and warns of it.

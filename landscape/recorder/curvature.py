@@ -13,6 +13,7 @@ from landscape.curvature import Hessian
 from landscape.objective import (
     Objective,
     check_deterministic,
+    judged,
     normalisation_of,
     ordinary,
     widened,
@@ -166,7 +167,9 @@ class CurvatureRecorder:
             label=self.label,
             status=status if finite.all() else f"{status}, {int((~finite).sum())} not finite",
             statistics=normalisation_of(self.objective),
-            provenance=provenance(seed=self._generator.initial_seed()),
+            provenance=provenance(
+                seed=self._generator.initial_seed(), checked=self._checked or {}
+            ),
         )
 
     def state_dict(self) -> dict[str, np.ndarray]:
@@ -218,7 +221,7 @@ class CurvatureRecorder:
         objective = self.objective if at is None else at(z)
         if not self._checked:
             check_deterministic(objective, z)
-            self._checked = True
+            self._checked = judged(objective, z) or {"nothing": "no network"}
         operator = Hessian(objective, z, blocks=self._blocks)
         loss, gradient = operator.value_and_grad()
         norm = torch.linalg.vector_norm(widened(gradient))

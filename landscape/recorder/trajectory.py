@@ -11,7 +11,13 @@ from torch import Tensor
 
 from landscape import directions
 from landscape.layout import Layout
-from landscape.objective import Objective, check_deterministic, normalisation_of, value
+from landscape.objective import (
+    Objective,
+    check_deterministic,
+    judged,
+    normalisation_of,
+    value,
+)
 from landscape.recorder.points import point_of
 from landscape.results import Trajectory, provenance
 
@@ -243,6 +249,7 @@ def project(
         directions=names,
         statistics=normalisation_of(objective),
         provenance=provenance(
+            checked=judged(objective, origin),
             lengths=torch.linalg.vector_norm(span.double(), dim=-1).tolist(),
             cosine=frame.shear / float(torch.linalg.vector_norm(span[1].double())),
         ),

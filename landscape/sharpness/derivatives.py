@@ -112,7 +112,7 @@ def fisher_rao(site: Site) -> Reading:
     cross-entropy, or as ``likelihood`` says. Unit: squared loss. Cost, invariances and reference as
     `empirical_fisher_rao`.
     """
-    risk = risk_of(site.objective)
+    risk = risk_of(site.objective, site.point)
     likelihood = site.options.likelihood
     if risk is not None and not likelihood:
         if not _is_cross_entropy(risk.loss):
@@ -154,7 +154,7 @@ def _whole(value: float, site: Site) -> Reading:
 
 
 def _fisher_norm(site: Site, matrix: Callable[[EmpiricalRisk, Tensor], Factored]) -> Reading:
-    risk = risk_of(site.objective)
+    risk = risk_of(site.objective, site.point)
     if risk is None:
         return undefined("the objective has no single risk on data")
     try:
@@ -168,11 +168,13 @@ def _fisher_norm(site: Site, matrix: Callable[[EmpiricalRisk, Tensor], Factored]
     return exact(norm, products=operator.products, status=alone)
 
 
-def risk_of(objective: Objective) -> EmpiricalRisk | None:
-    """The objective, or its only part that is a risk on data."""
+def risk_of(objective: Any, z: Tensor) -> EmpiricalRisk | None:
+    """The objective, or its only part that is a risk on data; at z, where it depends on that."""
     if isinstance(objective, EmpiricalRisk):
         return objective
-    found = [risk_of(part) for part in getattr(objective, "parts", ())]
+    if hasattr(objective, "at"):
+        return risk_of(objective.at(z), z)
+    found = [risk_of(part, z) for part in getattr(objective, "parts", ())]
     risks = [risk for risk in found if risk is not None]
     return risks[0] if len(risks) == 1 else None
 

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from landscape.objective import Objective, check_deterministic, normalisation_of
+from landscape.objective import Objective, check_deterministic, judged, normalisation_of
 from landscape.results import Panel, provenance
 from landscape.sharpness import derivatives, perturbations
 from landscape.sharpness.reading import NAN, Options, Reading, Site
@@ -168,6 +168,7 @@ def _assembled(rows: list[tuple[str, Measure, Reading]], site: Site, seconds: fl
         dim=len(site.point),
         statistics=normalisation_of(site.objective),
         provenance=provenance(
+            checked=judged(site.objective, site.point),
             options=options,
             seed=site.generator.initial_seed(),
             dtype=str(site.point.dtype),

@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from landscape import directions
-from landscape.objective import Objective, value, widened
+from landscape.objective import Objective, trait, value, widened
 from landscape.sharpness.ascent import Ascent, rises, worst_case
 from landscape.sharpness.basin import median, widths
-from landscape.sharpness.derivatives import risk_of
 from landscape.sharpness.reading import NAN, Reading, Site, exact, lower_bound, undefined
 from landscape.trace.hutchinson import summary
 
@@ -240,19 +239,13 @@ def interval_max(site: Site) -> Reading:
 
 def samples_of(objective: Any) -> int:
     """The number of samples behind an objective or one of its parts; 0 where there is no data."""
-    own = getattr(objective, "samples", 0) or getattr(
-        getattr(objective, "risk", None), "samples", 0
-    )
-    parts = (samples_of(part) for part in getattr(objective, "parts", ()))
-    return own or next(filter(None, parts), 0)
+    return trait(objective, "samples", 0)
 
 
 def _weight(batch: Objective) -> float:
     """What a mini-batch counts: the weight that its loss gives, else its samples."""
-    risk = risk_of(batch)
-    losses = [] if risk is None else [risk._tried(part) for part in risk.batches]
-    given = [float(loss[1]) for loss in losses if isinstance(loss, tuple)]
-    return sum(given) if given else float(samples_of(batch))
+    weights = trait(batch, "weights")
+    return sum(weights) if weights else float(samples_of(batch))
 
 
 def _climbed(

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from landscape.objective import Objective, normalisation_of
+from landscape.objective import Objective
 from landscape.results import Surface, provenance
 from landscape.slices.grids import check_center, prepared, span
 from landscape.slices.refinement import Goal, filled, refined
@@ -94,7 +94,7 @@ def adaptive_plane(
         loss=loss,
         center=sweep.center,
         directions=names,
-        statistics=normalisation_of(objective),
+        statistics=sweep.statistics,
         standard_error=error,
         metrics=tuple(sweep.options.metrics),
         metric_values=np.stack(rest) if rest else None,

@@ -35,7 +35,7 @@ def line(
         alpha: increasing coordinates in units of the direction; 51 from -1 to 1 where None.
         name: what the direction is, for the picture.
         options: fields of `landscape.slices.Options`: ``metrics``, ``standard_errors``,
-            ``evaluation``, ``precision``, ``chunk``, ``store``, ``progress``.
+            ``evaluation``, ``precision``, ``statistics``, ``chunk``, ``store``, ``progress``.
 
     Returns:
         ``alpha``, ``loss`` and ``center``, the loss at z itself, evaluated without the slice. The
@@ -53,7 +53,7 @@ def line(
         loss=cells.loss,
         center=sweep.center,
         direction=name,
-        statistics=normalisation_of(objective),
+        statistics=sweep.statistics,
         standard_error=cells.standard_error,
         metrics=tuple(sweep.options.metrics),
         metric_values=cells.metrics,
@@ -154,7 +154,7 @@ def plane(
         loss=cells.loss.reshape(shape),
         center=sweep.center,
         directions=names,
-        statistics=normalisation_of(objective),
+        statistics=sweep.statistics,
         standard_error=None if error is None else error.reshape(shape),
         metrics=tuple(sweep.options.metrics),
         metric_values=None if values is None else values.reshape(-1, *shape),

@@ -1,6 +1,7 @@
 """Many points of one line or plane, block by block: losses, error bars and further metrics."""
 
 import hashlib
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -10,14 +11,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.batches import tensors_of
+from landscape.batches import dense_parts, tensors_of
 from landscape.files import PathLike
-from landscape.objective import Objective, check_deterministic, widened
+from landscape.objective import (
+    Objective,
+    check_deterministic,
+    judged,
+    normalisation_of,
+    value,
+    widened,
+)
+from landscape.reestimation import reestimated
 from landscape.slices.evaluators import Evaluation, Plain, evaluator, has_fast, shares_of
 from landscape.slices.journal import Journal
 from landscape.slices.metrics import MEASURED, Metric
 
 Precision = Literal["same", "bfloat16"]
+Statistics = Literal["as given", "reestimated"]
 Progress = Callable[[int, int], None]
 
 
@@ -42,6 +52,9 @@ class Options:
             largest relative error of a sample, 1 % of the points and at least nine, goes into
             the provenance; other points may be several times as far off. Faster on hardware that is
             made for it.
+        statistics: of BatchNorm. ``"as given"``: those of the objective, the same at all points,
+            with a warning where they spoil the loss at the farthest corner; ``"reestimated"``: at
+            every point those of the network there, on the risk's own data.
         store: a file that takes finished blocks, so that the same call goes on after a kill, with
             equal results bit for bit. It stays when all is done: then the same call evaluates
             nothing. Delete it when the result is saved.
@@ -53,6 +66,7 @@ class Options:
     standard_errors: bool = False
     evaluation: Evaluation = "auto"
     precision: Precision = "same"
+    statistics: Statistics = "as given"
     store: PathLike | None = None
     progress: Progress | None = None
 
@@ -66,6 +80,10 @@ class Options:
         if self.precision not in get_args(Precision):
             raise ValueError(
                 f"precision must be one of {get_args(Precision)}, got {self.precision!r}"
+            )
+        if self.statistics not in get_args(Statistics):
+            raise ValueError(
+                f"statistics must be one of {get_args(Statistics)}, got {self.statistics!r}"
             )
         if isinstance(self.metrics, str):
             raise ValueError(
@@ -119,13 +137,15 @@ class Sweep:
         options: Options,
         total: int,
     ):
+        if options.statistics == "reestimated":
+            objective = reestimated(objective)
         self.center = float(check_deterministic(objective, origin))
         self.options, self.total, self.done = options, total, 0
         self._origin, self._directions = origin, tuple(directions)
         self._plain = Plain(objective, origin, directions)
         self._objective = objective
         self._shares = shares_of(objective) if options.standard_errors else None
-        self.notes: dict[str, Any] = {}
+        self.notes: dict[str, Any] = {"checked": judged(objective, origin)}
         self._centers: dict[str, float] = {}
         with _ungraphed():
             self._evaluator = self._chosen(np.array([axis[np.abs(axis).argmax()] for axis in axes]))
@@ -137,8 +157,14 @@ class Sweep:
             if options.precision != "same":
                 self.notes["precision"] = self._error_of_precision(axes)
         self.notes |= {"evaluation": self._evaluator.name, "chunk": self.chunk}
+        self._compare_statistics(np.array([axis[np.abs(axis).argmax()] for axis in axes]))
         self._block = 0
         self._journal: Journal | None = None
+
+    @property
+    def statistics(self) -> str:
+        """What BatchNorm normalises with."""
+        return normalisation_of(self._objective)
 
     @property
     def exact(self) -> bool:
@@ -260,6 +286,22 @@ class Sweep:
         self.notes["self-check"] = f"failed, so all points were evaluated the plain way; {said}"
         return self._plain
 
+    def _compare_statistics(self, corner: np.ndarray) -> None:
+        """Warns where BatchNorm's statistics, those of the centre, spoil the loss at a corner."""
+        if not normalisation_of(self._objective).startswith("frozen"):
+            return
+        (point,) = self._points(corner[None])
+        frozen = float(value(self._objective, point))
+        own = float(value(reestimated(self._objective), point))
+        said = f"{frozen:.4g} at the farthest corner, {own:.4g} with statistics re-estimated there"
+        self.notes["frozen statistics"] = said
+        if not abs(frozen - own) <= 0.5 * (1 + abs(own)):
+            warnings.warn(
+                f"BatchNorm's statistics are frozen at those of the model: the loss is {said}; "
+                "statistics='reestimated' re-estimates them at every point",
+                stacklevel=5,
+            )
+
     def _told_apart(self) -> dict[str, Any]:
         """What tells every metric from another one of the same name."""
         metrics = self.options.metrics.items()  # type: ignore[union-attr]
@@ -310,6 +352,7 @@ class Sweep:
             "standard errors": self._shares is not None,
             "evaluation": self._evaluator.name,
             "precision": f"{self.options.precision}, {self._origin.dtype}",
+            "statistics": normalisation_of(objective),
             "chunk": self.chunk,
             **self._told_apart(),
             **coordinates,
@@ -320,9 +363,10 @@ def digest(tensors: Any) -> str:
     """SHA-256 of the bytes, types and shapes of tensors or arrays."""
     found = hashlib.sha256()
     for tensor in tensors:
-        tensor = torch.as_tensor(tensor, device="cpu").detach()
+        tensor = torch.as_tensor(tensor, device=getattr(tensor, "device", "cpu")).detach().cpu()
         found.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        found.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+        for part in dense_parts(tensor):
+            found.update(part.contiguous().view(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 
@@ -330,7 +374,7 @@ def _data(objective: Any) -> Iterator[Tensor]:
     """The tensors of the data: all of what is kept in memory, the first batch of a loader."""
     batches = getattr(objective, "batches", ())
     for index, batch in enumerate(batches):
-        yield from tensors_of(batch)
+        yield from tensors_of(batch[:2])
         if not isinstance(batches, list) and index == 0:
             break
     for part in getattr(objective, "parts", ()):

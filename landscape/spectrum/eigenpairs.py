@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from landscape.curvature import Hessian, arithmetic
-from landscape.objective import Objective, check_deterministic, normalisation_of
+from landscape.curvature import Derivatives, Hessian, arithmetic, differentiated
+from landscape.objective import Objective, check_deterministic, judged, normalisation_of
 from landscape.operators.blocks import Operator, dense, graph_of, matrix, name_of
 from landscape.operators.selection import Where, describe, selected
 from landscape.results import Spectrum, provenance
@@ -54,6 +54,7 @@ def top_eigenpairs(
     double: bool = True,
     where: Where | None = None,
     operator: Operator = Hessian,
+    derivatives: Derivatives | None = None,
     generator: torch.Generator | None = None,
     vectors: bool = True,
 ) -> Spectrum:
@@ -71,6 +72,9 @@ def top_eigenpairs(
     :math:`\theta = x^\top H x`, ``residuals`` are :math:`\|Hx - \theta x\|_2` with unit x, taken in
     float64 on the same data where the objective can be evaluated so. ``bounds`` are larger by 8 eps
     times the largest Ritz value, which is allowed for the rounding of that product.
+
+    Where products are differences of gradients (``derivatives="differences"``), what two steps say of
+    their error is added to the bounds, which are then estimates, as the provenance says.
 
     What is proved: some eigenvalue of H lies within ``bounds[i]`` of ``eigenvalues[i]``, and k
     eigenvalues, counted with multiplicity, lie within ``joint_bound`` of the k values, one for each
@@ -101,6 +105,8 @@ def top_eigenpairs(
             `landscape.operators.selection.selected`.
         operator: makes the matrix from (objective, z), for instance
             `landscape.operators.GaussNewton`.
+        derivatives: ``"exact"`` or ``"differences"`` (of gradients), for the Hessian; what the
+            objective says where None.
         generator: source of the starting vectors; seed 0 where None.
         vectors: whether the eigenvectors are part of the result, zero outside ``where``.
 
@@ -120,6 +126,7 @@ def top_eigenpairs(
     _check_arguments(dim, k, which, tolerance, limit)
     z, kind = arithmetic(z)
     check_deterministic(objective, z)
+    operator = differentiated(operator, derivatives)
     make = partial(matrix, objective, operator=operator, where=where)
     generator = generator or torch.Generator(device="cpu").manual_seed(0)
     # The first graph is gone when the one in float64 is built.
@@ -152,6 +159,8 @@ def top_eigenpairs(
             rounding_norm=measured.difference,
             arithmetic=kind,
             tf32="off",
+            checked=judged(objective, z),
+            **({"differences": measured.differences} if measured.differences else {}),
             **found.facts,
         ),
         **named,

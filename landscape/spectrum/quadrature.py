@@ -11,7 +11,7 @@ from scipy.linalg import eigh_tridiagonal
 from torch import Tensor
 
 from landscape.curvature import Hessian, arithmetic
-from landscape.objective import Objective, check_deterministic, normalisation_of
+from landscape.objective import Objective, check_deterministic, judged, normalisation_of
 from landscape.operators.blocks import Operator, graph_of, matrix, name_of
 from landscape.operators.selection import Where, describe
 from landscape.randomness import derive

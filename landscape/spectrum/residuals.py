@@ -20,7 +20,8 @@ class Residuals(NamedTuple):
     """Rayleigh quotients and residual norms (k,), what rounding adds, the joint norm, and words.
 
     ``difference`` is the norm of (H in the point's type - H in float64) x for the leading x; None
-    where only one of them was taken.
+    where only one of them was taken. ``differences`` says what products by differences of gradients
+    add; empty where derivatives are exact.
     """
 
     values: np.ndarray
@@ -29,6 +30,7 @@ class Residuals(NamedTuple):
     joint: float
     rounding: str
     difference: float | None
+    differences: str = ""
 
 
 def explicit(
@@ -56,12 +58,13 @@ def explicit(
         RuntimeError: if the second derivatives are not symmetric.
     """
     if double:
-        image, rounding = _products(make, z, vectors)
+        image, rounding, used = _products(make, z, vectors)
     else:
-        image, rounding = images, _unmeasured(z)
+        image, rounding, used = images, _unmeasured(z), None
+    errors = _of_differences(make(z) if used is None else used, vectors)
     eps = torch.finfo(image.dtype).eps
     gram, form = _inner(vectors, vectors), _inner(vectors, image)
-    if image.dtype == torch.float64:
+    if image.dtype == torch.float64 and not errors.any():
         _check_symmetric(form, scale)
     values = form.diagonal() / gram.diagonal()
     unit = torch.diag(gram.diagonal() ** -0.5)
@@ -69,15 +72,29 @@ def explicit(
     orthonormal = torch.linalg.inv(torch.linalg.cholesky(gram))
     joint = torch.linalg.eigvalsh(_rest(vectors, image, orthonormal, values))[-1]
     slack = 8 * eps * scale
+    said = ""
+    if errors.any():
+        said = f"bounds widened by {errors.max():.3g}, estimated from two steps"
     twice = double and image.dtype == torch.float64
     return Residuals(
         values=values.numpy(),
-        norms=norms.numpy(),
+        norms=norms.numpy() + errors,
         slack=slack,
-        joint=float(joint.clamp_min(0).sqrt()) + slack * len(vectors) ** 0.5,
+        joint=float(joint.clamp_min(0).sqrt())
+        + slack * len(vectors) ** 0.5
+        + float(np.linalg.norm(errors)),
         rounding=rounding,
         difference=norm(precise(images[0]) - precise(image[0])) if twice else None,
+        differences=said,
     )
+
+
+def _of_differences(operator: Any, vectors: Tensor) -> np.ndarray:
+    """(k,) what differences of gradients may add to each product with a unit vector."""
+    error = getattr(operator, "error", None)
+    if error is None or not getattr(operator, "differences", False):
+        return np.zeros(len(vectors))
+    return np.array([error(row.to(operator.point)) / norm(row) for row in vectors])
 
 
 def unit(vectors: Float[Tensor, "k p"]) -> Float[Tensor, "k p"]:
@@ -88,15 +105,20 @@ def unit(vectors: Float[Tensor, "k p"]) -> Float[Tensor, "k p"]:
     return vectors
 
 
-def _products(make: Callable[[Tensor], Any], z: Tensor, vectors: Tensor) -> tuple[Tensor, str]:
-    """H x, (k, d), in float64 where that can be, and whether rounding is part of the bound."""
+def _products(
+    make: Callable[[Tensor], Any], z: Tensor, vectors: Tensor
+) -> tuple[Tensor, str, Any]:
+    """H x, (k, d), in float64 where that can be, if rounding is part of the bound, and the matrix."""
     try:
-        return make(z.double()) @ vectors.double(), "measured: bounds in float64 on the same data"
+        wide = make(z.double())
+        image = wide @ vectors.double()
+        return image, "measured: bounds in float64 on the same data", wide
     except (RuntimeError, TypeError) as error:
         # A device without float64, or a model that holds tensors of a fixed type.
         reason = str(error).splitlines()[0]
-    image = make(z) @ vectors
-    return image, f"not measured: bounds in {z.dtype}, no product in float64 ({reason})"
+    narrow = make(z)
+    said = f"not measured: bounds in {z.dtype}, no product in float64 ({reason})"
+    return narrow @ vectors, said, narrow
 
 
 def _unmeasured(z: Tensor) -> str:

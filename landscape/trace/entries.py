@@ -10,7 +10,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from landscape.curvature import Hessian, arithmetic
-from landscape.objective import Objective, check_deterministic, normalisation_of, widened
+from landscape.objective import (
+    Objective,
+    check_deterministic,
+    judged,
+    normalisation_of,
+    widened,
+)
 from landscape.operators.blocks import Operator, matrix, name_of
 from landscape.operators.selection import Where, describe
 from landscape.results import Diagonal, FrobeniusNorm, provenance
@@ -137,7 +143,9 @@ def _prepared(
     z, kind = arithmetic(z)
     check_deterministic(objective, z)
     generator = generator or torch.Generator(device="cpu").manual_seed(0)
-    facts = provenance(seed=generator.initial_seed(), arithmetic=kind)
+    facts = provenance(
+        seed=generator.initial_seed(), arithmetic=kind, checked=judged(objective, z)
+    )
     return matrix(objective, z, operator, where), generator, facts
 
 

@@ -10,8 +10,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from landscape.curvature import Hessian, arithmetic
-from landscape.objective import Objective, check_deterministic, normalisation_of, value
+from landscape.curvature import Derivatives, Hessian, arithmetic, differentiated
+from landscape.objective import (
+    Objective,
+    check_deterministic,
+    judged,
+    normalisation_of,
+    trait,
+    value,
+)
 from landscape.operators.blocks import Operator, matrix, name_of
 from landscape.operators.outputs import ridge_diagonal, separated
 from landscape.operators.selection import Where, describe, selected
@@ -35,6 +42,7 @@ def trace(
     probes: int | None = None,
     where: Where | None = None,
     operator: Operator = Hessian,
+    derivatives: Derivatives | None = None,
     generator: torch.Generator | None = None,
 ) -> Trace:
     r"""The trace of the Hessian, :math:`\mathrm{tr} H(z)`, with a standard error.
@@ -62,6 +70,8 @@ def trace(
             `landscape.operators.selection.selected`.
         operator: makes the matrix from (objective, z), for instance
             `landscape.operators.GaussNewton`; only ``"hutchinson"`` takes others than the Hessian.
+        derivatives: ``"exact"`` or ``"differences"`` (of gradients), for the Hessian; what the
+            objective says where None.
         generator: source of the probes; seed 0 where None.
 
     Returns:
@@ -82,18 +92,26 @@ def trace(
     z, kind = arithmetic(z)
     check_deterministic(objective, z)
     generator = generator or torch.Generator(device="cpu").manual_seed(0)
-    if method != "hutchinson" and operator is Hessian:
+    reason = ""
+    differences = derivatives == "differences" or (
+        derivatives is None and trait(objective, "derivatives") == "differences"
+    )
+    if method == "exact" and differences:
+        raise ValueError("method='exact' needs derivatives='exact'")
+    if method != "hutchinson" and operator is Hessian and not differences:
         try:
             return _exact(objective, z, where, generator, kind)
-        except ValueError:
+        except (ValueError, RuntimeError, TypeError, IndexError, NotImplementedError) as error:
             if method == "exact":
                 raise
-    part = matrix(objective, z, operator, where)
+            reason = str(error)
+    said = {"exact": f"not taken: {reason}"} if reason else {}
+    part = matrix(objective, z, differentiated(operator, derivatives), where)
     if part.dim <= DENSE_DIM:
         found = _entry_by_entry(part)
     else:
         found = hutchinson(part, tolerance, probes=probes, generator=generator)
-    return _labelled(found, objective, where, arithmetic=kind)
+    return _labelled(found, objective, where, arithmetic=kind, checked=judged(objective, z), **said)
 
 
 def finite_scale(
@@ -170,7 +188,9 @@ def finite_scale(
         trace_error=float("nan") if beside is None else beside.standard_error,
         status=f"{int(resolved.sum())} of {len(sigmas)} scales above rounding",
         statistics=normalisation_of(objective),
-        provenance=provenance(seed=generator.initial_seed(), arithmetic=kind),
+        provenance=provenance(
+            seed=generator.initial_seed(), arithmetic=kind, checked=judged(objective, z)
+        ),
     )
 
 
@@ -193,7 +213,10 @@ def _exact(
         diagonal = diagonal[selected(objective, where, diagonal.device)]
     total = float(diagonal.sum())
     answer = _without_noise(total, len(diagonal), products, "exact", "Hessian")
-    return _labelled(answer, objective, where, backward_passes=passes, arithmetic=kind)
+    return _labelled(
+        answer, objective, where, backward_passes=passes, arithmetic=kind,
+        checked=judged(objective, z),
+    )  # fmt: skip
 
 
 def _entry_by_entry(operator: Any) -> Trace:

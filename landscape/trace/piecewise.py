@@ -17,10 +17,10 @@ from landscape.objective import Objective, second_order
 from landscape.operators import GaussNewton
 from landscape.operators.gauss_newton import gauss_newton_diagonal
 from landscape.risk import EmpiricalRisk
-from landscape.skeleton import seeded
 
 _DENSE_DIM = 32
 _CHECKS = 2
+_FEW = 4  # samples on which a coordinate of every tensor is checked
 
 # What only gives an activation or a parameter another shape or type.
 _SAME = frozenset(
@@ -85,8 +85,8 @@ def exact_diagonal(objective: Objective, z: Tensor, generator: torch.Generator) 
 
     All of this is checked: every operation of the network on every batch is on the list of
     piecewise linear ones; every parameter takes part in one operation only; no two activations are
-    multiplied; BatchNorm is frozen; samples do not mix; and for some random coordinates e the
-    products e'He and e'Ge agree in float64. Other objectives are exact where all entries can be
+    multiplied; BatchNorm is frozen; samples do not mix; and for a random coordinate e of every
+    tensor the products e'He and e'Ge agree in float64, for a few samples together and alone. Other objectives are exact where all entries can be
     taken one by one, up to p = 32.
 
     Args:
@@ -124,13 +124,18 @@ def check_piecewise_linear(risk: EmpiricalRisk, z: Tensor) -> None:
             "the exact trace needs frozen BatchNorm statistics: with those of the batch, "
             "native_batch_norm divides activations by each other"
         )
-    for batch in risk.batches:
-        tensors = {name: t.detach().clone() for name, t in risk._tensors(z.detach()).items()}
-        inputs = data_batches.cast(batch, z.dtype)[0]
-        chance = seeded(risk.seed if risk._stochastic else None, z.device)
-        watch = _Watch({name: tensors[name] for name in risk.layout.names})
-        with second_order(), torch.no_grad(), chance, watch:
-            risk._skeleton(tensors, inputs)
+    if risk.gate.custom:
+        raise ValueError(
+            f"the exact trace does not hold: {risk.gate.custom[0]} is a custom operation, whose "
+            "derivatives are whatever it says; use method='hutchinson'"
+        )
+    own = risk.layout.unflatten(z.detach())
+    tensors = {name: t.clone() for name, t in own.items()}
+    for batch in risk.data:
+        prepared = risk.prepared(batch, z.dtype)
+        watch = _Watch(tensors)
+        with second_order(), torch.no_grad(), risk.given(z), risk.model.given(tensors), watch:
+            risk.model(prepared.inputs)
 
 
 class _Watch(TorchDispatchMode):
@@ -159,7 +164,10 @@ class _Watch(TorchDispatchMode):
 
     def _judge(self, func: Any, args: Any, kwargs: Any, depends: list[Tensor], result: Any) -> None:
         given = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs
-        name = func._schema.name.split("::")[-1].strip("_")
+        space, _, name = func._schema.name.rpartition("::")
+        if space not in ("aten", "prims"):
+            raise ValueError(_refusal(func._schema.name, "is no operation of torch itself"))
+        name = name.strip("_")
         if name in _STEPS:
             return
         if name in _SAME:
@@ -236,45 +244,89 @@ class _Watch(TorchDispatchMode):
 def _check_coordinates(
     risk: EmpiricalRisk, z: Tensor, diagonal: Tensor, generator: torch.Generator
 ) -> int:
-    """The products taken, if e'He = e'Ge = the diagonal's entry for some random coordinates.
+    """The products taken, if e'He = e'Ge = the diagonal's entry for a coordinate of every tensor.
+
+    A few samples will do for the first equation; the second is taken on them and sample by sample
+    on each, since a sample that goes through alone can be another than in its batch where a gate
+    is zero at this very point. Some coordinates are taken on the whole batches too.
 
     Raises:
         ValueError: if they differ by more than rounding.
     """
-    shape = (min(_CHECKS, risk.dim),)
-    places = torch.randint(0, risk.dim, shape, generator=generator, device=generator.device)
-    places = places.to(z.device)
-    try:
-        entries = _entries(risk, z.double(), places)
-    except (RuntimeError, TypeError):
-        # A device without float64, or a model that holds tensors of a fixed type.
-        entries = _entries(risk, z, places)
-    ours = diagonal[places.cpu()]
-    largest = float(torch.stack([*entries, ours]).abs().max())
+    spans = [(entry.offset, entry.size) for entry in risk.layout.entries]
+    drawn = torch.rand(len(spans), generator=generator, device=generator.device).tolist()
+    every = [offset + int(u * size) for u, (offset, size) in zip(drawn, spans, strict=True)]
+    few, alone = _few(risk)
+    wide = _wide(few, z)
+    places = torch.tensor(every, device=z.device)
+    whole, gauss = _entries(few, wide, places)
     loose = torch.finfo(z.dtype).eps ** 0.5 * float(diagonal.abs().max())
-    close = torch.finfo(torch.float64).eps ** 0.5 * largest
-    worst = float((entries[0] - entries[1]).abs().max())
-    if not worst <= max(close, loose if z.dtype != torch.float64 else 0.0):
+    close = torch.finfo(wide.dtype).eps ** 0.5
+    rough = loose if wide.dtype != torch.float64 else 0.0
+    largest = float(torch.cat([whole, gauss]).abs().max())
+    worst = float((whole - gauss).abs().max())
+    if not worst <= max(close * largest, rough):
         raise ValueError(
             "the exact trace does not hold here: some diagonal entries of the Hessian and of the "
             f"Gauss-Newton matrix differ by {worst:.3g}; use method='hutchinson'"
         )
-    if not float((entries[1] - ours).abs().max()) <= max(close, 16 * loose):
+    parts = sum(_entries(part, wide, places, gauss_alone=True)[1] for part in alone)
+    single = parts / max(len(alone), 1)
+    off = float((gauss - single).abs().max()) if alone else 0.0
+    some = places[torch.randperm(len(places), generator=generator, device=generator.device)[:_CHECKS]]
+    batch = _entries(risk, wide, some, gauss_alone=True)[1]
+    ours = diagonal[some.cpu()]
+    # Elsewhere than in the few samples, and again in the type of the point.
+    scale = max(float(batch.abs().max()), float(ours.abs().max()))
+    far = float((batch - ours).abs().max())
+    if not off <= max(close * largest, rough) or not far <= max(close * scale, 16 * loose):
         raise ValueError(
             "the exact trace does not hold here: sample by sample the diagonal of the Gauss-Newton "
-            "matrix is another than for whole batches; use method='hutchinson'"
+            f"matrix is another than for whole batches (by {max(off, far):.3g}); use "
+            "method='hutchinson'"
         )
-    return 2 * len(places)
+    return len(places) + len(some)
 
 
-def _entries(risk: EmpiricalRisk, z: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+def _few(risk: EmpiricalRisk) -> tuple[EmpiricalRisk, list[EmpiricalRisk]]:
+    """The risk on a few samples of its first batch that count, and on each of them alone.
+
+    Nothing is taken apart where samples weigh differently, which the mean of risks does not know.
+    """
+    batch, share = next((b, s) for b, s in risk.weighed() if s > 0)
+    weighs = risk.known is None or risk.known.over == "labels"
+    order = torch.arange(min(_FEW, batch.samples), device=risk.device)
+    few: Any = risk._on([data_batches.rows(batch, order)], risk.seed)
+    singles = [risk._on([data_batches.rows(batch, i)], risk.seed) for i in order.split(1)]
+    equal = not weighs or len({part.weights[0] for part in singles}) == 1
+    return few, singles if equal and few.weights[0] > 0 else []  # type: ignore[return-value]
+
+
+def _wide(risk: EmpiricalRisk, z: Tensor) -> Tensor:
+    """The point in float64 if the model can be evaluated there."""
+    try:
+        with torch.no_grad():
+            for term in risk.terms():
+                term(z.double())
+    except (RuntimeError, TypeError):
+        # A device without float64, or a model that holds tensors of a fixed type.
+        return z
+    return z.double()
+
+
+def _entries(
+    risk: EmpiricalRisk, z: Tensor, places: Tensor, gauss_alone: bool = False
+) -> tuple[Tensor, Tensor]:
     """The diagonal entries of the Hessian and of the Gauss-Newton matrix, in float64."""
     units = torch.zeros((len(places), risk.dim), dtype=z.dtype, device=z.device)
     units[torch.arange(len(places), device=z.device), places] = 1
+    gauss = GaussNewton(risk, z).forms(units).cpu()
+    if gauss_alone:
+        return gauss, gauss
     hessian = Hessian(risk, z)
     products = torch.stack([hessian @ unit for unit in units])
     whole = (units * products).sum(-1).double()
-    return whole.cpu(), GaussNewton(risk, z).forms(units).cpu()
+    return whole.cpu(), gauss
 
 
 def _storage(tensor: Tensor) -> int:
