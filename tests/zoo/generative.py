@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 import torch.nn.functional as F
 from cases import MSE, Case, case, rows, whole
@@ -91,6 +92,37 @@ def diffusion_inside_the_loss():
 def dropout_with_a_seed():
     model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Dropout(0.3), nn.Linear(6, 3)).train()
     return Case(model=model, data=rows(), loss=F.cross_entropy, options={"seed": 2})
+
+
+class Dropped(nn.Module):
+    """A residual branch that is left out for some samples."""
+
+    def __init__(self, drop):
+        super().__init__()
+        self.drop, self.inner, self.out = drop, nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.out(x + self.drop(torch.tanh(self.inner(x))))
+
+
+@case
+def stochastic_depth_with_a_seed():
+    ops = pytest.importorskip("torchvision.ops")
+    model = Dropped(ops.StochasticDepth(0.4, "row")).train()
+    return Case(model=model, data=rows(), loss=F.cross_entropy, options={"seed": 4})
+
+
+@case
+def soft_choices_with_a_seed():
+    class Choosing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.out = nn.Linear(4, 5), nn.Linear(5, 3)
+
+        def forward(self, x):
+            return self.out(F.gumbel_softmax(self.inner(x), tau=0.7))
+
+    return Case(model=Choosing(), data=rows(), loss=F.cross_entropy, options={"seed": 5})
 
 
 def contrast(output, target):

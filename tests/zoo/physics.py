@@ -190,7 +190,7 @@ class Equilibrium(nn.Module):
             return self.outer(Fixed.apply(self.inner.weight, x))
         h = torch.zeros_like(x)
         with torch.set_grad_enabled(self.way == "unrolled" and torch.is_grad_enabled()):
-            for _ in range(60):
+            for _ in range(40):
                 h = self.step(h, x)
         return self.outer(h if self.way == "unrolled" else self.hooked(h, x))
 
@@ -203,7 +203,7 @@ class Equilibrium(nn.Module):
 
         def correct(slope):
             answer = slope
-            for _ in range(60):
+            for _ in range(40):
                 answer = torch.autograd.grad(image, start, answer, retain_graph=True)[0] + slope
             return answer
 
@@ -217,7 +217,7 @@ class Fixed(torch.autograd.Function):
     @staticmethod
     def forward(ctx, weight, x):
         h = torch.zeros_like(x)
-        for _ in range(60):
+        for _ in range(40):
             h = torch.tanh(h @ weight.T + x)
         ctx.save_for_backward(weight, x, h)
         return h

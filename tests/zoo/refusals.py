@@ -1,5 +1,7 @@
 """Models without a right answer: the gradient is not that of the value, or no function is there."""
 
+import random
+
 import torch
 import torch.nn.functional as F
 from cases import CE, MSE, Case, refused, rows, whole
@@ -9,6 +11,7 @@ from sequences import SPOKEN, Listener, connectionist
 from torch import nn
 
 NOT_THE_SLOPE = "(?i:gradient|derivative)"
+NOT_THE_SAME = "(?i:twice|two evaluations|random)"
 NO_SECOND = "(?i:second|product|differences)"
 
 
@@ -170,8 +173,43 @@ def counting_its_calls_outside():
         calls.append(len(target))
         return CE(output, target) * (1 + 0.1 * len(calls))
 
-    pattern = "(?i:twice|two evaluations|random|different)"
-    return Case(model=nn.Linear(4, 3), data=rows(), loss=loss, refused=pattern)
+    return Case(model=nn.Linear(4, 3), data=rows(), loss=loss, refused=NOT_THE_SAME)
+
+
+@refused
+def noise_from_another_generator():
+    class Noisy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.out = nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.out(x * (1 + random.random()))
+
+    return Case(model=Noisy(), data=rows(), loss=CE, refused=NOT_THE_SAME)
+
+
+@refused
+def hard_choices_with_soft_gradients():
+    class Choosing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.out = nn.Linear(4, 5), nn.Linear(5, 3)
+
+        def forward(self, x):
+            return self.out(F.gumbel_softmax(self.inner(x), hard=True))
+
+    return Case(
+        model=Choosing(), data=rows(), loss=CE, options={"seed": 0}, refused=NOT_THE_SLOPE
+    )  # fmt: skip
+
+
+@refused
+def compiled_by_torch_jit():
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
+    return Case(
+        model=torch.jit.trace(model, torch.randn(2, 4)), data=rows(), loss=CE, refused="torch.jit"
+    )  # fmt: skip
 
 
 @refused
@@ -185,7 +223,7 @@ def loss_that_is_not_finite():
     def loss(output, target):
         return (output.sum() - output.sum() - 1).log() + CE(output, target)
 
-    return Case(model=nn.Linear(4, 3), data=rows(), loss=loss, refused="(?i:finite|nan)")
+    return Case(model=nn.Linear(4, 3), data=rows(), loss=loss, refused="(?i:not finite|infinite)")
 
 
 @refused

@@ -478,3 +478,45 @@ def attribute_that_counts():
 
     pattern = "(?i:twice|two evaluations|random)"
     return Case(model=Counting(), data=rows(), loss=CE, own=own, excused=pattern)
+
+
+@case
+def weights_of_16_bits():
+    x, y = rows()
+    return Case(model=perceptron().bfloat16(), data=(x.bfloat16(), y), loss=CE)
+
+
+class Perceptual(nn.Module):
+    """Compares the features that a frozen network sees."""
+
+    def __init__(self):
+        super().__init__()
+        self.eye = perceptron().requires_grad_(False)
+
+    def forward(self, output, target):
+        return MSE(self.eye(output), self.eye(target))
+
+
+@case
+def loss_with_a_frozen_network():
+    x, _ = rows()
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 4))
+    return Case(model=model, data=(x, x.flip(1)), loss=Perceptual())
+
+
+class Penalised(nn.Module):
+    """A loss that holds the model for its penalty, and a parameter of its own."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.log_weight = model, nn.Parameter(torch.tensor(-1.0))
+
+    def forward(self, output, target):
+        size = sum(p.square().sum() for p in self.model.parameters())
+        return CE(output, target) + self.log_weight.exp() * size - 2 * self.log_weight
+
+
+@case
+def loss_that_holds_the_model():
+    model = perceptron()
+    return Case(model=model, data=rows(), loss=Penalised(model))

@@ -25,7 +25,9 @@ class Truth:
         self.loss = case.loss.double() if isinstance(case.loss, nn.Module) else case.loss
         self.data = doubled(case.data)
         learned = self.loss.parameters() if isinstance(self.loss, nn.Module) else ()
-        self.parameters = [p for p in (*self.model.parameters(), *learned) if p.requires_grad]
+        # Each once, also where the loss holds the model.
+        everything = {id(p): p for p in (*self.model.parameters(), *learned)}
+        self.parameters = [p for p in everything.values() if p.requires_grad]
         self.dim = sum(p.numel() for p in self.parameters)
         self.seed = case.options.get("seed")
         self.initial = flat(self.parameters).detach()

@@ -92,6 +92,13 @@ def spectral_norm_new():
 
 
 @case
+def channels_last():
+    x, y = images()
+    model = small(nn.GroupNorm(2, 4)).to(memory_format=torch.channels_last)
+    return Case(model=model, data=(x.to(memory_format=torch.channels_last), y), loss=CE)
+
+
+@case
 def rectified_and_pooled():
     x, y = images()
     model = nn.Sequential(
@@ -158,7 +165,7 @@ def densenet_that_saves_memory():
 def resnet():
     models = pytest.importorskip("torchvision.models")
     model = models.ResNet(models.resnet.BasicBlock, [1, 1, 1, 1], num_classes=3)
-    data = images(4, 3, 16)
+    data = images(3, 3, 8)
     model = trainable(warmed(model, data[0]), "layer1.0.bn1.weight")
     return Case(model=model, data=data, loss=CE)
 
