@@ -220,7 +220,8 @@ def test_model_and_data_come_back_as_they_were(name):
 
 
 def bytes_of(tensor):
-    return tensor.detach().to_dense().numpy().tobytes()
+    dense = tensor.detach().to_dense()
+    return (dense.float() if dense.dtype == torch.bfloat16 else dense).numpy().tobytes()
 
 
 def state_of(model):
