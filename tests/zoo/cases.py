@@ -91,6 +91,10 @@ def rows(samples=12, width=4):
     return torch.randn(samples, width), labels(samples)
 
 
+def perceptron(width=5):
+    return nn.Sequential(nn.Linear(4, width), nn.Tanh(), nn.Linear(width, 3))
+
+
 def trainable(model, *parts):
     """The model with nothing trainable but the parameters whose names begin like that."""
     for name, parameter in model.named_parameters():

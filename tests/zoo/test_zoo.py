@@ -4,6 +4,7 @@ import math
 import re
 from functools import cache
 
+import criteria
 import generative
 import graphs
 import language
@@ -25,7 +26,7 @@ from landscape.objective import hvp, value, value_and_grad
 from landscape.spectrum import top_eigenpairs
 from landscape.trace import trace
 
-SHELVES = (generative, graphs, language, physics, refusals, sequences, structure, vision)
+SHELVES = (criteria, generative, graphs, language, physics, refusals, sequences, structure, vision)
 ERRORS = (ValueError, TypeError, RuntimeError)
 PROBES = 200
 
