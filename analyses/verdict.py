@@ -65,7 +65,7 @@ def _refusal(found: Flatness) -> str:
 
 def _apart(found: Flatness) -> str:
     """How far apart the points are, and which measures differ by no more than their own error."""
-    known = found.nearest[~np.isnan(found.nearest)]  # type: ignore[index]
+    known = _of(found.nearest)[~np.isnan(_of(found.nearest))]
     said = ""
     if len(known):
         said = (
@@ -73,7 +73,7 @@ def _apart(found: Flatness) -> str:
             f"{known.min():.2g} to {known.max():.2g})."
         )
     with np.errstate(invalid="ignore"):
-        blurred = found.spread <= found.own_error  # type: ignore[operator]
+        blurred = _of(found.spread) <= _of(found.own_error)
     names = [name for name, yes in zip(found.measures, blurred, strict=True) if yes]
     if names:
         said += f" No wider apart than their own errors: {', '.join(names)}."
@@ -88,12 +88,23 @@ def _where(found: Flatness) -> str:
 
 def _units(found: Flatness) -> int:
     """What is drawn: trainings, or the runs that they are of."""
-    first = np.unique(found.training, return_index=True)[1]
+    first = np.unique(_of(found.training), return_index=True)[1]
     return len(np.unique(found.run[first])) if found.resampled == "runs" else len(first)
 
 
 def _trainings(found: Flatness) -> int:
-    return len(np.unique(found.training))
+    return len(np.unique(_of(found.training)))
+
+
+def _of(field: np.ndarray | None) -> np.ndarray:
+    """A field that only studies of before trainings were counted lack.
+
+    Raises:
+        ValueError: if this is one.
+    """
+    if field is None:
+        raise ValueError("this study is of before trainings were counted: compare once more")
+    return field
 
 
 def _plural(number: int, what: str) -> str:

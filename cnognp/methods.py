@@ -18,6 +18,8 @@ else:
     Method = Any
 
 Randomness = Literal["particle", "tensor", "coordinate"]
+BATCH = 32
+"""Samples in a mini-batch where nobody has said how many."""
 
 
 def gd(
@@ -90,7 +92,7 @@ def cno(
     cognitive: float = 0.1,
     social: float = 0.1,
     randomness: Randomness = "particle",
-    batch_size: int = 32,
+    batch_size: int | None = None,
     momentum: float = 0.0,
     weight_decay: float = 0.0,
     box: tuple[float, float] | None = None,
@@ -111,7 +113,8 @@ def cno(
         social: largest pull towards the best point of all (c2).
         randomness: one random factor per particle, per tensor, or per coordinate.
         batch_size: samples in a mini-batch, an epoch of which is one iteration; 0 takes one step on
-            the whole data, as published.
+            the whole data, as published. If none is given: 32, and in training 0 where the data do
+            not fall into samples.
         momentum: of the epoch's steps.
         weight_decay: of the epoch's steps.
         box: (low, high) that every coordinate is clipped to.
@@ -133,7 +136,7 @@ def cnognp(
     cognitive: float = 0.1,
     social: float = 0.1,
     randomness: Randomness = "particle",
-    batch_size: int = 32,
+    batch_size: int | None = None,
     momentum: float = 0.0,
     weight_decay: float = 0.0,
     box: tuple[float, float] | None = None,
@@ -156,7 +159,8 @@ def cnognp(
         social: largest pull towards the best point of all (c2).
         randomness: one random factor per particle, per tensor, or per coordinate.
         batch_size: samples in a mini-batch, an epoch of which is one iteration; 0 takes one step on
-            the whole data, as published.
+            the whole data, as published. If none is given: 32, and in training 0 where the data do
+            not fall into samples.
         momentum: of the epoch's steps.
         weight_decay: of the epoch's steps.
         box: (low, high) that every coordinate is clipped to.
@@ -235,6 +239,7 @@ def _swarm(fitness: Any, given: dict[str, Any]) -> "Method":
     from cnognp.method import require
     from cnognp.swarm import Swarm, WaveletMutation
 
+    given = {**given, "batch_size": BATCH if given["batch_size"] is None else given["batch_size"]}
     for name in ("batch_size", "mutation"):
         require(given[name] >= 0, name, "at least 0", given[name])
     local = None

@@ -101,7 +101,6 @@ SWARMS = {
     "cnognp": METHODS["cnognp"](**STEP, penalty=0.05),
     "cnognp-norm": METHODS["cnognp"](**STEP, penalty=0.05, power="norm"),
     "cnognp-stale": METHODS["cnognp"](**STEP, penalty=0.05, stale_fitness=True),
-    "cnognp-epochs": METHODS["cnognp"](lr=0.003, penalty=0.05, batch_size=8),
     "pso": METHODS["pso"](),
     "pso-box": METHODS["pso"](box=INSIDE, randomness="particle"),
     "pso-bfgs": METHODS["pso-bfgs"](lr=0.05, search_iterations=3),

@@ -82,8 +82,8 @@ def command(options: Namespace) -> int:
         console.emit(document)
         return 0 if concluded else 1
     rows = [_row(run, document) for run, document in documents.items()]
-    columns = ("run", "method", "status", "best fitness", "loss", "gradient norm", "test loss")
-    console.table("runs", columns, rows)
+    ended = ("run", "method", "status", "best fitness", "loss", "gradient norm", "test loss")
+    console.table("runs", ended, rows)
     if study is not None:
         columns = (
             "measure", "tau-b", "95 %", "p (Holm)", "within groups", "trainings", "spread",
