@@ -256,7 +256,7 @@ def compared(given: Measured, config: Config) -> Flatness:
         within_high=np.array([each.within_high for each in found]),
         count=np.array([each.points for each in found]),
         pairs=np.array([each.pairs for each in found]),
-        spread=np.array([spread(column) for column in columns]),
+        spread=np.array([spread(column) for column in value.T]),
         own_error=np.array([half_width(*ends) for ends in zip(low.T, high.T, strict=True)]),
         says=says,
         notes=tuple(each.note for each in found),

@@ -85,11 +85,7 @@ def command(options: Namespace) -> int:
     ended = ("run", "method", "status", "best fitness", "loss", "gradient norm", "test loss")
     console.table("runs", ended, rows)
     if study is not None:
-        columns = (
-            "measure", "tau-b", "95 %", "p (Holm)", "within groups", "trainings", "spread",
-            "own error", "says",
-        )  # fmt: skip
-        console.table("flatness against the gap", columns, _correlations(study))
+        console.table("flatness against the gap", *_correlations(study))
         for name in dict.fromkeys(filter(None, study.notes)):
             console.note(f"note: {name}")
         console.note(study.conclusion)
@@ -148,21 +144,36 @@ def _row(run: str, document: dict[str, Any]) -> tuple[Any, ...]:
     return (run, document["method"], document["status"], *(best[name] for name in names), test)
 
 
-def _correlations(study: Any) -> list[tuple[Any, ...]]:
-    """A row for each measure; a dash is what too few trainings or runs do not give."""
+def _correlations(study: Any) -> tuple[tuple[str, ...], list[list[Any]]]:
+    """The columns that have something to say, and a row for each measure.
+
+    A dash is what too few trainings or runs do not give; n is the number of trainings.
+    """
     from analyses.verdict import decided
     from landscape.results import table
 
     no = "no" if decided(study) else "-"
-    return [
-        (
-            row["measure"], _said(row["tau"]), f"{_said(row['low'])} to {_said(row['high'])}",
-            _said(row["p (Holm)"]), _said(row["tau within groups"]), row["trainings"],
-            _short(row["spread"]), _short(row["own error"]),
-            "yes" if row["says something"] else no,
-        )
-        for row in table(study)
-    ]  # fmt: skip
+    told: dict[str, Any] = {
+        "measure": lambda row: row["measure"],
+        "tau-b": lambda row: _said(row["tau"]),
+        "95 %": lambda row: _range(row["low"], row["high"]),
+        "p (Holm)": lambda row: _said(row["p (Holm)"]),
+        "in groups": lambda row: _said(row["tau within groups"]),
+        "n": lambda row: row["trainings"],
+        "spread": lambda row: _short(row["spread"]),
+        "own error": lambda row: _short(row["own error"]),
+        "says": lambda row: "yes" if row["says something"] else no,
+    }
+    rows = table(study)
+    if all(row["tau"] != row["tau"] for row in rows):
+        told = {name: told[name] for name in ("measure", "n", "spread", "own error", "says")}
+    elif len(set(study.group.tolist())) == 1:
+        del told["in groups"]
+    return tuple(told), [[cell(row) for cell in told.values()] for row in rows]
+
+
+def _range(low: float, high: float) -> str:
+    return "-" if low != low else f"{low:.2f} to {high:.2f}"
 
 
 def _said(number: Any) -> str:

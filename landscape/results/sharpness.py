@@ -88,7 +88,7 @@ class Flatness(Result):
         conclusion: which measure says anything here, and what was not shown.
         training: index of the independent training that each point belongs to.
         nearest: distance of each point to the nearest other one, over the larger of their norms.
-        spread: standard deviation of each measure over the trainings.
+        spread: standard deviation of each measure over the points.
         own_error: median of half the width of the measure's own bounds or intervals.
     """
 
