@@ -68,11 +68,11 @@ def print_summary(document: dict[str, Any]) -> None:
     judgement = document["judgement"]
     names = {"constant_loss": "loss of the best constant", "start_loss": "loss of the best start"}
     rows += [(title, judgement[key]) for key, title in names.items() if judgement[key] is not None]
+    if judgement["remark"]:
+        rows.append(("remark", judgement["remark"]))
     console.table("", ("", ""), rows)
     splits = {name: measured for name, measured in best["metrics"].items() if measured}
     if splits:
         columns = list(next(iter(splits.values())))
         measured = [[split, *(found[name] for name in columns)] for split, found in splits.items()]
         console.table("best member", ("split", *columns), measured)
-    if judgement["remark"]:
-        console.note(f"note: {judgement['remark']}")
