@@ -24,7 +24,7 @@ from populations import (
 
 from cnognp import METHODS
 from cnognp.descent import SGD, Epoch, GradientDescent
-from cnognp.method import Info, Method, norms
+from cnognp.method import Info, Method, couples_members, norms
 from cnognp.run import run
 from cnognp.state import from_arrays, to_arrays
 from cnognp.swarm import Swarm
@@ -388,3 +388,12 @@ def test_a_population_may_start_where_its_gradient_is_recorded():
     for case, method in CASES.items():
         state = populations.last(method, f2(2), z, 2)
         assert not any(tensor.requires_grad for tensor in tensors(state)), case
+
+
+def test_a_method_says_itself_whether_members_learn_from_each_other():
+    swarms = {"pso", "pso-bfgs", "cno", "cnognp"}
+    assert {name for name, make in METHODS.items() if couples_members(make())} == swarms
+    # A pull to a member's own best point tells it nothing of the others.
+    assert not couples_members(METHODS["cno"](social=0.0))
+    scattered = METHODS["cno"](social=0.0, box=(-1.0, 1.0), mutation=0.1)
+    assert couples_members(scattered) and couples_members(Epoch(scattered, 8))
