@@ -1,15 +1,16 @@
 """Which flatness measure goes with generalisation here?
 
-Question: over the members of runs, how does each measure of `landscape.sharpness.panel` order the
-points, and does the generalisation gap order them likewise?
+Question: over independent trainings, how does each measure of `landscape.sharpness.panel` order
+the points, and does the generalisation gap order them likewise?
 
 Expected: little, for one task and few points. Across hyper-parameters a measure can follow the gap
 because both follow a hyper-parameter; within groups of equal hyper-parameters that is excluded, and
 correlations are usually weaker there (Jiang, Neyshabur, Mobahi, Krishnan & Bengio 2020, Fantastic
 generalization measures and where to find them).
 
-n: with 20 points the 95 % interval of a tau near 0 reaches about 0.34 to either side; 18
-measures at once need a p value below 0.003 each.
+n: with 20 trainings the 95 % interval of a tau near 0 reaches about 0.34 to either side; 18
+measures at once need a p value below 0.003 each. From fewer than six nothing is concluded. The
+members of a swarm are one training: n is the number of runs there.
 
 Cost: a panel for each point, which for a small network is about a second.
 """
@@ -23,13 +24,20 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import yaml
+from torch import Tensor
 
-from analyses.rank_correlation import Correlation, by_run, correlated, resamples, telling
+from analyses.rank_correlation import by_run, correlated, resamples, telling
+from analyses.trainings import distances, half_width, medians, nearest, spread, trainings
+from analyses.verdict import conclusion
 from cnognp import analysis
 from cnognp.config import Config as RunConfig
 from cnognp.config import RunFolder
+from cnognp.method import couples_members
+from cnognp.methods import METHODS
 from landscape.results import Flatness, Panel, provenance
 from landscape.sharpness import MEASURES, Options, panel
+
+Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -37,7 +45,7 @@ class Config:
     """What is compared.
 
     Args:
-        runs: folders of runs of one task whose members are the points.
+        runs: folders of runs of one task; their members are the points, and their trainings count.
         measures: names of `landscape.sharpness.MEASURES`; all where empty.
         checkpoint: ``"last"`` or a round.
         criterion: ``"loss"``, or a metric of the task that is the better the larger it is.
@@ -82,8 +90,10 @@ class Config:
 class Measured(NamedTuple):
     """Points with their panels, what they reach on seen and held-out data, and where they are from.
 
-    ``group`` numbers the points by equal hyper-parameters, ``run`` by their run. ``lost`` members
-    have numbers that are not finite, and are not among the points.
+    ``group`` numbers the points by equal hyper-parameters, ``run`` by their run; ``coupled`` says
+    whether the method of that run couples members, and ``distance`` (n, n) is that of
+    `analyses.trainings.distances`. ``lost`` members have numbers that are not finite, and are not
+    among the points.
     """
 
     points: tuple[str, ...]
@@ -93,15 +103,18 @@ class Measured(NamedTuple):
     group: np.ndarray
     run: np.ndarray
     runs: tuple[str, ...]
+    coupled: np.ndarray
+    distance: np.ndarray
     lost: int = 0
 
 
-def study(config: Config, progress: Callable[[str], None] | None = None) -> Flatness:
-    """Kendall's tau-b of every measure with the generalisation gap over the members of runs.
+def study(config: Config, progress: Progress | None = None) -> Flatness:
+    """Kendall's tau-b of every measure with the generalisation gap over independent trainings.
 
     Args:
         config: what is compared.
-        progress: called with the name of each point when it is measured.
+        progress: called with the name of each point before it is measured, how many are done, and
+            how many there are; and once more at the end.
 
     Raises:
         ValueError: if no run is named, or its task holds no such split or criterion.
@@ -112,7 +125,7 @@ def study(config: Config, progress: Callable[[str], None] | None = None) -> Flat
     return replace(found, provenance={**found.provenance, **took})
 
 
-def measured(config: Config, progress: Callable[[str], None] | None = None) -> Measured:
+def measured(config: Config, progress: Progress | None = None) -> Measured:
     """The members of the runs with their panels and risks.
 
     Two runs belong to one group if their configurations agree in all but the seed and in where and
@@ -121,48 +134,54 @@ def measured(config: Config, progress: Callable[[str], None] | None = None) -> M
 
     Args:
         config: what is measured.
-        progress: called with the name of each point when it is measured.
+        progress: as in `study`.
 
     Raises:
         ValueError: if no run is named, or its task holds no such split or criterion.
     """
     if not config.runs:
         raise ValueError("runs must name at least one folder of a run")
+    told = progress or _silent
+    folders = [RunFolder(Path(path)) for path in config.runs]
+    configs = [folder.config() for folder in folders]
+    total = sum(each.members for each in configs)
     names: list[str] = []
     panels: list[Panel] = []
     risks: list[tuple[float, float]] = []
+    places: list[Tensor] = []
     run: list[int] = []
-    keys: list[str] = []
     lost = 0
-    for number, path in enumerate(config.runs):
-        folder = RunFolder(Path(path))
-        keys.append(_hyperparameters(folder.config()))
+    for number, folder in enumerate(folders):
         subject = analysis.of_run(
             folder, "all", config.checkpoint, config.device, config.evaluate
         )  # fmt: skip
-        for name, z in subject.points.items():
+        for member, z in subject.points.items():
             if not bool(torch.isfinite(z).all()):
                 lost += 1
                 continue
+            names.append(f"{folder.path.name} {member}")
+            told(names[-1], len(panels) + lost, total)
             metrics = subject.problem.metrics(z)
             risks.append((_criterion(metrics, "train", config), _held_out(metrics, config)))
-            source = torch.Generator(device="cpu").manual_seed(config.seed)
-            panels.append(
-                panel(
-                    subject.objective(z), z, options=config.options, only=config.measures,
-                    generator=source,
-                )
-            )  # fmt: skip
-            names.append(f"{Path(path).name} {name}")
+            panels.append(_panel(subject, z, config))
+            places.append(z.cpu())
             run.append(number)
-            if progress is not None:
-                progress(names[-1])
+    told("", total, total)
+    keys = [_hyperparameters(each) for each in configs]
     order = {key: place for place, key in enumerate(dict.fromkeys(keys))}
+    couples = [couples_members(METHODS[each.method](**each.method_options)) for each in configs]
     train, test = np.array(risks).reshape(-1, 2).T
-    group = np.array([order[keys[number]] for number in run], dtype=np.int64)
-    from_run = np.array(run, dtype=np.int64)
     return Measured(
-        tuple(names), tuple(panels), train, test, group, from_run, tuple(config.runs), lost
+        points=tuple(names),
+        panels=tuple(panels),
+        train=train,
+        test=test,
+        group=np.array([order[keys[number]] for number in run], dtype=np.int64),
+        run=np.array(run, dtype=np.int64),
+        runs=tuple(config.runs),
+        coupled=np.array([couples[number] for number in run], dtype=bool),
+        distance=distances(places),
+        lost=lost,
     )
 
 
@@ -170,13 +189,15 @@ def compared(given: Measured, config: Config) -> Flatness:
     r"""Kendall's tau-b of every measure with the gap, with bootstrap intervals.
 
     :math:`\tau_b = \sum_{i<j} s_{ij} t_{ij} / \sqrt{\sum s_{ij}^2 \sum t_{ij}^2}` with the signs
-    s and t of the differences of the measure and of the gap. Within groups, the sums run over pairs
-    of one group, which without ties is the mean over groups of their tau, weighted by pairs: the
-    idea of the granulated coefficient of Jiang et al. (2020), with groups that agree in every
-    hyper-parameter. Intervals are percentiles over resamples of points, or of whole runs where
-    there are several runs and one of them has several points. p values are Kendall's; where
-    runs are drawn, see `analyses.rank_correlation.correlated`. Holm's correction takes all measures
-    together.
+    s and t of the differences of the measure and of the gap between two independent trainings; what
+    is one is said by `analyses.trainings.trainings`. A training of several points counts once, with
+    the medians of its points. Within groups, the sums run over pairs of one group, which without
+    ties is the mean over groups of their tau, weighted by pairs: the idea of the granulated
+    coefficient of Jiang et al. (2020), with groups that agree in every hyper-parameter. Intervals
+    are percentiles over resamples of trainings, or of whole runs where there are several runs and
+    one of them has several trainings; of fewer than six there are none, and no measure says
+    anything. p values are Kendall's; where runs are drawn, see
+    `analyses.rank_correlation.correlated`. Holm's correction takes all measures together.
 
     The gap is held-out minus training loss, or training minus held-out metric: positive is worse.
     A measure that is infinite counts as larger than any other; points where it is not defined are
@@ -197,14 +218,18 @@ def compared(given: Measured, config: Config) -> Flatness:
         np.array([_aligned(each, measures, name) for each in given.panels])
         for name in ("value", "low", "high")
     )
-    counts = resamples(given.run, config.resamples, np.random.default_rng(config.seed))
+    training = trainings(given.run, given.coupled, given.distance)
+    first = np.unique(training, return_index=True)[1]
+    group, run = given.group[first], given.run[first]
+    columns = [medians(column, training) for column in value.T]
+    counts = resamples(run, config.resamples, np.random.default_rng(config.seed))
+    middle = medians(gap, training)
     found = [
-        correlated(column, gap, given.group, given.run, counts, config.confidence)
-        for column in value.T
-    ]
+        correlated(column, middle, group, run, counts, config.confidence) for column in columns
+    ]  # fmt: skip
     p_holm, says = telling(found, config.confidence)
     units = {name: unit for each in given.panels for name, unit in _paired(each)}
-    return Flatness(
+    made = Flatness(
         points=given.points,
         measures=measures,
         value=value,
@@ -219,6 +244,8 @@ def compared(given: Measured, config: Config) -> Flatness:
         group=given.group,
         run=given.run,
         runs=given.runs,
+        training=training,
+        nearest=nearest(given.distance),
         tau=np.array([each.tau for each in found]),
         tau_low=np.array([each.low for each in found]),
         tau_high=np.array([each.high for each in found]),
@@ -229,14 +256,28 @@ def compared(given: Measured, config: Config) -> Flatness:
         within_high=np.array([each.within_high for each in found]),
         count=np.array([each.points for each in found]),
         pairs=np.array([each.pairs for each in found]),
+        spread=np.array([spread(column) for column in value.T]),
+        own_error=np.array([half_width(*ends) for ends in zip(low.T, high.T, strict=True)]),
         says=says,
         notes=tuple(each.note for each in found),
         confidence=config.confidence,
         resamples=config.resamples,
-        resampled="runs" if by_run(given.run) else "points",
-        conclusion=_conclusion(given, measures, found, says, p_holm, config),
+        resampled="runs" if by_run(run) else "trainings",
+        conclusion="",
         provenance=provenance(configuration=_plain(asdict(config))),
     )
+    return replace(made, conclusion=conclusion(made, given.lost))
+
+
+def _panel(subject: analysis.Subject, z: Tensor, config: Config) -> Panel:
+    source = torch.Generator(device="cpu").manual_seed(config.seed)
+    return panel(
+        subject.objective(z), z, options=config.options, only=config.measures, generator=source
+    )
+
+
+def _silent(name: str, done: int, total: int) -> None:
+    pass
 
 
 def _hyperparameters(config: RunConfig) -> str:
@@ -273,7 +314,8 @@ def _paired(each: Panel) -> list[tuple[str, str]]:
 def _check(given: Measured) -> None:
     n = len(given.panels)
     lengths = {
-        name: len(getattr(given, name)) for name in ("points", "train", "test", "group", "run")
+        name: len(getattr(given, name))
+        for name in ("points", "train", "test", "group", "run", "coupled", "distance")
     }
     if n == 0 or set(lengths.values()) != {n}:
         raise ValueError(
@@ -286,41 +328,3 @@ def _plain(entry: Any) -> Any:
     if isinstance(entry, dict):
         return {key: _plain(value) for key, value in entry.items()}
     return list(entry) if isinstance(entry, tuple) else entry
-
-
-def _conclusion(
-    given: Measured,
-    measures: Sequence[str],
-    found: Sequence[Correlation],
-    says: np.ndarray,
-    p_holm: np.ndarray,
-    config: Config,
-) -> str:
-    """Which measure says anything here, in numbers, and what was not shown."""
-    n, runs = len(given.points), len(np.unique(given.run))
-    where = f"Over {n} point{'s' * (n != 1)} of {runs} run{'s' * (runs != 1)}"
-    spoken = [
-        f"{name} {'rises' if each.tau > 0 else 'falls'} with the gap (tau {each.tau:.2f}, "
-        f"{each.low:.2f} to {each.high:.2f}, p {p:.2g} after Holm)"
-        for name, each, yes, p in zip(measures, found, says, p_holm, strict=True)
-        if yes
-    ]
-    rest = len(measures) - len(spoken)
-    if spoken:
-        verdict = f"{where}, these measures say something: {'; '.join(spoken)}. "
-        verdict += f"The other {rest} do not." if rest else ""
-    else:
-        verdict = f"{where}, no measure says anything about the gap."
-    alone = ""
-    if runs == 1 and n > 1:
-        alone = (
-            " All points are of one run: if its members learn from each other they are not "
-            "independent, and the intervals are too narrow."
-        )
-    if given.lost:
-        alone += f" Members with numbers that are not finite, left out: {given.lost}."
-    return (
-        f"{verdict}{alone} Says something means: the {100 * config.confidence:g} % interval of tau "
-        "excludes 0, and so does the test after correction for all measures. Not shown: that a "
-        "measure causes the gap, or that it follows the gap on other tasks."
-    )

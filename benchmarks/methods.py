@@ -27,14 +27,15 @@ from landscape.risk import EmpiricalRisk
 
 MEMBERS, STEPS = 32, 12
 HOP = {"lr": 0.1, "rho": 0.5, "eps": 0.05, "tau": 10}
+PULLS = {"cognitive": 0.5, "social": 0.5}
 OPTIONS = {
     "gd": {}, "sgd": {"momentum": 0.9}, "normalised-gd": {}, "adam": {"lr": 0.01},
     "adamw": {"lr": 0.01}, "nig": {}, "nim": {"eps": 0.5, "tau": 2}, "nig-bh": HOP, "nim-bh": HOP,
     "nig-mbh": HOP, "nim-mbh": HOP, "sam": {}, "asam": {}, "gcsam": {}, "gnp": {},
     "swa": {"start": 5}, "bfgs": {}, "lbfgs-gss": {}, "pso": {}, "pso-bfgs": {}, "egd": {},
-    "cno": {}, "cnognp": {},
+    "cno": PULLS, "cnognp": PULLS,
 }  # fmt: skip
-ON_BATCHES = ("sgd", "adam", "adamw", "sam", "asam", "gcsam", "gnp", "swa")
+ON_BATCHES = ("sgd", "adam", "adamw", "sam", "asam", "gcsam", "gnp", "swa", "cno", "cnognp")
 HOPS = 2
 
 

@@ -65,7 +65,9 @@ def evaluated(module, inputs, target) -> tuple[torch.Tensor, float]:
 
 def together(risk: Objective, start, generator) -> float:
     """The best fitness after the same iterations by the swarm."""
-    method = METHODS["cnognp"](lr=LR, penalty=PENALTY, cognitive=COGNITIVE, social=SOCIAL)
+    method = METHODS["cnognp"](
+        lr=LR, penalty=PENALTY, cognitive=COGNITIVE, social=SOCIAL, batch_size=0
+    )
     ((state, _),) = deque(run(method, repeat(risk, ITERATIONS), start, generator), maxlen=1)
     return float(state.best_fitness.min())
 

@@ -49,7 +49,8 @@ class Method(Protocol):
 
     The population axis is always there: z is (N, p). ``step`` is pure: state goes in, state comes
     out, and every random number comes from the generator. A state is a (nested) NamedTuple of
-    tensors with a field ``position`` (N, p).
+    tensors with a field ``position`` (N, p). A method whose members learn from each other says so
+    in ``couples_members``; in one without this attribute every member is on its own.
     """
 
     def init(self, objective: Objective, z: Tensor) -> State: ...
@@ -57,6 +58,18 @@ class Method(Protocol):
     def step(
         self, objective: Objective, state: State, generator: torch.Generator
     ) -> tuple[State, Info]: ...
+
+
+def couples_members(method: Method) -> bool:
+    """Whether members learn from each other, so that they are no independent trainings.
+
+    A method says so itself, by its attribute ``couples_members``. One that moves by another inside
+    couples members where that one does.
+    """
+    if getattr(method, "couples_members", False):
+        return True
+    inside = (getattr(method, name, None) for name in ("local", "method", "base"))
+    return any(couples_members(part) for part in inside if part is not None)
 
 
 def norms(grad: Tensor) -> Tensor:

@@ -18,6 +18,8 @@ else:
     Method = Any
 
 Randomness = Literal["particle", "tensor", "coordinate"]
+BATCH = 32
+"""Samples in a mini-batch where nobody has said how many."""
 
 
 def gd(
@@ -81,16 +83,16 @@ def egd(lr: float = 0.1) -> "Method":
     Args:
         lr: Euler step of the flow.
     """
-    return cno(lr=lr, cognitive=0.0, social=0.0)
+    return cno(lr=lr, cognitive=0.0, social=0.0, batch_size=0)
 
 
 def cno(
     lr: float = 0.1,
     inertia: float = 1.0,
-    cognitive: float = 0.5,
-    social: float = 0.5,
+    cognitive: float = 0.1,
+    social: float = 0.1,
     randomness: Randomness = "particle",
-    batch_size: int = 0,
+    batch_size: int | None = None,
     momentum: float = 0.0,
     weight_decay: float = 0.0,
     box: tuple[float, float] | None = None,
@@ -100,13 +102,19 @@ def cno(
 ) -> "Method":
     """Collaborative neurodynamic optimisation: gradient steps, drawn to the best points so far.
 
+    An iteration is an epoch of mini-batches. As published for small networks: ``batch_size=0``, and
+    pulls from 0.1 to 1; one step in an iteration trains few networks within a hundred of them, and
+    pulls of 0.5 put all members on one point after some twenty.
+
     Args:
         lr: Euler step of each member's gradient flow.
         inertia: factor on that step (the paper's omega; no velocity is remembered).
         cognitive: largest pull towards a member's own best point (c1).
         social: largest pull towards the best point of all (c2).
         randomness: one random factor per particle, per tensor, or per coordinate.
-        batch_size: 0 for one step on the whole data, else a step is an epoch of such mini-batches.
+        batch_size: samples in a mini-batch, an epoch of which is one iteration; 0 takes one step on
+            the whole data, as published. If none is given: 32, and in training 0 where the data do
+            not fall into samples.
         momentum: of the epoch's steps.
         weight_decay: of the epoch's steps.
         box: (low, high) that every coordinate is clipped to.
@@ -125,10 +133,10 @@ def cnognp(
     penalty: float = 0.01,
     power: Literal["squared", "norm"] = "squared",
     inertia: float = 1.0,
-    cognitive: float = 0.5,
-    social: float = 0.5,
+    cognitive: float = 0.1,
+    social: float = 0.1,
     randomness: Randomness = "particle",
-    batch_size: int = 0,
+    batch_size: int | None = None,
     momentum: float = 0.0,
     weight_decay: float = 0.0,
     box: tuple[float, float] | None = None,
@@ -138,6 +146,10 @@ def cnognp(
 ) -> "Method":
     """CNO whose fitness adds a gradient norm penalty to the loss.
 
+    An iteration is an epoch of mini-batches. As published for small networks: ``batch_size=0``, and
+    pulls from 0.1 to 1; one step in an iteration trains few networks within a hundred of them, and
+    pulls of 0.5 put all members on one point after some twenty.
+
     Args:
         lr: Euler step of each member's gradient flow.
         penalty: weight of the gradient norm in the fitness (lambda).
@@ -146,7 +158,9 @@ def cnognp(
         cognitive: largest pull towards a member's own best point (c1).
         social: largest pull towards the best point of all (c2).
         randomness: one random factor per particle, per tensor, or per coordinate.
-        batch_size: 0 for one step on the whole data, else a step is an epoch of such mini-batches.
+        batch_size: samples in a mini-batch, an epoch of which is one iteration; 0 takes one step on
+            the whole data, as published. If none is given: 32, and in training 0 where the data do
+            not fall into samples.
         momentum: of the epoch's steps.
         weight_decay: of the epoch's steps.
         box: (low, high) that every coordinate is clipped to.
@@ -221,15 +235,19 @@ def _swarm(fitness: Any, given: dict[str, Any]) -> "Method":
     Raises:
         ValueError: if keywords contradict each other.
     """
-    from cnognp.descent import SGD, Epoch
+    from cnognp.descent import SGD, Epoch, GradientDescent
     from cnognp.method import require
     from cnognp.swarm import Swarm, WaveletMutation
 
+    given = {**given, "batch_size": BATCH if given["batch_size"] is None else given["batch_size"]}
     for name in ("batch_size", "mutation"):
         require(given[name] >= 0, name, "at least 0", given[name])
     local = None
+    steps: Any
     if given["batch_size"]:
-        steps = SGD(lr=given["lr"], momentum=given["momentum"], weight_decay=given["weight_decay"])
+        extras = {name: given[name] for name in ("momentum", "weight_decay")}
+        # Without them no velocity is carried and kept for nothing.
+        steps = SGD(given["lr"], **extras) if any(extras.values()) else GradientDescent(given["lr"])
         local = Epoch(steps, given["batch_size"], evaluate=False)
     elif given["momentum"] or given["weight_decay"]:
         raise ValueError("momentum and weight_decay belong to mini-batch steps: set batch_size")

@@ -24,13 +24,15 @@ class Record:
 
     ``loss``, ``gradient_norm`` and ``fitness`` of a round belong to the points that the method
     evaluated in it; NaN where it evaluated none. ``diversity`` is the mean distance of the members
-    to the best point so far.
+    to the best point so far. ``judgement``, empty until the end, is what a finished training is
+    compared with; see `cnognp.baseline`.
     """
 
     rows: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in _CURVES})
     best: np.ndarray | None = None
     best_member: int = -1
     best_fitness: float = math.inf
+    judgement: dict[str, Any] = field(default_factory=dict)
 
     def update(self, state: Any, info: Info) -> None:
         """Adds a round."""
@@ -90,7 +92,7 @@ class Record:
             method=method,
             task=task,
             status=status,
-            provenance=provenance(),
+            provenance=provenance(**({"judgement": self.judgement} if self.judgement else {})),
             **arrays,
         )
 

@@ -194,6 +194,11 @@ class Swarm:
         return new, Info(z, loss, None if grad is None else norms(grad), fitness, cost)
 
     @property
+    def couples_members(self) -> bool:
+        """Whether members learn from each other: by attraction, or by when they scatter."""
+        return bool(self.social or self.mutation)
+
+    @property
     def _cost(self) -> float:
         """Evaluations for each member that judging one point takes."""
         return 1.0 + getattr(self.fitness, "evaluations", 0)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cnognp import checkpoint
+from cnognp import baseline, checkpoint, minibatches
 from cnognp.checkpoint import Checkpoint
 from cnognp.config import Config, RunFolder
 from cnognp.method import Info, Method
@@ -48,6 +48,7 @@ class Training:
     recorder: CurvatureRecorder | None = None
     iteration: int = 0
     status: str = RUNNING
+    measured: dict[str, Any] = field(default_factory=dict)
     began: float = field(default_factory=time.perf_counter)
 
     @classmethod
@@ -60,6 +61,7 @@ class Training:
         """
         problem = problem_of(config)
         problem.check_finite()
+        config = minibatches.settled(config, problem)
         method = METHODS[config.method](**config.method_options)
         layout = problem.training.layout
         start = initial_population(
@@ -116,6 +118,8 @@ class Training:
             self._stay_at_the_start()
         if self.status == RUNNING:
             self.status = INTERRUPTED
+        else:
+            self._compare()
 
     def checkpoint(self) -> Checkpoint:
         """Everything that a resumed run needs, and what ``show`` prints."""
@@ -136,7 +140,9 @@ class Training:
             **self.identity,
         }
         if self.status != RUNNING:
-            meta["best"] |= self._best_measured()
+            meta["best"] |= self.measured or self._best_measured()
+        if record.judgement:
+            meta["judgement"] = record.judgement
         arrays = {**to_arrays(self.state), **record.to_arrays()}
         if self.recorder is not None:
             arrays |= {_CURVATURE + name: a for name, a in self.recorder.state_dict().items()}
@@ -195,6 +201,11 @@ class Training:
         objective = next(self.problem.stream(self.method, self._seed, self.iteration))
         self.record.offer(*_valued(objective, self.state.position))
 
+    def _compare(self) -> None:
+        """Notes whether the best point is better than a constant output, and than the starts."""
+        self.measured = self._best_measured()
+        self.record.judgement = baseline.judgement(self.problem, self.start, self.measured)
+
     def _best_measured(self) -> dict[str, Any]:
         """The best point judged on the whole data, without penalty."""
         z = self.best()
@@ -245,6 +256,7 @@ def train(
         return found
     with _threads(config.threads):
         training = Training.of(config)
+        config = training.config
         if found is None:
             folder.create(config, fresh=not resume)
         else:
@@ -295,6 +307,8 @@ def _settled(config: Config, folder: RunFolder, found: Checkpoint | None) -> Con
         device=begun.device if config.device == "auto" else device,
         threads=config.threads or begun.threads,
     )
+    if config.method == begun.method and minibatches.left_open(config):
+        config = minibatches.with_size(config, minibatches.size_in(begun))
     if different := config.differences(begun):
         raise ValueError(
             f"{folder.path} was begun with {', '.join(different)}; give the same configuration, "

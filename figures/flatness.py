@@ -85,7 +85,12 @@ def _gaps(result: Flatness) -> Figure:
 
 
 def _where(result: Flatness) -> tuple[str, str]:
-    return style.plural(len(result.points), "point"), style.plural(len(result.runs), "run")
+    """How many points, of how many independent trainings where that is known, and runs."""
+    points = style.plural(len(result.points), "point")
+    if result.training is not None:
+        trainings = style.plural(len(np.unique(result.training)), "independent training")
+        points = f"{points} of {trainings}"
+    return points, style.plural(len(result.runs), "run")
 
 
 FIGURES: Mapping[str, Mapping[str, Callable[[Any], Figure]]] = MappingProxyType({

@@ -90,14 +90,17 @@ INDEPENDENT = {
     "lbfgs": LBFGS(lr=0.05, iterations=3),
 }
 
+# As published: one step on the whole data, and strong pulls.
+STEP = {"lr": 0.003, "batch_size": 0, "cognitive": 0.5, "social": 0.5}
+
 SWARMS = {
-    "cno": METHODS["cno"](lr=0.003, inertia=0.7),
-    "cno-box": METHODS["cno"](lr=0.003, randomness="coordinate", box=INSIDE),
-    "cno-mutation": METHODS["cno"](lr=0.003, box=INSIDE, mutation=1e9, horizon=5),
+    "cno": METHODS["cno"](**STEP, inertia=0.7),
+    "cno-box": METHODS["cno"](**STEP, randomness="coordinate", box=INSIDE),
+    "cno-mutation": METHODS["cno"](**STEP, box=INSIDE, mutation=1e9, horizon=5),
     "cno-epochs": METHODS["cno"](lr=0.002, batch_size=8, momentum=0.9, weight_decay=0.1),
-    "cnognp": METHODS["cnognp"](lr=0.003, penalty=0.05),
-    "cnognp-norm": METHODS["cnognp"](lr=0.003, penalty=0.05, power="norm"),
-    "cnognp-stale": METHODS["cnognp"](lr=0.003, penalty=0.05, stale_fitness=True),
+    "cnognp": METHODS["cnognp"](**STEP, penalty=0.05),
+    "cnognp-norm": METHODS["cnognp"](**STEP, penalty=0.05, power="norm"),
+    "cnognp-stale": METHODS["cnognp"](**STEP, penalty=0.05, stale_fitness=True),
     "pso": METHODS["pso"](),
     "pso-box": METHODS["pso"](box=INSIDE, randomness="particle"),
     "pso-bfgs": METHODS["pso-bfgs"](lr=0.05, search_iterations=3),

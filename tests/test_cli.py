@@ -538,3 +538,11 @@ def test_numbers_in_a_table_stay_in_one_line(capsys, monkeypatch):
     words = "a note of several words that is long enough to need a second line"
     console.table("", ("value", *"abcdef"), [(3.837051e-05, *[words] * 6)])
     assert "3.83705e-05" in capsys.readouterr().out
+
+
+def test_the_bar_of_a_comparison_counts_the_points_that_are_measured(tmp_path):
+    terminal(runs.train("run", "--json", "--method", "sgd", members=6, iterations=2), tmp_path)
+    words = "compare run --flatness --measures worst-l2 --resamples 100 --json"
+    out, shown = terminal(words.split(), tmp_path)
+    assert runs.strict_json(out)["concluded"] is True
+    assert "measuring" in shown and "run member" in shown and "/6" in shown

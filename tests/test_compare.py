@@ -42,12 +42,33 @@ def test_flatness_gives_a_row_for_each_measure_and_a_conclusion(call, two):
         "compare", "a", "b", "--flatness", "--measures", "gradient-norm", "--resamples", "100",
         "--out", "both", "--json",
     )  # fmt: skip
-    assert outcome.code == 0, outcome.err
+    # The two runs are the same one: their members coincide, and are one training.
+    assert (outcome.code, outcome.err) == (1, "")
     (row,) = outcome.document["measures"]
-    assert (row["measure"], row["points"]) == ("gradient-norm", 6)
-    assert -1 <= row["tau"] <= 1
-    assert outcome.document["conclusion"]
+    assert (row["measure"], row["trainings"]) == ("gradient-norm", 1)
+    assert row["tau"] is None and row["spread"] > 0
+    assert outcome.document["concluded"] is False
+    assert outcome.document["conclusion"].startswith(
+        "No conclusion: 1 independent training is too few"
+    )
+    trainings = outcome.document["trainings"]
+    assert list(trainings) == [f"{run} member{k:03d}" for run in "ab" for k in range(3)]
+    assert list(trainings.values()) == [0] * 6
+    assert set(outcome.document["nearest"]) == set(trainings)
     assert (two / "both/analysis/flatness.h5").is_file()
+
+
+def test_independent_members_of_one_run_are_concluded_from_and_a_swarm_is_not(call, two):
+    words = runs.train(str(two / "starts"), "--json", "--method", "sgd", members=6, iterations=2)
+    assert call(*words).code == 0
+    for run, code in (("starts", 0), ("a", 1)):
+        outcome = call(
+            "compare", run, "--flatness", "--measures", "gradient-norm", "--resamples", "100",
+            "--out", f"{run}-alone",
+        )  # fmt: skip
+        assert outcome.code == code, outcome.err
+        assert ("No conclusion" in outcome.err) == bool(code)
+        assert "spread" in outcome.out
 
 
 @pytest.mark.parametrize(

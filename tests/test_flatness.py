@@ -10,6 +10,8 @@ from scipy.stats import kendalltau
 
 from analyses.flatness import Config, Measured, _hyperparameters, compared, study
 from analyses.rank_correlation import LEAST, correlated, holm, resamples, tau_b, telling
+from analyses.trainings import NEAR, distances, half_width, medians, nearest, spread, trainings
+from analyses.verdict import decided
 from cnognp.cli.words import summary, tables
 from cnognp.config import Config as RunConfig
 from cnognp.config import RunFolder
@@ -26,8 +28,11 @@ def source(seed=0):
     return np.random.default_rng(seed)
 
 
-def given(measures, gap, group=None, run=None, names=("a", "b", "c", "d", "e")):
-    """Points whose panels hold these columns."""
+def given(
+    measures, gap, group=None, run=None, names=("a", "b", "c", "d", "e"), coupled=False,
+    distance=None,
+):  # fmt: skip
+    """Points whose panels hold these columns, all of them far apart if no distances are given."""
     measures, gap = np.asarray(measures, dtype=float), np.asarray(gap, dtype=float)
     panels = []
     for row in measures.reshape(len(gap), -1):
@@ -41,9 +46,12 @@ def given(measures, gap, group=None, run=None, names=("a", "b", "c", "d", "e")):
     group = np.zeros(n, dtype=int) if group is None else np.asarray(group)
     run = np.arange(n) if run is None else np.asarray(run)
     points = tuple(f"p{i}" for i in range(n))
+    if distance is None:
+        distance = 1.0 - np.eye(n)
     return Measured(
-        points, tuple(panels), np.zeros(n), gap, group, run, tuple(map(str, np.unique(run)))
-    )
+        points, tuple(panels), np.zeros(n), gap, group, run, tuple(map(str, np.unique(run))),
+        np.broadcast_to(coupled, n), distance,
+    )  # fmt: skip
 
 
 def correlation(x, y, group=None, run=None, count=400, confidence=0.95):
@@ -58,7 +66,7 @@ def test_tau_of_a_hand_case():
     # Of the ten pairs 8 go the same way and 2 do not.
     found = correlation([1, 2, 3, 4, 5], [1, 2, 4, 5, 3])
     assert found.tau == pytest.approx(0.6)
-    assert found.note == "5 points are too few for an interval"
+    assert found.note == "5 trainings are too few for an interval"
     assert np.isnan([found.low, found.high]).all()
 
 
@@ -154,10 +162,10 @@ def test_a_perfect_order_of_runs_is_as_likely_as_a_permutation_of_them():
 @pytest.mark.parametrize(
     "x, y, note",
     [
-        ([1, 2], [1, 2], "2 points are too few for a correlation"),
-        ([np.nan] * 9, range(9), "0 points are too few for a correlation"),
-        ([4] * 9, range(9), "the measure is the same at every point"),
-        (range(9), [4] * 9, "the gap is the same at every point"),
+        ([1, 2], [1, 2], "2 trainings are too few for a correlation"),
+        ([np.nan] * 9, range(9), "0 trainings are too few for a correlation"),
+        ([4] * 9, range(9), "the measure is the same in every training"),
+        (range(9), [4] * 9, "the gap is the same in every training"),
     ],
 )
 def test_what_has_no_order_has_no_tau_and_says_why(x, y, note):
@@ -185,7 +193,9 @@ def test_only_the_measure_that_follows_the_gap_is_said_to_say_something():
     assert "b falls with the gap (tau -1.00, -1.00 to -1.00" in found.conclusion
     assert "The other 3 do not. Says something means: the 95 % interval" in found.conclusion
     nothing = compared(given(noise[:, 1:], gap), Config())
-    assert nothing.conclusion.startswith("Over 30 points of 30 runs, no measure says anything")
+    assert nothing.conclusion.startswith(
+        "Over 30 independent trainings in 30 runs, no measure says anything"
+    )
 
 
 @pytest.mark.slow
@@ -214,7 +224,8 @@ def test_measures_that_some_points_lack_are_left_out_there():
     )
     mixed = Measured(
         many.points + few.points, many.panels + few.panels, np.zeros(9), np.arange(9.0),
-        np.zeros(9, dtype=int), np.arange(9), tuple(map(str, range(9))),
+        np.zeros(9, dtype=int), np.arange(9), tuple(map(str, range(9))), np.zeros(9, dtype=bool),
+        1.0 - np.eye(9),
     )  # fmt: skip
     found = compared(mixed, Config())
     assert found.measures == ("a", "b")
@@ -222,10 +233,134 @@ def test_measures_that_some_points_lack_are_left_out_there():
     assert np.isnan(found.value[5:, 1]).all()
 
 
-def test_members_of_one_run_are_called_what_they_are():
-    found = compared(given(source(13).normal(size=(9, 1)), np.arange(9), run=np.zeros(9)), Config())
-    assert found.resampled == "points"
-    assert "All points are of one run" in found.conclusion
+def test_members_of_one_run_that_know_nothing_of_each_other_are_trainings_of_their_own():
+    gap = np.arange(9.0)
+    found = compared(given(gap, gap, run=np.zeros(9)), Config())
+    assert (found.resampled, found.training.tolist()) == ("trainings", list(range(9)))
+    assert decided(found) and found.says.all()
+    assert found.conclusion.startswith("Over 9 independent trainings in 1 run, these measures say")
+
+
+def test_a_swarm_is_one_training_however_many_members_order_themselves():
+    """Twenty members on the way to one point: the measure falls with the gap without exception."""
+    gap = np.arange(20.0)
+    found = compared(given(-gap, gap, run=np.zeros(20), coupled=True), Config())
+    assert not decided(found) and not found.says.any()
+    assert np.isnan([found.tau, found.p_value, found.p_holm]).all()
+    assert found.count.tolist() == [1]
+    assert found.notes == ("1 training is too few for a correlation",)
+    assert found.conclusion.startswith("No conclusion: 1 independent training is too few, 6 are")
+    assert "The 20 points are of 1 independent training in 1 run" in found.conclusion
+    assert "such as sgd or adam" in found.conclusion
+    assert "say something" not in found.conclusion
+
+
+def test_points_that_nearly_coincide_are_one_training_whatever_run_they_are_of():
+    line = np.concatenate([1 + 0.3 * NEAR * np.arange(5), 2 + np.arange(5)])
+    apart = np.abs(np.subtract.outer(line, line))
+    kinds = trainings(np.arange(10), np.zeros(10, dtype=bool), apart)
+    assert kinds.tolist() == [0] * 5 + [1, 2, 3, 4, 5]
+    found = compared(given(line, line, distance=apart), Config())
+    assert found.count.tolist() == [6] and decided(found)
+    assert not decided(compared(given(line[:9], line[:9], distance=apart[:9, :9]), Config()))
+
+
+def test_a_swarm_counts_beside_single_trainings_and_joins_what_comes_near():
+    run = np.array([0, 0, 1, 2, 2, 3])
+    coupled = np.array([True, True, False, False, False, True])
+    apart = 1.0 - np.eye(6)
+    assert trainings(run, coupled, apart).tolist() == [0, 0, 1, 2, 3, 4]
+    apart[1, 2] = apart[2, 1] = 0.0
+    apart[5, 2] = apart[2, 5] = 0.1 * NEAR
+    assert trainings(run, coupled, apart).tolist() == [0, 0, 0, 1, 2, 0]
+
+
+def test_a_training_counts_once_with_the_median_of_its_points():
+    value = np.array([1.0, 3.0, 9.0, 4.0, 8.0, np.nan])
+    gap = np.array([0.0, 1.0, 5.0, 2.0, 4.0, 6.0])
+    run, coupled = np.array([0, 0, 0, 1, 1, 2]), True
+    found = compared(given(value, gap, run=run, coupled=coupled), Config())
+    assert medians(value, found.training).tolist()[:2] == [3.0, 6.0]
+    assert found.count.tolist() == [2]
+    assert found.spread[0] == pytest.approx(np.std(value[:5], ddof=1))
+    assert medians(np.array([1.0, np.inf, np.inf]), np.zeros(3)).tolist() == [np.inf]
+
+
+def test_distances_are_relative_to_the_larger_norm():
+    made = torch.Generator(device="cpu").manual_seed(0)
+    base = torch.randn(40, generator=made)
+    points = [base, base * (1 + 1e-5), -base, torch.zeros(40), torch.ones(3)]
+    found = distances(points)
+    assert found[0, 1] == pytest.approx(1e-5, rel=1e-2)
+    assert found[0, 2] == pytest.approx(2.0)
+    assert found[0, 3] == pytest.approx(1.0)
+    assert np.isinf(found[:4, 4]).all() and (np.diag(found) == 0).all()
+    assert (found == found.T).all()
+    assert nearest(found)[:2].tolist() == [found[0, 1]] * 2
+    assert np.isnan(nearest(distances([base]))).all()
+
+
+def test_the_conclusion_says_how_far_points_and_measures_are_apart_beside_their_errors():
+    gap = np.arange(8.0)
+    points = given(np.column_stack([gap, 100 * gap]), gap)
+    panels = [replace(p, low=p.value - 10, high=p.value + 10) for p in points.panels]
+    found = compared(points._replace(panels=tuple(panels)), Config())
+    assert found.own_error.tolist() == [10.0, 10.0]
+    assert found.spread[0] == pytest.approx(np.std(gap, ddof=1))
+    assert "The nearest other point is 1 of the norm away (median; 1 to 1)" in found.conclusion
+    assert "No wider apart than their own errors: a." in found.conclusion
+    assert np.isnan(half_width(gap, np.full(8, np.inf))) and np.isnan(spread(np.array([np.inf])))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("runs_of", "members", "coupled"),
+    [(1, 20, False), (6, 8, True), (12, 5, True), (6, 8, False), (10, 4, False)],
+)
+def test_points_without_any_relation_are_concluded_from_at_most_as_often_as_promised(
+    runs_of, members, coupled
+):
+    """Each run draws measure and gap apart, and its members order themselves alike in both.
+
+    Two measures in each of 100 studies; what members of a coupled run have in common has nothing
+    to do with what runs have.
+    """
+    run = np.repeat(np.arange(runs_of), members)
+    wrong = 0
+    for seed in range(100):
+        drawn = source(seed)
+        gap, *columns = drawn.normal(size=(3, runs_of))[:, run]
+        own = drawn.normal(size=len(run))
+        together = own if coupled else drawn.normal(size=(3, len(run)))
+        shared = np.broadcast_to(together, (3, len(run)))
+        strength = 0.3 if runs_of > 1 else 1.0
+        points = given(
+            np.column_stack([columns[k] + strength * shared[k] for k in range(2)]),
+            gap + strength * shared[2], run=run, coupled=coupled,
+        )  # fmt: skip
+        wrong += compared(points, Config(resamples=200)).says.any()
+    # 5 % of 100 and three standard errors.
+    assert wrong <= 5 + 3 * np.sqrt(100 * 0.05 * 0.95)
+
+
+def test_one_dependent_population_is_never_concluded_from():
+    """What the old study did: members on a line, measure and gap functions of how far along."""
+    for seed in range(20):
+        along = 1e-5 * source(seed).normal(size=20)
+        points = given(
+            np.column_stack([1 + along, 2 - along**3]), 0.3 - along, run=np.zeros(20), coupled=True
+        )
+        found = compared(points, Config(resamples=100))
+        assert not found.says.any() and not decided(found)
+
+
+def test_six_swarms_of_a_true_relation_are_concluded_from():
+    run = np.repeat(np.arange(9), 5)
+    noise = 0.1 * source(17).normal(size=(2, 45))
+    points = given(run + noise[0], run + noise[1], run=run, coupled=True)
+    found = compared(points, Config())
+    assert decided(found) and found.says.tolist() == [True]
+    assert found.count.tolist() == [9]
 
 
 def test_members_that_are_not_finite_are_left_out_and_counted():
@@ -352,15 +487,19 @@ def test_a_study_of_runs_takes_every_member_and_its_own_gap(wine):
     paths = tuple(str(wine / name) for name in ("one", "two", "other"))
     seen = []
     config = Config(runs=paths, measures=("sam", "gradient-norm"), options=QUICK)
-    found = study(config, seen.append)
+    found = study(config, lambda *told: seen.append(told))
     assert isinstance(found, Flatness)
-    assert found.points == tuple(seen)
+    assert seen == [*((name, k, 9) for k, name in enumerate(found.points)), ("", 9, 9)]
+    # Three swarms of three members.
+    assert found.training.tolist() == [0] * 3 + [1] * 3 + [2] * 3
+    assert found.count.tolist() == [3, 3] and not decided(found)
+    assert ((0 < found.nearest) & (found.nearest < 2)).all()
     assert found.points[3] == "two member000"
     assert found.run.tolist() == [0] * 3 + [1] * 3 + [2] * 3
     assert found.group.tolist() == [0] * 6 + [1] * 3
-    assert found.resampled == "runs"
-    assert set(found.notes) == {"3 runs are too few for an interval"}
-    assert found.pairs.tolist() == [15 + 3] * 2
+    assert found.resampled == "trainings"
+    assert set(found.notes) == {"3 trainings are too few for an interval"}
+    assert found.pairs.tolist() == [1] * 2
     folder = RunFolder(wine / "two")
     problem = problem_of(folder.config())
     z = torch.as_tensor(folder.newest()[0].arrays["state/position"][0], device="cpu")
@@ -377,7 +516,7 @@ def test_a_study_of_one_small_population_has_every_measure(wine):
     assert found.value.shape == (3, len(found.measures))
     lost = {"interval-mean", "interval-max"}
     for name, note in zip(found.measures, found.notes, strict=True):
-        expected = "0 points are too few for a correlation" if name in lost else None
+        expected = "0 trainings are too few for a correlation" if name in lost else None
         assert note == expected or (name not in lost and note)
     with pytest.raises(ValueError, match="criterion must be one of loss, accuracy, got 'depth'"):
         study(Config(runs=(str(wine / "one"),), criterion="depth"))

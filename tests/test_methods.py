@@ -23,8 +23,8 @@ from populations import (
 )
 
 from cnognp import METHODS
-from cnognp.descent import SGD, Epoch
-from cnognp.method import Info, Method, norms
+from cnognp.descent import SGD, Epoch, GradientDescent
+from cnognp.method import Info, Method, couples_members, norms
 from cnognp.run import run
 from cnognp.state import from_arrays, to_arrays
 from cnognp.swarm import Swarm
@@ -320,7 +320,7 @@ def test_every_keyword_has_a_plain_type_and_a_default_of_it(method):
 def test_keywords_arrive_where_they_belong():
     made = METHODS["cnognp"](
         lr=0.2, penalty=0.3, power="norm", inertia=0.4, cognitive=0.6, social=0.7, box=(-1.0, 2.0),
-        randomness="coordinate", mutation=0.8, horizon=9, stale_fitness=True,
+        randomness="coordinate", mutation=0.8, horizon=9, stale_fitness=True, batch_size=0,
     )  # fmt: skip
     assert (made.lr, made.inertia, made.cognitive, made.social) == (0.2, 0.4, 0.6, 0.7)
     assert (made.fitness.penalty, made.fitness.power) == (0.3, "norm")
@@ -329,6 +329,8 @@ def test_keywords_arrive_where_they_belong():
     epochs = METHODS["cno"](lr=0.2, batch_size=16, momentum=0.5, weight_decay=0.1)
     assert epochs.local == Epoch(SGD(lr=0.2, momentum=0.5, weight_decay=0.1), 16, evaluate=False)
     assert epochs.lr == 0.0
+    plain = METHODS["cnognp"](lr=0.2, batch_size=16)
+    assert plain.local == Epoch(GradientDescent(lr=0.2), 16, evaluate=False)
     sgd = METHODS["sgd"](lr=0.3, momentum=0.5, nesterov=True, weight_decay=0.1, batch_size=4)
     assert sgd == Epoch(SGD(lr=0.3, momentum=0.5, nesterov=True, weight_decay=0.1), 4)
     hybrid = METHODS["pso-bfgs"](lr=0.3, search_iterations=7)
@@ -347,8 +349,16 @@ def test_keywords_arrive_where_they_belong():
         ("sgd", {"batch_size": -1}, "batch_size must be at least 0, got -1"),
         ("sgd", {"nesterov": True}, "momentum must be positive with nesterov, got 0"),
         ("cno", {"batch_size": -1}, "batch_size must be at least 0, got -1"),
-        ("cno", {"momentum": 0.5}, "momentum and weight_decay belong to mini-batch steps"),
-        ("cnognp", {"weight_decay": 0.5}, "momentum and weight_decay belong to mini-batch steps"),
+        (
+            "cno",
+            {"momentum": 0.5, "batch_size": 0},
+            "momentum and weight_decay belong to mini-batch steps",
+        ),
+        (
+            "cnognp",
+            {"weight_decay": 0.5, "batch_size": 0},
+            "momentum and weight_decay belong to mini-batch steps",
+        ),
         ("cno", {"mutation": -0.1}, "mutation must be at least 0, got -0.1"),
         ("cno", {"mutation": 0.1}, "give a finite box"),
         ("cno", {"mutation": 0.1, "box": (0.0, 1.0), "horizon": 0}, "horizon must be positive"),
@@ -378,3 +388,12 @@ def test_a_population_may_start_where_its_gradient_is_recorded():
     for case, method in CASES.items():
         state = populations.last(method, f2(2), z, 2)
         assert not any(tensor.requires_grad for tensor in tensors(state)), case
+
+
+def test_a_method_says_itself_whether_members_learn_from_each_other():
+    swarms = {"pso", "pso-bfgs", "cno", "cnognp"}
+    assert {name for name, make in METHODS.items() if couples_members(make())} == swarms
+    # A pull to a member's own best point tells it nothing of the others.
+    assert not couples_members(METHODS["cno"](social=0.0))
+    scattered = METHODS["cno"](social=0.0, box=(-1.0, 1.0), mutation=0.1)
+    assert couples_members(scattered) and couples_members(Epoch(scattered, 8))

@@ -207,7 +207,7 @@ def test_one_member_without_attraction_is_gradient_descent_bit_for_bit(name, ine
     if method == "egd":
         lonely = replace(METHODS["egd"](lr=0.004), inertia=inertia)
     else:
-        lonely = METHODS[method](lr=0.004, inertia=inertia, cognitive=0.0, social=0.0)
+        lonely = METHODS[method](lr=0.004, inertia=inertia, cognitive=0.0, social=0.0, batch_size=0)
     z = start(objective, members=1)
     swarm = populations.states(lonely, objective, z, 12)
     descent = populations.states(GradientDescent(inertia * 0.004), objective, z, 12)
@@ -233,7 +233,7 @@ def judged(model, z, penalty=0.0, power=2):
 
 @pytest.mark.parametrize("penalty, power", [(0.0, "squared"), (0.3, "squared"), (0.3, "norm")])
 def test_the_stored_best_fitness_is_that_of_the_stored_best_point(penalty, power):
-    method = METHODS["cnognp"](lr=0.3, penalty=penalty, power=power)
+    method = METHODS["cnognp"](lr=0.3, penalty=penalty, power=power, batch_size=0)
     model = network()
     for state in populations.states(method, risk(), start(risk()), 6):
         for z, stored in zip(state.best, state.best_fitness, strict=True):
@@ -242,8 +242,8 @@ def test_the_stored_best_fitness_is_that_of_the_stored_best_point(penalty, power
 
 
 def test_stale_fitness_stores_the_best_point_with_the_fitness_of_the_point_before():
-    right = METHODS["cnognp"](lr=0.3, penalty=0.3)
-    stale = METHODS["cnognp"](lr=0.3, penalty=0.3, stale_fitness=True)
+    right = METHODS["cnognp"](lr=0.3, penalty=0.3, batch_size=0)
+    stale = METHODS["cnognp"](lr=0.3, penalty=0.3, batch_size=0, stale_fitness=True)
     model, z = network(), start(risk())
     rounds = populations.states(stale, risk(), z, 6)
     last = rounds[-1]
@@ -287,10 +287,12 @@ def test_the_default_penalty_is_on_the_squared_norm():
     [
         (METHODS["gd"](), 0, 1),
         (METHODS["egd"](), 0, 1),
-        (METHODS["cno"](), 0, 1),
-        (METHODS["cnognp"](), 0, 1),
-        (METHODS["cnognp"](power="norm", box=(-3.0, 3.0), mutation=1.0), 0, 1),
-        (METHODS["cnognp"](stale_fitness=True), 0, 1),
+        (METHODS["cno"](batch_size=0), 0, 1),
+        (METHODS["cno"](), 1, 1),
+        (METHODS["cnognp"](), 0, 2),
+        (METHODS["cnognp"](batch_size=0), 0, 1),
+        (METHODS["cnognp"](power="norm", box=(-3.0, 3.0), mutation=1.0, batch_size=0), 0, 1),
+        (METHODS["cnognp"](stale_fitness=True, batch_size=0), 0, 1),
         (METHODS["pso"](), 1, 0),
         (METHODS["pso-bfgs"](search_iterations=5), 1, 5),
         (METHODS["pso-bfgs"](search_iterations=2), 1, 2),
@@ -347,7 +349,12 @@ def test_a_box_holds_every_member_from_the_start(case):
 
 def test_one_pair_is_a_box_for_all_coordinates():
     runs = [
-        populations.last(METHODS["cno"](lr=0.01, box=(-0.3, 0.2)), himmelblau, crowd(), 3),
+        populations.last(
+            METHODS["cno"](lr=0.01, box=(-0.3, 0.2), cognitive=0.5, social=0.5, batch_size=0),
+            himmelblau,
+            crowd(),
+            3,
+        ),
         *(
             populations.last(Swarm(lr=0.01, box=box), himmelblau, crowd(), 3)
             for box in (((-0.3, 0.2),), ((-0.3, 0.2), (-0.3, 0.2)), [[-0.3, 0.2]] * 2)
@@ -460,7 +467,13 @@ def test_the_flattest_of_equal_minima_wins_the_oftener_the_larger_the_penalty():
     won = {}
     for penalty in FLATTEST:
         method = METHODS["cnognp"](
-            lr=0.01, penalty=penalty, inertia=0.7, cognitive=1.5, social=1.5, box=(low, high)
+            lr=0.01,
+            penalty=penalty,
+            inertia=0.7,
+            cognitive=1.5,
+            social=1.5,
+            box=(low, high),
+            batch_size=0,
         )
         # The same seeds for every penalty, so that the runs differ by nothing else.
         ends = torch.stack([leader_after_100(method, function, seed) for seed in range(seeds)])

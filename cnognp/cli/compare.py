@@ -20,7 +20,8 @@ def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
     parser.add_argument(
         "--flatness", action="store_true",
         help="measure all members, and rank correlation of each flatness measure with the gap "
-        "between held-out and training data; runs of one task",
+        "between held-out and training data; runs of one task. Exit code 1 where there are fewer "
+        "than six independent trainings, from which nothing is concluded",
     )  # fmt: skip
     parser.add_argument(
         "--measures", type=str, default="", help="names, comma-separated; all if none"
@@ -40,8 +41,11 @@ def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
     return argv
 
 
-def command(options: Namespace) -> None:
+def command(options: Namespace) -> int:
     """Draws learning curves against evaluations, prints where the runs ended, and the study.
+
+    The exit code is 1 where a study was asked for that concludes nothing, since there are too few
+    independent trainings.
 
     Raises:
         FileNotFoundError: if a folder holds no run.
@@ -61,25 +65,32 @@ def command(options: Namespace) -> None:
     out = Path(options.out)
     check_writable(out / "figures")
     study = _study(options, out) if options.flatness else None
+    concluded = study is None or _decided(study)
     written = _curves({run: path for run, path in histories.items() if path.is_file()}, out)
     if options.json:
         document: dict[str, Any] = {"runs": documents, "figures": [str(path) for path in written]}
         if study is not None:
             from landscape.results import table
 
-            document |= {"measures": table(study), "conclusion": study.conclusion}
+            document |= {
+                "measures": table(study),
+                "trainings": dict(zip(study.points, study.training.tolist(), strict=True)),
+                "nearest": dict(zip(study.points, study.nearest.tolist(), strict=True)),
+                "concluded": concluded,
+                "conclusion": study.conclusion,
+            }
         console.emit(document)
-        return
+        return 0 if concluded else 1
     rows = [_row(run, document) for run, document in documents.items()]
-    columns = ("run", "method", "status", "best fitness", "loss", "gradient norm", "test loss")
-    console.table("runs", columns, rows)
+    ended = ("run", "method", "status", "best fitness", "loss", "gradient norm", "test loss")
+    console.table("runs", ended, rows)
     if study is not None:
-        columns = ("measure", "tau-b", "95 %", "p (Holm)", "within groups", "points", "says")
-        console.table("flatness against the gap", columns, _correlations(study))
+        console.table("flatness against the gap", *_correlations(study))
         for name in dict.fromkeys(filter(None, study.notes)):
             console.note(f"note: {name}")
         console.note(study.conclusion)
     console.note(f"pictures in {out / 'figures'}")
+    return 0 if concluded else 1
 
 
 def _curves(histories: dict[str, Path], out: Path) -> list[Path]:
@@ -110,10 +121,20 @@ def _study(options: Namespace, out: Path) -> Any:
     path = check_writable(out / "analysis") / "flatness.h5"
     with console.bar() as bar:
         line = bar.add_task("measuring", total=None, note="")
-        found = study(config, lambda name: bar.update(line, note=name))
+
+        def told(name: str, done: int, total: int) -> None:
+            bar.update(line, note=name, completed=done, total=total)
+
+        found = study(config, told)
     save(found, path)
     draw([path], out / "figures")
     return found
+
+
+def _decided(study: Any) -> bool:
+    from analyses.verdict import decided
+
+    return decided(study)
 
 
 def _row(run: str, document: dict[str, Any]) -> tuple[Any, ...]:
@@ -123,19 +144,41 @@ def _row(run: str, document: dict[str, Any]) -> tuple[Any, ...]:
     return (run, document["method"], document["status"], *(best[name] for name in names), test)
 
 
-def _correlations(study: Any) -> list[tuple[Any, ...]]:
-    """A row for each measure; a dash is what too few points or runs do not give."""
+def _correlations(study: Any) -> tuple[tuple[str, ...], list[list[Any]]]:
+    """The columns that have something to say, and a row for each measure.
+
+    A dash is what too few trainings or runs do not give; n is the number of trainings.
+    """
+    from analyses.verdict import decided
     from landscape.results import table
 
-    return [
-        (
-            row["measure"], _said(row["tau"]), f"{_said(row['low'])} to {_said(row['high'])}",
-            _said(row["p (Holm)"]), _said(row["tau within groups"]), row["points"],
-            "yes" if row["says something"] else "no",
-        )
-        for row in table(study)
-    ]  # fmt: skip
+    no = "no" if decided(study) else "-"
+    told: dict[str, Any] = {
+        "measure": lambda row: row["measure"],
+        "tau-b": lambda row: _said(row["tau"]),
+        "95 %": lambda row: _range(row["low"], row["high"]),
+        "p (Holm)": lambda row: _said(row["p (Holm)"]),
+        "in groups": lambda row: _said(row["tau within groups"]),
+        "n": lambda row: row["trainings"],
+        "spread": lambda row: _short(row["spread"]),
+        "own error": lambda row: _short(row["own error"]),
+        "says": lambda row: "yes" if row["says something"] else no,
+    }
+    rows = table(study)
+    if all(row["tau"] != row["tau"] for row in rows):
+        told = {name: told[name] for name in ("measure", "n", "spread", "own error", "says")}
+    elif len(set(study.group.tolist())) == 1:
+        del told["in groups"]
+    return tuple(told), [[cell(row) for cell in told.values()] for row in rows]
+
+
+def _range(low: float, high: float) -> str:
+    return "-" if low != low else f"{low:.2f} to {high:.2f}"
 
 
 def _said(number: Any) -> str:
     return f"{number:.2f}" if number == number else "-"
+
+
+def _short(number: Any) -> str:
+    return f"{number:.2g}" if number == number else "-"

@@ -8,6 +8,10 @@ from jsonargparse import ArgumentParser, Namespace
 from cnognp.cli import console
 from cnognp.config import RunFolder
 
+_UNJUDGED: dict[str, Any] = {
+    "constant_loss": None, "constant_metrics": {}, "start_loss": None, "remark": "",
+}  # fmt: skip
+
 
 def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
     """Adds the arguments."""
@@ -47,6 +51,7 @@ def summary(folder: RunFolder, meta: dict[str, Any]) -> dict[str, Any]:
         "status": meta["status"],
         "iterations": meta["iterations"],
         "not_finite": meta.get("not_finite", []),
+        "judgement": {**_UNJUDGED, **meta.get("judgement", {})},
         "best": best,
     }
 
@@ -60,6 +65,11 @@ def print_summary(document: dict[str, Any]) -> None:
     names = {"member": "best member", "loss": "its loss", "gradient_norm": "its gradient norm"}
     names["fitness"] = "its fitness"
     rows += [(title, best[key]) for key, title in names.items() if best[key] is not None]
+    judgement = document["judgement"]
+    names = {"constant_loss": "loss of the best constant", "start_loss": "loss of the best start"}
+    rows += [(title, judgement[key]) for key, title in names.items() if judgement[key] is not None]
+    if judgement["remark"]:
+        rows.append(("remark", judgement["remark"]))
     console.table("", ("", ""), rows)
     splits = {name: measured for name, measured in best["metrics"].items() if measured}
     if splits:

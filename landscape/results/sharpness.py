@@ -70,23 +70,28 @@ class Flatness(Result):
         group: index of the group of equal hyper-parameters that each point belongs to.
         run: index of the run that each point belongs to.
         runs: names of the runs.
-        tau: Kendall's tau-b between each measure and the gap.
+        tau: Kendall's tau-b between each measure and the gap, over independent trainings: the
+            medians of the points of each.
         tau_low: lower end of its bootstrap interval.
         tau_high: upper end of it.
         p_value: that measure and gap are independent: of Kendall's test or, where runs are drawn,
             the largest of the bootstrap's, Student's over runs, and 2 over the orders of the runs.
         p_holm: the same, corrected for all measures by Holm's method.
-        within: tau-b over the pairs of points of one group.
+        within: tau-b over the pairs of trainings of one group.
         within_low: lower end of its bootstrap interval.
         within_high: upper end of it.
-        count: points at which a measure has a value.
-        pairs: pairs of such points within groups.
+        count: independent trainings in which a measure has a value.
+        pairs: pairs of such trainings within groups.
         says: whether the interval excludes 0 and the corrected p value is below 1 - confidence.
         notes: for each measure, why there is no tau or no interval; else empty.
         confidence: of the intervals.
         resamples: of the bootstrap.
-        resampled: what is drawn in the bootstrap: "points" or "runs".
+        resampled: what is drawn in the bootstrap: "trainings" or "runs".
         conclusion: which measure says anything here, and what was not shown.
+        training: index of the independent training that each point belongs to.
+        nearest: distance of each point to the nearest other one, over the larger of their norms.
+        spread: standard deviation of each measure over the points.
+        own_error: median of half the width of the measure's own bounds or intervals.
     """
 
     points: tuple[str, ...]
@@ -119,6 +124,10 @@ class Flatness(Result):
     resamples: int
     resampled: str
     conclusion: str
+    training: np.ndarray | None = axes("point", optional=True)
+    nearest: np.ndarray | None = axes("point", optional=True)
+    spread: np.ndarray | None = axes("measure", optional=True)
+    own_error: np.ndarray | None = axes("measure", optional=True)
 
 
 _PANEL = {
@@ -129,15 +138,18 @@ _PANEL = {
 _FLATNESS = {
     "measure": "measures", "unit": "units", "tau": "tau", "low": "tau_low", "high": "tau_high",
     "p": "p_value", "p (Holm)": "p_holm", "tau within groups": "within",
-    "low within": "within_low", "high within": "within_high", "points": "count",
-    "pairs within groups": "pairs", "says something": "says", "status": "notes",
+    "low within": "within_low", "high within": "within_high", "trainings": "count",
+    "pairs within groups": "pairs", "spread": "spread", "own error": "own_error",
+    "says something": "says", "status": "notes",
 }  # fmt: skip
 
 
 def table(result: Panel | Flatness) -> list[dict[str, str | float | bool]]:
     """One row for each measure, column name to text or number, as `csv.DictWriter` takes them."""
     columns = _PANEL if isinstance(result, Panel) else _FLATNESS
-    entries = {name: _plain(getattr(result, attribute)) for name, attribute in columns.items()}
+    found = {name: getattr(result, attribute) for name, attribute in columns.items()}
+    # Studies of before trainings were counted lack some.
+    entries = {name: _plain(column) for name, column in found.items() if column is not None}
     return [
         dict(zip(entries, row, strict=True)) for row in zip(*entries.values(), strict=True)
     ]  # fmt: skip
