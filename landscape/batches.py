@@ -116,6 +116,11 @@ def moved(batch: Batch, device: torch.device) -> Batch:
     return _changed(batch, lambda t: ordinary(t).to(device))
 
 
+def copied(batch: Batch) -> Batch:
+    """The batch in memory of its own, which may be written over."""
+    return _changed(batch, lambda t: t.detach().clone())
+
+
 def live(batch: Batch, everything: bool) -> Batch:
     """The batch with inputs that are differentiated as fresh leaves: all floats, or those that came so."""
     if not everything and not any(t.requires_grad for t in tensors_of(batch[:2])):

@@ -16,6 +16,7 @@ from landscape.objective import (
     backward,
     batched_terms,
     check_deterministic,
+    difference,
     first_order,
     judged,
     normalisation_of,
@@ -132,14 +133,7 @@ class Hessian:
         return float(torch.linalg.vector_norm((near - far).double()))
 
     def _difference(self, u: Tensor, factor: float = 1.0) -> Tensor:
-        length = torch.linalg.vector_norm(u)
-        if not float(length) > 0:
-            return torch.zeros_like(u)
-        eps = torch.finfo(u.dtype).eps
-        step = factor * eps ** (1 / 3) * (1 + torch.linalg.vector_norm(self.point)) / length
-        ends = torch.stack([self.point + step * u, self.point - step * u])
-        _, slopes = value_and_grad(self.objective, ends)
-        return (slopes[0] - slopes[1]) / torch.linalg.vector_norm(ends[0] - ends[1]) * length
+        return difference(self.objective, self.point, u, factor)
 
     def dense(self) -> Float[Tensor, "p p"]:
         """The whole matrix, made symmetric; p products."""

@@ -108,6 +108,11 @@ class Data:
             return [(batch.inputs, batch.target) for batch in self.batches]
         return _Pairs(self)
 
+    @property
+    def batch_size(self) -> int | None:
+        """The samples in a loader's batches; None where there is no loader, or it does not say."""
+        return None if self._stream is None else self._stream.loader.batch_size
+
     def of(self, batches: list[Batch]) -> "Data":
         """The same kind of data in other batches."""
         twin = copy.copy(self)

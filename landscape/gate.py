@@ -52,7 +52,8 @@ class _Scale(NamedTuple):
 
 
 _LADDER = (1e-3, 1e-3, 1e-2, 1e-2, 2e-2)
-_WIDE = _Scale((1e-9, 1e-6, 1e-4, 1e-3, 1e-2), _LADDER, _LADDER, 1e-12, 1e-4)
+# A tiny step must move what is rounded to float32 inside, if only now and then.
+_WIDE = _Scale((1e-9, 1e-6, 1e-4, 1e-3, 1e-2), _LADDER, _LADDER, 1e-8, 1e-4)
 _NARROW = _Scale((1e-3, 1e-2, 3e-2), (1e-2, 2e-2, 5e-2), (0.5, 0.5, 0.5), 1e-6, 3e-2)
 
 
@@ -239,6 +240,9 @@ class _Quotient:
         """
         generator = torch.Generator(device="cpu").manual_seed(seed)
         drawn = torch.randn(len(self._w), generator=generator, device="cpu").to(self._w)
+        still = self._base.risk.model.still(self._base.risk.layout)
+        if still is not None:
+            drawn = drawn.masked_fill(still.to(drawn.device), 0.0)
         v = 0.3 * drawn / torch.linalg.vector_norm(drawn)
         sizes = self._base.risk.layout.sizes
         pieces = self._gradient.split(sizes)

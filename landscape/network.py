@@ -187,6 +187,22 @@ class Network:
         for name, module in self.loss.named_modules() if self.loss is not None else ():
             yield f"{self.prefix}{name}".rstrip("."), module
 
+    def still(self, layout: Layout) -> Tensor | None:
+        """(p,) booleans: the padding rows of embeddings, to which torch gives no gradient."""
+        found = None
+        entries = {entry.name: entry for entry in layout.entries}
+        owners = {id(p): name for name, p in self.parameters.items()}
+        for module in self.modules():
+            padding = getattr(module, "padding_idx", None)
+            weight = getattr(module, "weight", None)
+            if padding is None or not isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+                continue
+            entry = entries.get(owners.get(id(weight), ""))
+            if entry is not None:
+                found = torch.zeros(layout.dim, dtype=torch.bool) if found is None else found
+                found[entry.span].view(entry.shape)[padding] = True
+        return found
+
     def name_of(self, tensor: Tensor) -> str:
         """The name of one of the network's own tensors; empty where it is none."""
         for name, own in chain(self.parameters.items(), self.buffers.items()):

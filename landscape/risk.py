@@ -123,7 +123,7 @@ class Risk:
         self._written: list[str] = []
         self._keys = state_keys(model)
         self._features: dict[tuple[int, torch.dtype], Tensor] = {}
-        self._graphed = self._live = False
+        self._graphed = self._live = self._overwrites = False
         self.known: Known | None = None if self.whole else known(loss)
         self._weights: list[float] | None = None
         self._total: float | None = None
@@ -304,7 +304,10 @@ class Risk:
 
     def prepared(self, batch: Batch, dtype: torch.dtype) -> Batch:
         """The batch in the type of a point, inputs that are differentiated as fresh leaves."""
-        return data_batches.live(data_batches.cast(batch, dtype), self._live)
+        batch = data_batches.cast(batch, dtype)
+        if self._overwrites:
+            batch = data_batches.copied(batch)
+        return data_batches.live(batch, self._live)
 
     def batch_loss(self, network: Network, batch: Batch) -> Any:
         """The loss of one batch, inside `given`: a mean, or (sum, weight)."""
@@ -466,14 +469,18 @@ class Risk:
 
     def _tensors(self, z: Tensor) -> dict[str, Tensor]:
         """All that a call brings, in the type of z; what the model writes to is copied first."""
-        if z.dtype not in self._cast:
-            self._cast[z.dtype] = {
-                name: t.to(z.dtype) if t.is_floating_point() else t
-                for name, t in self._constants.items()
-            }
-        fixed = self._cast[z.dtype]
+        fixed = self._fixed(z.dtype)
         fresh = {name: fixed[name].clone() for name in self._written}
         return {**fixed, **fresh, **self.layout.unflatten(z)}
+
+    def _fixed(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        """Frozen parameters and buffers in a type."""
+        if dtype not in self._cast:
+            self._cast[dtype] = {
+                name: t.to(dtype) if t.is_floating_point() else t
+                for name, t in self._constants.items()
+            }
+        return self._cast[dtype]
 
     def _drawn(self, z: Tensor) -> torch.dtype:
         return torch.float32 if self.point_dtype != torch.float64 else torch.float64
@@ -493,7 +500,16 @@ class Risk:
     def _stacked_share(self, output: Tensor, target: Any, share: float) -> Tensor:
         if share == 0.0 and self._total is None:
             return output.new_zeros(len(output))
-        return self.scaled(losses(self.loss, output, target), share)
+        if self.model.loss is None or not self._own_of_loss(output.dtype):
+            return self.scaled(losses(self.loss, output, target), share)
+        with self.model.given(self._own_of_loss(output.dtype)):
+            return self.scaled(losses(self.loss, output, target), share)
+
+    def _own_of_loss(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        """The tensors of a loss that is a module, in the type of the point."""
+        prefix = self.model.prefix
+        fixed = self._fixed(dtype)
+        return {name: t for name, t in fixed.items() if name.startswith(prefix)}
 
     def _stacked_data(self, index: int, batch: Batch, dtype: torch.dtype) -> tuple[Tensor, Any]:
         """(inputs, samples) contiguous, and the target, kept for batches that stay in memory."""
@@ -600,7 +616,10 @@ class Risk:
         grad = torch.enable_grad() if self._graphed else torch.no_grad()
         with torch.inference_mode(False), grad, fork:
             own = {n: ordinary(p) for n, p in self.model.parameters.items()}
-            batch = self.prepared(batch, self.point_dtype)
+            # The caller's data too are left as they are, whatever the model writes to.
+            batch = data_batches.copied(self.prepared(batch, self.point_dtype))
+            data = list(data_batches.tensors_of(batch[:2]))
+            marks = [t._version for t in data]
             fixed = {name: t.clone() for name, t in self._constants.items()}
             tensors = {**own, **fixed}
             versions = {name: t._version for name, t in tensors.items()}
@@ -613,6 +632,7 @@ class Risk:
                     loss = self.batch_loss(self.model, batch)
             finally:
                 written = [n for n, t in tensors.items() if t._version != versions[n]]
+                self._overwrites |= marks != [t._version for t in data]
                 _check_unwritten(written, self.layout)
         self._random = self._random or drawn
         self._written = sorted({*self._written, *written})
