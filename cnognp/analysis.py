@@ -75,7 +75,9 @@ class Subject:
         return Place(objective, z, self.population, found, store, progress, self.towards)
 
 
-def of_run(folder: RunFolder, member: str, step: str, device: str, evaluate: bool) -> Subject:
+def of_run(
+    folder: RunFolder, member: str, step: str, device: str, evaluate: bool, **options: Any
+) -> Subject:
     """The best member, one member, or all members of a run at a checkpoint.
 
     Args:
@@ -84,6 +86,7 @@ def of_run(folder: RunFolder, member: str, step: str, device: str, evaluate: boo
         step: ``last`` or the round of a checkpoint.
         device: where to measure; empty for the device of the run.
         evaluate: measure the model in evaluation mode.
+        options: of `cnognp.problem.Problem`.
 
     Raises:
         ValueError: if there is no such member or checkpoint.
@@ -92,10 +95,10 @@ def of_run(folder: RunFolder, member: str, step: str, device: str, evaluate: boo
     """
     config = folder.config()
     found = _found(folder, step)
-    problem = problem_of(replace(config, device=device or config.device))
+    problem = problem_of(replace(config, device=device or config.device), **options)
     if evaluate:
         problem.task.model.eval()
-        problem = Problem(problem.task, problem.device)
+        problem = Problem(problem.task, problem.device, **options)
     model = problem.training.layout.digest
     if found.meta.get("model") != model or found.meta.get("data") != problem.data_digest:
         raise UnfitFile(
@@ -139,7 +142,7 @@ def of_weights(problem: Problem, file: Path | None) -> Subject:
     named: dict[str, Any] = {"weights": str(file)}
     if file is not None:
         named = weights.load(file, problem.task.model)
-        problem = Problem(problem.task, problem.device)
+        problem = Problem(problem.task, problem.device, **problem.options)
     z = problem.as_given.point()
     origin = {
         **named,

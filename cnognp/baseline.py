@@ -9,9 +9,12 @@ from scipy.optimize import minimize
 from torch import Tensor, nn
 
 from cnognp.problem import Problem
-from landscape.batches import RESIDENT_BYTES, Batch, count, tensors_of
+from landscape.batches import Batch, tensors_of
+from landscape.data import RESIDENT_BYTES
 from landscape.objective import value, value_and_grad
 from landscape.risk import EmpiricalRisk
+
+Pair = tuple[Tensor, Any]
 
 _ITERATIONS = 60
 # Of the loss where the search begins: steps that gain less say that the minimum is reached.
@@ -125,9 +128,11 @@ def _no_better_metrics(own: Mapping[str, float], constant: Mapping[str, float]) 
 
 
 def _best(problem: Problem) -> Constant | None:
-    first = next(iter(problem.training.batches))
+    if problem.task.loss_of != "output":
+        return None
+    first = problem.training.data.first
     output = _output(problem, first)
-    if not _is_prediction(output, count(first)):
+    if not _is_prediction(output, first.samples):
         return None
     batches = _without_inputs(problem)
     if batches is None:
@@ -144,7 +149,7 @@ def _best(problem: Problem) -> Constant | None:
     return Constant(z.view_as(mean), loss, known)
 
 
-def _metrics(problem: Problem, batches: list[Batch], output: Tensor) -> Iterator[tuple[str, float]]:
+def _metrics(problem: Problem, batches: list[Pair], output: Tensor) -> Iterator[tuple[str, float]]:
     """The metrics that a constant output has; some need outputs that differ."""
     for name, metric in problem.task.metrics.items():
         try:
@@ -156,12 +161,9 @@ def _metrics(problem: Problem, batches: list[Batch], output: Tensor) -> Iterator
 
 
 def _output(problem: Problem, batch: Batch) -> Any:
-    risk = problem.as_given
-    inputs = batch[0]
-    words = inputs if isinstance(inputs, dict) else {}
-    arguments = () if words else inputs if isinstance(inputs, tuple) else (inputs,)
+    risk: Any = problem.as_given
     with torch.no_grad():
-        return risk.network(risk.point())(*arguments, **words)
+        return risk.outputs(risk.point(), risk.prepared(batch, risk.point_dtype))
 
 
 def _is_prediction(output: Any, samples: int) -> bool:
@@ -174,16 +176,17 @@ def _is_prediction(output: Any, samples: int) -> bool:
     )
 
 
-def _without_inputs(problem: Problem) -> list[Batch] | None:
+def _without_inputs(problem: Problem) -> list[Pair] | None:
     """What the loss gets beside the output, batch by batch; None if it does not fit in memory."""
-    kept: list[Batch] = []
+    kept: list[Pair] = []
     size = 0
-    for batch in problem.training.batches:
-        if not isinstance(problem.training.batches, list):
-            size += sum(t.numel() * t.element_size() for t in tensors_of(batch[1]))
+    data = problem.training.data
+    for batch in data:
+        if not data.resident:
+            size += sum(t.numel() * t.element_size() for t in tensors_of(batch.target))
         if size > RESIDENT_BYTES:
             return None
-        kept.append((torch.zeros(count(batch), 1, device=problem.device), batch[1]))
+        kept.append((torch.zeros(batch.samples, 1, device=problem.device), batch.target))
     return kept
 
 

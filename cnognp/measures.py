@@ -31,6 +31,7 @@ DIRECTIONS = ("random", "eigenvectors", "gradient", "pca")
 NORMALISED = ("", "filter", "layer", "model", "none")
 METHODS = ("auto", "hutchinson", "exact")
 PRECISIONS = ("same", "bfloat16")
+STATISTICS = ("as given", "reestimated")
 OPERATORS: Mapping[str, Callable[[Any, Tensor], Any]] = MappingProxyType({
     "hessian": Hessian,
     "gauss-newton": GaussNewton,
@@ -93,6 +94,7 @@ class Settings:
         standard_errors: of the loss at each cell over batches of data.
         adaptive: measure a plane only where it bends, and interpolate the rest.
         precision: of slices: that of the model, or bfloat16.
+        statistics: of BatchNorm in slices: as given, or reestimated at every point.
         measures: of flatness, by name; all if empty.
         sharpness: radii and budgets of the flatness measures.
         seed: of the random directions and starting vectors.
@@ -121,6 +123,7 @@ class Settings:
     standard_errors: bool = False
     adaptive: bool = False
     precision: str = "same"
+    statistics: str = "as given"
     measures: Sequence[str] = ()
     sharpness: Options = field(default_factory=Options)
     seed: int = 0
@@ -128,7 +131,7 @@ class Settings:
     def __post_init__(self):
         choices = {
             "operator": tuple(OPERATORS), "which": ENDS, "by": NORMALISED,
-            "trace_method": METHODS, "precision": PRECISIONS,
+            "trace_method": METHODS, "precision": PRECISIONS, "statistics": STATISTICS,
         }  # fmt: skip
         known = f"one of {', '.join(DIRECTIONS)}, or a file of weights ({', '.join(SUFFIXES)})"
         fits = self.direction in DIRECTIONS or self.file is not None
@@ -363,6 +366,7 @@ def _options(place: Place, settings: Settings) -> dict[str, Any]:
         "metrics": metrics,
         "standard_errors": settings.standard_errors,
         "precision": settings.precision,
+        "statistics": settings.statistics,
         "store": place.store,
         "progress": place.progress,
     }

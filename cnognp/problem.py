@@ -63,6 +63,7 @@ class Problem:
         self._loss = _on(device, task.loss) if isinstance(task.loss, nn.Module) else task.loss
         self.normalised = any(is_batchnorm(module) for module in self._model.modules())
         self._seed, self._options = data_seed, {"derivatives": derivatives, "check": check}
+        self.options = {"data_seed": data_seed, **self._options}
         self._splits: dict[str, Data | None] = {}
 
     @cached_property
@@ -317,8 +318,8 @@ def _on(device: torch.device, module: nn.Module) -> nn.Module:
         return module.to(device)
 
 
-def problem_of(config: Config) -> Problem:
-    """The task of a configuration on its device.
+def problem_of(config: Config, **options: Any) -> Problem:
+    """The task of a configuration on its device; options are those of `Problem`.
 
     Raises:
         ValueError: if the task, the method or the device does not exist, the loss or a metric does
@@ -328,7 +329,7 @@ def problem_of(config: Config) -> Problem:
     if config.method not in METHODS:
         raise ValueError(f"unknown method {config.method!r}; there are {', '.join(METHODS)}")
     task = task_of(config.task, config.seed, config.task_options)
-    problem = Problem(task, choose_device(config.device))
+    problem = Problem(task, choose_device(config.device), **options)
     if problem.training.point_dtype not in _KEPT:
         raise ValueError(
             f"the model's parameters are {problem.training.point_dtype}, which a checkpoint cannot "

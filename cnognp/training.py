@@ -59,7 +59,8 @@ class Training:
             ValueError: if the task, the method, a keyword or the device does not exist or fit, or
                 the data are not finite.
         """
-        problem = problem_of(config)
+        # Random data are judged, and their curvature recorded, on one frozen copy.
+        problem = problem_of(config, data_seed=0)
         problem.check_finite()
         config = minibatches.settled(config, problem)
         method = METHODS[config.method](**config.method_options)

@@ -37,6 +37,19 @@ def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
         "--device", type=str, default="", help="as in train; that of the run if none"
     )
     parser.add_argument("--eval-mode", action="store_true", help="measure without dropout")
+    parser.add_argument(
+        "--data-seed", type=int, default=None,
+        help="measure the copy with this seed of data that are drawn anew in every pass "
+        "(augmentation)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--derivatives", type=str, default="exact",
+        help="exact, or differences of gradients where a loss has no second derivative",
+    )  # fmt: skip
+    parser.add_argument(
+        "--unchecked", action="store_true",
+        help="do not check that the loss is one function of the parameters alone",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="one object on standard output")
     _curvature(parser.add_argument_group("spectrum, trace, finite-scale, density"))
     _slices(parser.add_argument_group("line, plane"))
@@ -129,6 +142,10 @@ def _slices(group: Any) -> None:
     group.add_argument(
         "--adaptive", action="store_true", help="measure a plane where it bends, fill in the rest"
     )
+    group.add_argument(
+        "--statistics", type=str, default="as given",
+        help="of BatchNorm: as given, or reestimated at every point of a slice",
+    )  # fmt: skip
     group.add_argument("--precision", type=str, default="same", help="same, or bfloat16")
 
 
@@ -196,7 +213,7 @@ def settings_of(options: Namespace) -> Any:
         points=options.points, grid=_sides(options.grid), span=_reach(options.span),
         direction=options.direction, by=options.by, seeds=options.seeds,
         metrics=_names(options.metrics), standard_errors=options.standard_errors,
-        adaptive=options.adaptive, precision=options.precision,
+        adaptive=options.adaptive, precision=options.precision, statistics=options.statistics,
         measures=_names(options.measures), seed=options.seed,
         sharpness=Options(**flat.as_dict()) if flat else Options(),
     )  # fmt: skip
@@ -308,7 +325,7 @@ def _subjects(options: Namespace) -> Iterator[Any]:
         task = task_of(options.run, 0, data)
         if options.eval_mode:
             task.model.eval()
-        problem = Problem(task, choose_device(options.device or "auto"))
+        problem = Problem(task, choose_device(options.device or "auto"), **_trust(options))
         yield analysis.of_weights(problem, options.point and Path(options.point))
         return
     if options.point is not None or options.data is not None:
@@ -321,4 +338,22 @@ def _subjects(options: Namespace) -> Iterator[Any]:
     if options.checkpoint == "all":
         steps = [str(step) for step in checkpoint.steps(run.checkpoints)]
     for step in steps:
-        yield analysis.of_run(run, options.member, step, options.device, options.eval_mode)
+        yield analysis.of_run(
+            run, options.member, step, options.device, options.eval_mode, **_trust(options)
+        )
+
+
+def _trust(options: Namespace) -> dict[str, Any]:
+    """What the arguments say of how the loss is taken.
+
+    Raises:
+        ValueError: if it does not exist.
+    """
+    if options.derivatives not in ("exact", "differences"):
+        raise ValueError(
+            f"--derivatives must be exact or differences, got {options.derivatives!r}"
+        )
+    return {
+        "data_seed": options.data_seed, "derivatives": options.derivatives,
+        "check": not options.unchecked,
+    }  # fmt: skip

@@ -9,7 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from landscape.layout import Entry, Layout
-from landscape.objective import Objective, Term, batched_terms, normalisation_of, ordinary
+from landscape.objective import Objective, Term, batched_terms, ordinary
 
 Where: TypeAlias = str | Sequence[str] | Callable[[Entry], bool] | Tensor | slice
 
@@ -98,15 +98,12 @@ class Selection:
     def chunk(self) -> int | None:
         return getattr(self.parts[0], "chunk", None)
 
-    @property
-    def normalisation(self) -> str:
-        """What BatchNorm normalises with."""
-        return normalisation_of(self.parts[0])
-
     def point(self, t: Tensor) -> Tensor:
         """The points (..., p) with chosen coordinates t (..., k)."""
         whole = self.origin.to(t).expand(*t.shape[:-1], -1)
         return whole.index_copy(-1, self.index.to(t.device), t)
+
+    inside = point
 
     def terms(self) -> Iterator[Term]:
         for term in self.parts[0].terms():
