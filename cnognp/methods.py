@@ -113,8 +113,8 @@ def cno(
         social: largest pull towards the best point of all (c2).
         randomness: one random factor per particle, per tensor, or per coordinate.
         batch_size: samples in a mini-batch, an epoch of which is one iteration; 0 takes one step on
-            the whole data, as published. If none is given: 32, and in training 0 where the data do
-            not fall into samples.
+            the whole data, as published. If none is given: 32 in training where the data fall into
+            samples, else 0.
         momentum: of the epoch's steps.
         weight_decay: of the epoch's steps.
         box: (low, high) that every coordinate is clipped to.
@@ -159,8 +159,8 @@ def cnognp(
         social: largest pull towards the best point of all (c2).
         randomness: one random factor per particle, per tensor, or per coordinate.
         batch_size: samples in a mini-batch, an epoch of which is one iteration; 0 takes one step on
-            the whole data, as published. If none is given: 32, and in training 0 where the data do
-            not fall into samples.
+            the whole data, as published. If none is given: 32 in training where the data fall into
+            samples, else 0.
         momentum: of the epoch's steps.
         weight_decay: of the epoch's steps.
         box: (low, high) that every coordinate is clipped to.
@@ -239,7 +239,9 @@ def _swarm(fitness: Any, given: dict[str, Any]) -> "Method":
     from cnognp.method import require
     from cnognp.swarm import Swarm, WaveletMutation
 
-    given = {**given, "batch_size": BATCH if given["batch_size"] is None else given["batch_size"]}
+    if given["batch_size"] is None:
+        # Training has settled it before; an objective without samples takes its steps whole.
+        given = {**given, "batch_size": BATCH if given["momentum"] or given["weight_decay"] else 0}
     for name in ("batch_size", "mutation"):
         require(given[name] >= 0, name, "at least 0", given[name])
     local = None

@@ -44,6 +44,8 @@ class Problem:
         device: where everything is evaluated.
         data_seed: data that a loader draws anew in every pass are judged and measured on the copy
             that belongs to this seed; where None, measurements of them are refused.
+        noise_seed: what the model or the loss draws at random is measured for this seed; where
+            None, measurements of it are refused.
         derivatives: how products with the Hessian are taken, as in `landscape.risk.Risk`.
         check: whether the first measurement checks the loss, see `landscape.gate`.
     """
@@ -54,6 +56,7 @@ class Problem:
         device: torch.device,
         *,
         data_seed: int | None = None,
+        noise_seed: int | None = None,
         derivatives: Derivatives = "exact",
         check: bool = True,
     ):
@@ -63,7 +66,7 @@ class Problem:
         self._loss = _on(device, task.loss) if isinstance(task.loss, nn.Module) else task.loss
         self.normalised = any(is_batchnorm(module) for module in self._model.modules())
         self._seed, self._options = data_seed, {"derivatives": derivatives, "check": check}
-        self.options = {"data_seed": data_seed, **self._options}
+        self.options = {"data_seed": data_seed, "noise_seed": noise_seed, **self._options}
         self._splits: dict[str, Data | None] = {}
 
     @cached_property
@@ -79,12 +82,12 @@ class Problem:
     @cached_property
     def as_given(self) -> Risk:
         """The loss on the training data of the model in the mode in which it came."""
-        return self._on_training()
+        return self._on_training(seed=self.options["noise_seed"])
 
     @cached_property
     def _judged(self) -> Risk:
         """The loss on the training data of the model in evaluation mode, its statistics its own."""
-        return self._on_training(mode="eval")
+        return self._on_training(mode="eval", seed=self.options["noise_seed"])
 
     def data(self, split: str) -> Data | None:
         """The data of a split on the device; None where the task has none."""

@@ -14,6 +14,7 @@ r"""What is checked before anything of a risk is measured, once.
 A few samples of the first batch will do for all but the mean.
 """
 
+import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -217,17 +218,20 @@ class _Quotient:
         if not off <= self._scale.product[rung] * max(sizes) + floor:
             return (
                 "gradients and Hessian-vector products belong to different functions: they differ "
-                f"by {off:.4g} where the product is {sizes[1]:.4g} long"
+                f"by {off:.4g} where the product is {sizes[1]:.4g} long; derivatives='differences' "
+                "takes products by differences of gradients"
             )
         return ""
 
     def _noisy(self, v: Tensor, rung: int) -> bool:
         """Whether rounding inside the model is so large that the step was too small."""
-        step, tiny = (x * self._length for x in (self._scale.steps[rung], self._scale.tiny))
-        value, slope = self._at(self._w + tiny * v)
-        expected = abs(float(self._gradient @ v))
-        noise = abs(value - self._value - tiny * float(self._gradient @ v))
-        rough = float(torch.linalg.vector_norm(slope - self._gradient))
+        step, along = self._scale.steps[rung] * self._length, float(self._gradient @ v)
+        expected, noise, rough = abs(along), 0.0, 0.0
+        for factor in (1.0, 3.0, 10.0):
+            tiny = factor * self._scale.tiny * self._length
+            value, slope = self._at(self._w + tiny * v)
+            noise = max(noise, abs(value - self._value - tiny * along))
+            rough = max(rough, float(torch.linalg.vector_norm(slope - self._gradient)))
         # The product along v moves the gradient by far less over so small a step.
         return noise / step > 0.1 * self._scale.close[rung] * expected or (
             rough / step > 0.01 * self._norm / self._length
@@ -372,20 +376,24 @@ def _data(risk: "Risk") -> str:
 
 
 class _quiet:
-    """No random state is moved by the checks."""
+    """No random state is moved by the checks, and no warning of the model is heard twice."""
 
     def __init__(self, z: Tensor):
         devices = [z.device] if z.device.type == "cuda" else []
         self._fork = torch.random.fork_rng(devices=devices)
         self._inference = torch.inference_mode(False)
+        self._warnings = warnings.catch_warnings()
 
     def __enter__(self) -> None:
+        self._warnings.__enter__()
+        warnings.simplefilter("ignore")
         self._inference.__enter__()
         self._fork.__enter__()
 
     def __exit__(self, *error: Any) -> None:
         self._fork.__exit__(*error)
         self._inference.__exit__(*error)
+        self._warnings.__exit__(*error)
 
 
 def _foreign(value: Tensor, leaf: Tensor, risk: "Risk") -> tuple[list[Tensor], list[str]]:

@@ -436,7 +436,7 @@ def check_deterministic(objective: Objective, z: Float[Tensor, " p"]) -> Tensor:
         with torch.random.fork_rng(devices=[z.device] if z.device.type == "cuda" else []):
             first, second = value(objective, z), value(objective, z)
         if torch.allclose(first, second, rtol=1e-5, atol=0.0, equal_nan=True):
-            if not bool(torch.isfinite(first)) and bool(torch.isfinite(z).all()):
+            if not bool(torch.isfinite(first).all()) and bool(torch.isfinite(z).all()):
                 _check_finite(objective, z)
             judged(objective, z)
             return first

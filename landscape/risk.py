@@ -615,7 +615,7 @@ class Risk:
         fork = torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else [])
         grad = torch.enable_grad() if self._graphed else torch.no_grad()
         with torch.inference_mode(False), grad, fork:
-            own = {n: ordinary(p) for n, p in self.model.parameters.items()}
+            own = {n: ordinary(p).clone() for n, p in self.model.parameters.items()}
             # The caller's data too are left as they are, whatever the model writes to.
             batch = data_batches.copied(self.prepared(batch, self.point_dtype))
             data = list(data_batches.tensors_of(batch[:2]))
@@ -696,6 +696,7 @@ class Risk:
         self.evaluation = evaluation
         try:
             with torch.inference_mode(False), warnings.catch_warnings(), torch.enable_grad():
+                warnings.simplefilter("ignore")
                 # An operation without a batching rule falls back to a loop, and warns of it.
                 warnings.filterwarnings("error", message="There is a performance drop")
                 leaf = points.clone().requires_grad_()
@@ -705,7 +706,8 @@ class Risk:
             return False
         finally:
             self._features.clear()
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.inference_mode(False), warnings.catch_warnings(), torch.enable_grad():
+            warnings.simplefilter("ignore")
             leaf = points.clone().requires_grad_()
             alone = torch.stack([self._term(row, batch, share) for row in leaf])
             expected = _slope(alone, leaf)

@@ -268,8 +268,10 @@ def test_a_loss_that_is_random_without_a_known_module_is_refused(call, tmp_path)
         "                        train=(torch.ones(4, 2), torch.zeros(4, 1)))\n"
     )
     outcome = call("analyze", f"{path}:make", "--out", tmp_path / "out")
-    assert outcome.code == 1 and "the objective is random" in outcome.err
+    assert outcome.code == 1 and "found the loss (draws random numbers)" in outcome.err
     assert outcome.err.count("\n") == 1 and not (tmp_path / "out").exists()
+    measure = ("analyze", f"{path}:make", "--only", "gradient,spectrum", "--out", tmp_path / "out")
+    assert call(*measure, "--noise-seed", "0").code == 0
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over_with_one_warning(call, forks, tmp_path):

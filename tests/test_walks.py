@@ -110,7 +110,7 @@ def test_every_method_leaves_a_path(method):
         ({"members": 0}, "members must be at least 1, got 0"),
         ({"times": 1}, "times must be at least 2, got 1"),
         ({"evaluations": 0}, "evaluations must be at least 1, got 0"),
-        ({"lr": -1.0}, "lr must be positive"),
+        ({"lr": -1.0}, "lr must be at least 0 and finite, got -1.0"),
     ],
 )
 def test_paths_that_cannot_be_walked_are_refused(given, message):

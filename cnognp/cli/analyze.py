@@ -43,6 +43,10 @@ def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
         "(augmentation)",
     )  # fmt: skip
     parser.add_argument(
+        "--noise-seed", type=int, default=None,
+        help="measure one draw, with this seed, of what the model or the loss draws at random",
+    )  # fmt: skip
+    parser.add_argument(
         "--derivatives", type=str, default="exact",
         help="exact, or differences of gradients where a loss has no second derivative",
     )  # fmt: skip
@@ -286,9 +290,11 @@ def _check(subject: Any) -> None:
     """
     random = subject.problem.as_given.stochastic_modules()
     if random:
+        calm = any("in training mode" in suspect for suspect in random)
         raise RuntimeError(
             f"the loss is random, so no measurement of it means anything; found {', '.join(random)}"
-            ". Measure the model in evaluation mode with --eval-mode"
+            f". {'Measure the model in evaluation mode with --eval-mode' if calm else 'No mode'}"
+            f"{', or' if calm else ' switches that off: measure'} one draw of it with --noise-seed 0"
         )
 
 
@@ -354,6 +360,7 @@ def _trust(options: Namespace) -> dict[str, Any]:
             f"--derivatives must be exact or differences, got {options.derivatives!r}"
         )
     return {
-        "data_seed": options.data_seed, "derivatives": options.derivatives,
+        "data_seed": options.data_seed, "noise_seed": options.noise_seed,
+        "derivatives": options.derivatives,
         "check": not options.unchecked,
     }  # fmt: skip

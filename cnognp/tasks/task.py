@@ -240,7 +240,10 @@ def _check_batch(where: str, batch: Any, free: bool) -> None:
             f"{_kind(batch)}"
         )
     parts = {"inputs": batch[0], "target": batch[1]} if pair else batch
-    found = list(_tensors(parts))
+    try:
+        found = list(_tensors(parts))
+    except TypeError as error:
+        raise TypeError(f"{where}: {error}") from None
     if not found and not free:
         raise TypeError(f"{where} holds no tensor; got {_kind(batch)}")
     for label, tensor in found:
@@ -262,12 +265,19 @@ def _check_batch(where: str, batch: Any, free: bool) -> None:
 
 
 def _tensors(parts: Any, label: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of a batch with its place.
+
+    Raises:
+        TypeError: if a number stands where a list of tensors is begun.
+    """
     if isinstance(parts, Mapping):
         for key, part in parts.items():
             yield from _tensors(part, f"{label}[{key!r}]" if label else str(key))
     elif isinstance(parts, (tuple, list)) and not isinstance(parts, rnn.PackedSequence):
         for number, part in enumerate(parts):
             yield from _tensors(part, f"{label}[{number}]")
+    elif isinstance(parts, (int, float)) and label.endswith("]"):
+        raise TypeError(f"{label} must be a tensor, got {_kind(parts)}")
     else:
         for tensor in tensors_of(parts):
             yield label or "batch", tensor

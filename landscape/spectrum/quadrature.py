@@ -6,14 +6,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.special import betainc
 from torch import Tensor
 
-from landscape.curvature import Hessian, arithmetic
+from landscape.curvature import Derivatives, Hessian, arithmetic, differentiated
 from landscape.objective import Objective, check_deterministic, judged, normalisation_of
 from landscape.operators.blocks import Operator, graph_of, matrix, name_of
 from landscape.operators.selection import Where, describe
-from landscape.quiet import eigh_tridiagonal
+from landscape.quiet import betainc, eigh_tridiagonal
 from landscape.randomness import derive
 from landscape.results import Density, provenance
 
@@ -45,6 +44,7 @@ def density(
     memory: int = 2**32,
     where: Where | None = None,
     operator: Operator = Hessian,
+    derivatives: Derivatives | None = None,
     generator: torch.Generator | None = None,
 ) -> Density:
     r"""The spectral density of the Hessian and its distribution function, with bands.
@@ -86,6 +86,8 @@ def density(
             `landscape.operators.selection.selected`.
         operator: makes the matrix from (objective, z), for instance
             `landscape.operators.GaussNewton`.
+        derivatives: ``"exact"`` or ``"differences"`` (of gradients), for the Hessian; what the
+            objective says where None. The error of differences is not part of the bands.
         generator: source of the probes; seed 0 where None.
 
     Raises:
@@ -100,7 +102,7 @@ def density(
             raise ValueError(f"{name} must be positive, got {size}")
     z, kind = arithmetic(z)
     check_deterministic(objective, z)
-    whole = matrix(objective, z, operator, where)
+    whole = matrix(objective, z, differentiated(operator, derivatives), where)
     steps = min(steps, whole.dim)
     one = steps * whole.dim * z.element_size()
     if one > memory:
@@ -119,7 +121,7 @@ def density(
         described,
         where=describe(where),
         statistics=normalisation_of(objective),
-        provenance=described.provenance | {"arithmetic": kind},
+        provenance=described.provenance | {"arithmetic": kind, "judged": judged(objective, z)},
     )
 
 
