@@ -65,8 +65,13 @@ class Problem:
         self._model = _on(device, task.model)
         self._loss = _on(device, task.loss) if isinstance(task.loss, nn.Module) else task.loss
         self.normalised = any(is_batchnorm(module) for module in self._model.modules())
-        self._seed, self._options = data_seed, {"derivatives": derivatives, "check": check}
-        self.options = {"data_seed": data_seed, "noise_seed": noise_seed, **self._options}
+        self._seed = data_seed
+        self._options: dict[str, Any] = {"derivatives": derivatives, "check": check}
+        self.options: dict[str, Any] = {
+            "data_seed": data_seed,
+            "noise_seed": noise_seed,
+            **self._options,
+        }
         self._splits: dict[str, Data | None] = {}
 
     @cached_property
@@ -121,10 +126,14 @@ class Problem:
         found: dict[str, dict[str, float]] = {}
         for split in SPLITS:
             data = self.data(split)
-            found[split] = {} if data is None else {
-                name: float(value(self._risk(data, measure, z), z))
-                for name, measure in measures.items()
-            }
+            found[split] = (
+                {}
+                if data is None
+                else {
+                    name: float(value(self._risk(data, measure, z), z))
+                    for name, measure in measures.items()
+                }
+            )
         return found
 
     def metric(self, name: str, z: Tensor, *, own_statistics: bool = False) -> Risk:

@@ -57,7 +57,8 @@ def batch_of(content: Any, unpack: Unpack | None = None, *, whole: bool = False)
         found = unpack(content)
         if not isinstance(found, tuple) or len(found) != 3 or not isinstance(found[2], int):
             raise TypeError(
-                f"unpack must return (inputs, target, samples) with samples an int, got {found!r:.80}"
+                f"unpack must return (inputs, target, samples) with samples an int, got "
+                f"{found!r:.80}"
             )
         if found[2] < 1:
             raise ValueError("a batch holds no sample")
@@ -86,9 +87,7 @@ def count(inputs: Any, target: Any) -> int:
             if length == 0:
                 raise ValueError("a batch holds no sample")
             return length
-    raise ValueError(
-        f"a batch holds no tensor with a leading axis to count its samples by{_MEND}"
-    )
+    raise ValueError(f"a batch holds no tensor with a leading axis to count its samples by{_MEND}")
 
 
 def tensors_of(part: Any) -> Iterator[Tensor]:
@@ -97,9 +96,9 @@ def tensors_of(part: Any) -> Iterator[Tensor]:
 
 
 def mapped(part: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """``part`` with ``change`` applied to every tensor inside; inputs that are differentiated stay so.
+    """``part`` with ``change`` applied to every tensor inside.
 
-    A tensor that occurs twice is changed once.
+    A tensor that occurs twice is changed once; what requires a gradient still does.
     """
     return _mapped(part, change, {})
 
@@ -122,9 +121,10 @@ def copied(batch: Batch) -> Batch:
 
 
 def live(batch: Batch, everything: bool) -> Batch:
-    """The batch with inputs that are differentiated as fresh leaves: all floats, or those that came so."""
+    """The batch with differentiated inputs as fresh leaves: all floats, or those that came so."""
     if not everything and not any(t.requires_grad for t in tensors_of(batch[:2])):
         return batch
+
     def fresh(t: Tensor) -> Tensor:
         return t.detach().requires_grad_(t.is_floating_point() and everything)
 
@@ -139,7 +139,7 @@ def rowwise(batch: Batch) -> bool:
 def rows(batch: Batch, index: Tensor, *, graph: bool = False) -> Batch:
     """The samples ``index`` of a batch; with ``graph``, of one that is itself computed."""
     taken = _rows(batch[:2], index, graph)
-    return Batch(*taken, len(index))
+    return Batch(taken[0], taken[1], len(index))
 
 
 def spread(batch: Batch, samples: int) -> Batch:
@@ -157,7 +157,8 @@ def joined(batches: Sequence[Batch]) -> Batch:
     """
     if len(batches) == 1:
         return batches[0]
-    return Batch(*_join([batch[:2] for batch in batches], {}), sum(b.samples for b in batches))
+    whole = _join([batch[:2] for batch in batches], {})
+    return Batch(whole[0], whole[1], sum(b.samples for b in batches))
 
 
 def first_samples(batches: Iterable[Batch], samples: int) -> Iterator[Batch]:
@@ -187,7 +188,7 @@ def without_singles(batches: Iterable[Batch]) -> Iterator[Batch]:
 
 
 def dense_parts(tensor: Tensor) -> tuple[Tensor, ...]:
-    """The plain tensors that a tensor consists of: itself, or indices and values of a sparse one."""
+    """The plain tensors that a tensor consists of: itself, or places and values if it is sparse."""
     if tensor.layout == torch.strided:
         return (tensor,)
     if tensor.layout == torch.sparse_coo:
@@ -203,7 +204,8 @@ def dense_parts(tensor: Tensor) -> tuple[Tensor, ...]:
 
 
 def _changed(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
-    return Batch(*_mapped(batch[:2], change, {}), batch.samples)
+    new = _mapped(batch[:2], change, {})
+    return Batch(new[0], new[1], batch.samples)
 
 
 def _held(part: Any) -> dict[str, Any] | None:
@@ -241,6 +243,7 @@ def _mapped(part: Any, change: Callable[[Tensor], Tensor], known: dict[int, Any]
         part = torch.as_tensor(wide, device="cpu")
     elif id(part) in known:
         return known[id(part)]
+    new: Any
     if isinstance(part, Tensor):
         new = change(part)
         if part.requires_grad and not new.requires_grad and new.is_floating_point():
@@ -326,6 +329,7 @@ def _rows(part: Any, index: Tensor, graph: bool) -> Any:
     def taken(part: Any) -> Any:
         if id(part) in known:
             return known[id(part)]
+        new: Any
         if isinstance(part, Tensor):
             own = part if graph else part.detach()
             new = own.index_select(0, index) if part.ndim > 0 else part
@@ -364,9 +368,11 @@ def _join(parts: list[Any], known: dict[tuple[int, ...], Any]) -> Any:
 def _joined(parts: list[Any], known: dict[tuple[int, ...], Any]) -> Any:
     first = parts[0]
     if isinstance(first, Tensor):
-        return torch.cat([p.detach() for p in parts]).requires_grad_(first.requires_grad) if (
-            first.ndim
-        ) else first
+        return (
+            torch.cat([p.detach() for p in parts]).requires_grad_(first.requires_grad)
+            if (first.ndim)
+            else first
+        )
     if isinstance(first, rnn.PackedSequence):
         sequences = [row for part in parts for row in rnn.unpack_sequence(part)]
         return rnn.pack_sequence(sequences, enforce_sorted=False)

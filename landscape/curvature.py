@@ -86,16 +86,17 @@ class Hessian:
         self.point = z.detach()
         self.dim = objective.dim
         self.products = 0
+        self.blocks: bool | None = False
         self.differences = derivatives == "differences"
         self.name = "Hessian by differences" if self.differences else "Hessian"
         if self.differences:
-            self._graph, self.graph_bytes, self.cached, self.blocks = [], 0, False, False
+            self.graph_bytes, self.cached = 0, False
             return
         with second_order(objective):
             self._graph, self.graph_bytes, largest, self.cached = graphs(self._built, memory)
         self._rows = min(_BLOCK, _BLOCK_BYTES // max(largest, 1))
         small = objective.dim <= _BLOCK_DIM and self._rows > 1
-        self.blocks: bool | None = blocks if small else False
+        self.blocks = blocks if small else False
 
     def __matmul__(self, u: Float[Tensor, "*batch p"]) -> Float[Tensor, "*batch p"]:
         if u.shape[-1] != self.dim:
@@ -218,6 +219,9 @@ def graphs(again: Callable[[], Iterable[Any]], memory: int) -> Graphs:
 
     Where a model uses `torch.func` inside, which takes no hooks on saved tensors, the graphs are
     read after they are built.
+
+    Raises:
+        RuntimeError: whatever the model raises.
     """
     storages: dict[int, int] = {}
     kept: list[Any] = []

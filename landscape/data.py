@@ -263,8 +263,11 @@ def _listed(source: Any, free: bool) -> Sequence[Any]:
         if not source:
             raise ValueError("data holds no batch")
         return source
-    if isinstance(source, tuple) and len(source) != 2 and not free and all(
-        isinstance(item, tuple) for item in source
+    if (
+        isinstance(source, tuple)
+        and len(source) != 2
+        and not free
+        and all(isinstance(item, tuple) for item in source)
     ):
         if not source:
             raise ValueError("data holds no batch")
@@ -302,6 +305,8 @@ def is_dataset(source: Any) -> bool:
     plain = (Sequence, Mapping, Tensor)
     numbers = hasattr(source, "dtype")
     return (
-        hasattr(type(source), "__getitem__") and hasattr(type(source), "__len__")
-        and not isinstance(source, plain) and not numbers
+        hasattr(type(source), "__getitem__")
+        and hasattr(type(source), "__len__")
+        and not isinstance(source, plain)
+        and not numbers
     )

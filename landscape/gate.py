@@ -3,10 +3,10 @@ r"""What is checked before anything of a risk is measured, once.
 - *Substitution*: no tensor but the vector and the data reaches the loss through the graph.
 - *One function*: along a direction v at a shifted point w, differences of the values agree with the
   gradient, :math:`(f(w + hv) - f(w)) / h = g \cdot v`, and those of the gradients with the product,
-  :math:`(g(w + hv) - g(w)) / h = Hv`; central ones where the step is not tiny. Differences are taken in float64 where the
-  model can be evaluated so, at so small a step that kinks are rarely crossed. The value without a
-  graph, as measurements take it, and what the type of the point gives in the way in which the risk
-  evaluates many points are compared with that.
+  :math:`(g(w + hv) - g(w)) / h = Hv`; central ones where the step is not tiny. They are taken
+  in float64 where the model can be evaluated so, at so small a step that kinks are rarely crossed.
+  The value without a graph, as measurements take it, and what the type of the point gives in the
+  way in which the risk evaluates many points are compared with that.
 - *Mean*: where there are several batches and the loss is not known, batches joined have the mean of
   their losses by samples, see `landscape.weighing`.
 - *Data*: a loader gives the same data in every pass.
@@ -413,7 +413,7 @@ def _foreign(value: Tensor, leaf: Tensor, risk: "Risk") -> tuple[list[Tensor], l
 
 
 def _is_input(tensor: Tensor, risk: "Risk") -> bool:
-    """Whether a leaf is made of the data: inputs that are differentiated are fresh at every call."""
+    """Whether a leaf is made of the data: inputs that are differentiated are fresh in a call."""
     known = risk.model.name_of(tensor)
     return not known and not isinstance(tensor, torch.nn.Parameter)
 
@@ -441,8 +441,8 @@ def _unsubstituted(strange: list[Tensor], risk: "Risk") -> str:
         )
     shape = tuple(strange[0].shape)
     return (
-        f"a parameter of shape {shape} that is no part of the model reaches the loss, so that it is "
-        "no part of the vector: give the module that owns it as the loss itself or make it a part "
+        f"a parameter of shape {shape} that is no part of the model reaches the loss, so that it "
+        "is no part of the vector: give the module that owns it as the loss itself or make it part "
         "of the model, or freeze it with requires_grad_(False)" + _SKIP
     )
 
@@ -452,8 +452,8 @@ def _blame(risk: "Risk") -> str:
     custom = f" (custom operations: {', '.join(names)})" if names else ""
     if risk._written:
         return (
-            f"{custom}. The forward pass writes to {', '.join(risk._written[:3])}, which values see "
-            "and gradients do not: evaluation mode, model.eval(), may stop that"
+            f"{custom}. The forward pass writes to {', '.join(risk._written[:3])}, which values "
+            "see and gradients do not: evaluation mode, model.eval(), may stop that"
         )
     return (
         f"{custom}. A surrogate gradient, a detached part or a second derivative that is missing "

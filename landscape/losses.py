@@ -81,7 +81,7 @@ class Known(NamedTuple):
         return self.over == "labels" and self.option("weight") is not None
 
     def label_weights(self, target: Tensor) -> Tensor | None:
-        """The weight of every label, 0 where it is ignored; None where targets are probabilities."""
+        """The weight of every label, 0 where it is ignored; None if targets are probabilities."""
         if self.over != "labels" or target.is_floating_point():
             return None
         kept = target != self.option("ignore_index", -100)
@@ -91,7 +91,7 @@ class Known(NamedTuple):
         return torch.where(kept, weight.double()[target.where(kept, torch.zeros_like(target))], 0.0)
 
     def summed(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """The sum of a cross-entropy over its labels, and their weight; 0 and 0 if all are ignored."""
+        """The sum of a cross-entropy over its labels, and their weight; 0 if all are ignored."""
         weights = self.label_weights(target)
         assert weights is not None
         function = _function(self.loss)

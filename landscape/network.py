@@ -409,7 +409,9 @@ def _resumed(context: Callable[[], Any]) -> Iterator[None]:
             saved[name] = getattr(checkpointing, name)
     try:
         for name, original in saved.items():
-            changed = _Direct if name == "CheckpointFunction" else partial(_again, original, context)
+            changed = (
+                _Direct if name == "CheckpointFunction" else partial(_again, original, context)
+            )
             setattr(checkpointing, name, changed)
         yield
     finally:

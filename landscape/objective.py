@@ -170,7 +170,8 @@ class Sum:
 
     @property
     def layout(self) -> Any:
-        return next((p.layout for p in self.parts if getattr(p, "layout", None) is not None), None)
+        found = (getattr(part, "layout", None) for part in self.parts)
+        return next((layout for layout in found if layout is not None), None)
 
     def minibatches(
         self, size: int, generator: torch.Generator, *, epochs: int | None = None

@@ -1,7 +1,6 @@
 """The loss of a network on data, as a function of its parameters alone."""
 
 import copy
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import count as counter
@@ -15,6 +14,7 @@ from landscape import batches as data_batches
 from landscape.batches import Batch, Unpack
 from landscape.data import RESIDENT_BYTES, Data, order_of
 from landscape.draws import drawn_in, seeded
+from landscape.evaluation import Evaluation, chosen
 from landscape.folding import InPlace
 from landscape.gate import Gate
 from landscape.layout import Entry, Layout
@@ -24,34 +24,27 @@ from landscape.network import (
     Network,
     Statistics,
     constants,
-    drawing,
     is_batchnorm,
     measured_statistics,
     state_keys,
     unchecked,
 )
-from landscape.objective import Term, ordinary
+from landscape.objective import Term
 from landscape.randomness import derived_seed
 from landscape.stacked import Affine, losses, members_together, outputs, stack_of
+from landscape.trial import begin, tried
 
 Loss = Callable[[Any, Any], Any]
-Evaluation = Literal["auto", "stacked", "vmap", "sequential"]
 Derivatives = Literal["exact", "differences"]
-
-_SEQUENTIAL_ON_CPU = (
-    nn.modules.conv._ConvNd, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention,
-)  # fmt: skip
-_LARGE = 1_000_000
-_PROBED = 32  # samples on which ways to evaluate are compared
 
 
 class Risk:
     r"""The mean of a loss over data, :math:`\sum_b (w_b / W) \, \ell_b(z)`: what risks share.
 
     One term per batch, weighted by its share, so that an uneven last batch counts right. The
-    caller's model is used as it is, and never left changed: its weights, buffers, modes, attributes,
-    ``.grad`` and the random state are after a call what they were before. Buffers (BatchNorm
-    statistics) are copied at construction.
+    caller's model is used as it is, and never left changed: its weights, buffers, modes,
+    attributes, ``.grad`` and the random state are after a call what they were before. Buffers
+    (BatchNorm statistics) are copied at construction.
 
     Args:
         model: any module.
@@ -127,13 +120,14 @@ class Risk:
         self.known: Known | None = None if self.whole else known(loss)
         self._weights: list[float] | None = None
         self._total: float | None = None
-        self._try()
+        self._pairs = self._masked = False
+        begin(self)
         self._weigh()
         self.gate = Gate(check)
         self._stack = None
         if not self.whole and not self._live and not self._graphed:
             self._stack = stack_of(self.model, self.layout, self.data.first.inputs)
-        self.evaluation = self._choose(evaluation)
+        self.evaluation = chosen(self, evaluation)
 
     # ------------------------------------------------------------------ the point and the model
 
@@ -436,9 +430,9 @@ class Risk:
         if data is not None:
             twin.data = self._like(data)
         twin._weights = twin._total = None
-        twin._try()
+        begin(twin)
         twin._weigh()
-        twin.evaluation = twin._choose("auto")
+        twin.evaluation = chosen(twin, "auto")
         return twin
 
     # --------------------------------------------------------------------------------- within
@@ -533,7 +527,7 @@ class Risk:
             return self.known.weight(None, batch.target, batch.samples)
         if self._total is None and not self._pairs:
             return float(batch.samples)
-        loss = self._tried(batch)
+        loss = tried(self, batch)
         return float(loss[1]) if isinstance(loss, tuple) else float(batch.samples)
 
     def _weigh(self) -> None:
@@ -553,91 +547,6 @@ class Risk:
         self._total = total if self._pairs else None
         self._masked = self.known is not None and any(map(self.known.masks, self.data))
 
-    def _try(self) -> None:
-        """One evaluation of the first batch at the model's own parameters, which shows its kind.
-
-        Raises:
-            ValueError: if the loss is neither a scalar nor (sum, weight).
-        """
-        self._pairs = False
-        first = self.data.first
-        try:
-            loss = self._tried(first)
-        except RuntimeError as error:
-            if not _needs_graph(error):
-                if advice := self.data.advice:
-                    raise TypeError(f"{error}; {advice}") from error
-                raise
-            # Derivatives with respect to inputs, inside the model or the loss.
-            self._graphed = True
-            try:
-                loss = self._tried(first)
-            except RuntimeError as again:
-                if not _needs_graph(again):
-                    raise
-                self._live = True
-                loss = self._tried(first)
-        except (TypeError, ValueError) as error:
-            if advice := self.data.advice:
-                raise type(error)(f"{error}; {advice}") from error
-            raise
-        self._pairs = isinstance(loss, tuple) and len(loss) == 2
-        scalar = loss[0] if self._pairs else loss
-        if not isinstance(scalar, Tensor) or scalar.ndim != 0:
-            shape = tuple(scalar.shape) if isinstance(scalar, Tensor) else type(scalar).__name__
-            raise ValueError(
-                f"loss must return a scalar tensor or (sum, weight), got {shape}; "
-                "take the mean over the batch"
-            )
-        kinds = {str(p.dtype) for p in self.model.parameters.values() if p.requires_grad}
-        if len(kinds) > 1:
-            self._try_in_one_type(kinds)
-
-    def _try_in_one_type(self, kinds: set[str]) -> None:
-        """Nothing, if a model of several types can be evaluated in one.
-
-        Raises:
-            TypeError: if not.
-        """
-        z = self.point()
-        try:
-            with torch.inference_mode(False), torch.no_grad():
-                self._term(z, self.data.first, 1.0)
-        except RuntimeError as error:
-            raise TypeError(
-                f"the parameters are {' and '.join(sorted(kinds))}, and a vector has one type, "
-                f"{z.dtype}, in which the model fails ({str(error).splitlines()[0]}): make all of "
-                "it one type, model.float(), and leave out casts inside it"
-            ) from error
-
-    def _tried(self, batch: Batch) -> Any:
-        """The loss at the model's own parameters; notes what the model draws and writes to."""
-        fork = torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else [])
-        grad = torch.enable_grad() if self._graphed else torch.no_grad()
-        with torch.inference_mode(False), grad, fork:
-            own = {n: ordinary(p).clone() for n, p in self.model.parameters.items()}
-            # The caller's data too are left as they are, whatever the model writes to.
-            batch = data_batches.copied(self.prepared(batch, self.point_dtype))
-            data = list(data_batches.tensors_of(batch[:2]))
-            marks = [t._version for t in data]
-            fixed = {name: t.clone() for name, t in self._constants.items()}
-            tensors = {**own, **fixed}
-            versions = {name: t._version for name, t in tensors.items()}
-            try:
-                with (
-                    drawing(self.model, self.device) as drawn,
-                    self.model.watched(),
-                    self.model.given(tensors),
-                ):
-                    loss = self.batch_loss(self.model, batch)
-            finally:
-                written = [n for n, t in tensors.items() if t._version != versions[n]]
-                self._overwrites |= marks != [t._version for t in data]
-                _check_unwritten(written, self.layout)
-        self._random = self._random or drawn
-        self._written = sorted({*self._written, *written})
-        return loss
-
     def _on(self, batches: list[Batch], seed: int | None) -> "Risk":
         """The same risk on other batches, its weights normalised over those."""
         twin = copy.copy(self)
@@ -653,73 +562,6 @@ class Risk:
         twin._total = self._total
         return twin
 
-    def _choose(self, wanted: Evaluation) -> Evaluation:
-        """The way to evaluate several points. On a CPU, vmapped convolutions lose to a loop.
-
-        Raises:
-            ValueError: if the wanted way does not exist or does not fit the model.
-        """
-        if wanted not in ("auto", "stacked", "vmap", "sequential"):
-            raise ValueError(
-                f"evaluation must be auto, stacked, vmap or sequential, got {wanted!r}"
-            )
-        if wanted == "stacked" and self._stack is None:
-            raise ValueError(
-                "evaluation='stacked' needs a chain of linear layers and activations, and inputs "
-                "(samples, features)"
-            )
-        if wanted != "auto":
-            return wanted
-        heavy = self.dim > _LARGE or any(
-            isinstance(module, _SEQUENTIAL_ON_CPU) for module in self.model.modules()
-        )
-        apart = self._random or self._graphed or self._live
-        if apart or (heavy and self.device.type == "cpu"):
-            return "sequential"
-        for choice in ("stacked", "vmap"):
-            if (choice == "vmap" or self._stack is not None) and self._agrees(choice):
-                return choice  # type: ignore[return-value]
-        return "sequential"
-
-    def _agrees(self, evaluation: Evaluation) -> bool:
-        """Whether two points at once have the values and gradients of each alone.
-
-        A loss that calls .item() does not go through at all; one that reads the model's parameters
-        goes through, and sees those of another point.
-        """
-        batch, share = next((b, s) for b, s in self.weighed() if s != 0)
-        if batch.samples > _PROBED and data_batches.rowwise(batch):
-            batch = data_batches.spread(batch, _PROBED)
-        z = self.point()
-        shift = 0.05 * z.abs().mean() + 1e-3
-        points = torch.stack([z + shift, z - 0.5 * shift])
-        self.evaluation = evaluation
-        try:
-            with torch.inference_mode(False), warnings.catch_warnings(), torch.enable_grad():
-                warnings.simplefilter("ignore")
-                # An operation without a batching rule falls back to a loop, and warns of it.
-                warnings.filterwarnings("error", message="There is a performance drop")
-                leaf = points.clone().requires_grad_()
-                together = self._rows(leaf, -1, batch, share)
-                slopes = _slope(together, leaf)
-        except (RuntimeError, TypeError, ValueError, UserWarning, AttributeError):
-            return False
-        finally:
-            self._features.clear()
-        with torch.inference_mode(False), warnings.catch_warnings(), torch.enable_grad():
-            warnings.simplefilter("ignore")
-            leaf = points.clone().requires_grad_()
-            alone = torch.stack([self._term(row, batch, share) for row in leaf])
-            expected = _slope(alone, leaf)
-        close = torch.finfo(z.dtype).eps ** 0.5 * 4
-        return all(
-            torch.allclose(
-                a, b, rtol=close, atol=close * float(b.nan_to_num(0, 0, 0).abs().max()),
-                equal_nan=True,
-            )
-            for a, b in ((together.detach(), alone.detach()), (slopes, expected))
-        )
-
 
 class EmpiricalRisk(Risk):
     r"""The mean loss of the outputs of ``model`` on ``data``.
@@ -730,9 +572,9 @@ class EmpiricalRisk(Risk):
 
     ``loss(output, target)`` gives the mean over the batch, or ``(sum, weight)``, in which case the
     risk is the sum of the sums over the sum of the weights. An accuracy will do. Torch's own losses
-    are weighed by what their mean is over: labels that are not ignored, class weights, entries; with
-    ``reduction="sum"`` batches add up. The trainable parameters of a loss that is a module belong
-    to the vector, behind those of the model.
+    are weighed by what their mean is over: labels that are not ignored, class weights, entries;
+    with ``reduction="sum"`` batches add up. The trainable parameters of a loss that is a module
+    belong to the vector, behind those of the model.
     """
 
     def batch_loss(self, network: Network, batch: Batch) -> Any:
@@ -770,13 +612,6 @@ class ModelRisk(Risk):
         return self.loss(network.module, batch.inputs)
 
 
-def _slope(values: Tensor, leaf: Tensor) -> Tensor:
-    if not values.requires_grad:
-        return torch.zeros_like(leaf)
-    (slope,) = torch.autograd.grad(values.sum(), leaf, materialize_grads=True)
-    return slope
-
-
 def _layout_of(network: Network) -> Layout:
     """The layout of the model's trainable parameters, and of those of the loss behind them."""
     trainable = any(p.requires_grad for p in network.module.parameters())
@@ -791,25 +626,6 @@ def _layout_of(network: Network) -> Layout:
             entries.append(Entry(name, shape, offset, "other", None))
             offset += entries[-1].size
     return Layout(tuple(entries))
-
-
-def _needs_graph(error: RuntimeError) -> bool:
-    said = str(error)
-    return "does not require grad" in said or "not to have been used in the graph" in said
-
-
-def _check_unwritten(written: list[str], layout: Layout) -> None:
-    """Nothing, if the model wrote to none of its trainable parameters.
-
-    Raises:
-        RuntimeError: if it did; a vector that changes while it is evaluated is no point.
-    """
-    changed = [name for name in written if name in layout.names]
-    if changed:
-        raise RuntimeError(
-            f"the forward pass writes to the parameter {changed[0]}, so the loss is no function of "
-            "it: do that outside of forward, or make the parameter a buffer"
-        )
 
 
 def _check_options(model: Any, **options: str) -> None:

@@ -6,7 +6,7 @@ The loss of a batch may be the mean over its samples; a mean with weights that o
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -183,11 +183,12 @@ def _weighed_otherwise(risk: "Risk", anchor: Batch, batch: Batch, z: Tensor) -> 
         if abs(both - by_samples) <= _tolerance(z) * (abs(a) + abs(b) + abs(both)):
             return ""
         if abs(both - (a + b)) <= _tolerance(z) * (abs(a) + abs(b)):
-            return f"the loss adds up over samples ({float(both):.5g} = {float(a):.5g} + {float(b):.5g})"
+            sums = f"{float(both):.5g} = {float(a):.5g} + {float(b):.5g}"
+            return f"the loss adds up over samples ({sums})"
         if _is_weighted(risk, whole, z):
             return (
-                f"the loss of two batches together ({float(both):.6g}) is not the mean of theirs by "
-                f"samples ({float(by_samples):.6g}): it weighs samples by something else, such as "
+                f"the loss of two batches together ({float(both):.6g}) is not the mean of theirs "
+                f"by samples ({float(by_samples):.6g}): it weighs them by something else, such as "
                 "the weight of a class, labels that are not ignored, or tokens"
             )
         return "coupled"

@@ -385,9 +385,7 @@ def test_what_was_judged_stands_in_every_result_and_is_judged_once(monkeypatch):
     z = risk.point()
     calls = []
     original = type(risk.gate)._derivatives
-    monkeypatch.setattr(
-        type(risk.gate), "_derivatives", lambda *a: calls.append(1) or original(*a)
-    )
+    monkeypatch.setattr(type(risk.gate), "_derivatives", lambda *a: calls.append(1) or original(*a))
     u, v = directions.random(risk.layout, z, seeded(0))
     axis = [-1, 0, 1]
     found = [
@@ -490,7 +488,7 @@ def test_a_state_that_is_kept_between_calls_is_that_of_the_beginning():
 ])  # fmt: skip
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_modules_with_weights_that_a_hook_computes_are_measured(change):
-    import torch.nn.utils.prune  # noqa: F401
+    import torch.nn.utils.prune
 
     model = built(Net)
     change(model)

@@ -39,7 +39,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from landscape import data as data_batches
-from landscape import risk as risks
+from landscape import evaluation as ways
 from landscape import slices
 from landscape.curvature import gradients
 from landscape.objective import Ridge, Sum, hvp, value, value_and_grad
@@ -337,7 +337,7 @@ def test_the_way_to_evaluate_is_chosen_by_model_loss_and_data(which):
 
 @pytest.mark.parametrize("name", ["attention", "encoder", "lstm", "convolution", "transposed"])
 def test_where_nothing_is_slow_when_mapped_only_what_can_be_differentiated_is(name, monkeypatch):
-    monkeypatch.setattr(risks, "_SEQUENTIAL_ON_CPU", ())
+    monkeypatch.setattr(ways, "_SEQUENTIAL_ON_CPU", ())
     objective, _, point = made(name)
     anew = EmpiricalRisk(built(RISKS[name][0]), objective.batches, objective.loss)
     z = point + 0.1 * normal(3, len(point))

@@ -291,10 +291,13 @@ def _check(subject: Any) -> None:
     random = subject.problem.as_given.stochastic_modules()
     if random:
         calm = any("in training mode" in suspect for suspect in random)
+        advice = (
+            "Measure the model in evaluation mode with --eval-mode, or"
+            if calm else "No mode switches that off: measure"
+        )  # fmt: skip
         raise RuntimeError(
-            f"the loss is random, so no measurement of it means anything; found {', '.join(random)}"
-            f". {'Measure the model in evaluation mode with --eval-mode' if calm else 'No mode'}"
-            f"{', or' if calm else ' switches that off: measure'} one draw of it with --noise-seed 0"
+            "the loss is random, so no measurement of it means anything; found "
+            f"{', '.join(random)}. {advice} one draw of it with --noise-seed 0"
         )
 
 
@@ -356,9 +359,7 @@ def _trust(options: Namespace) -> dict[str, Any]:
         ValueError: if it does not exist.
     """
     if options.derivatives not in ("exact", "differences"):
-        raise ValueError(
-            f"--derivatives must be exact or differences, got {options.derivatives!r}"
-        )
+        raise ValueError(f"--derivatives must be exact or differences, got {options.derivatives!r}")
     return {
         "data_seed": options.data_seed, "noise_seed": options.noise_seed,
         "derivatives": options.derivatives,

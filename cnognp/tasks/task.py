@@ -48,8 +48,8 @@ class Task:
         TypeError: if the model is no module, the loss, a metric or ``initial`` cannot be called,
             or a split is of another kind.
         ValueError: if a split holds no sample, one input and a target of different lengths, or a
-            number that is not finite (minus infinity is allowed in a mask beside other inputs). What
-            a ``Dataset`` or a ``DataLoader`` gives is not read, so not checked.
+            number that is not finite (minus infinity is allowed in a mask beside other inputs).
+            What a ``Dataset`` or a ``DataLoader`` gives is not read, so not checked.
     """
 
     model: nn.Module
@@ -172,7 +172,11 @@ def _vector(layout: Layout, task: Task) -> Tensor:
 
 
 def _reset(task: Task, layout: Layout, given: Tensor) -> Tensor:
-    """The point of the model with its modules reset, which it is only meanwhile."""
+    """The point of the model with its modules reset, which it is only meanwhile.
+
+    Raises:
+        ValueError: if that changes nothing.
+    """
     model = task.model
     tensors = [*model.parameters(), *model.buffers()]
     saved = [tensor.detach().clone() for tensor in tensors]
@@ -257,8 +261,10 @@ def _check_batch(where: str, batch: Any, free: bool) -> None:
         if tensor.ndim == 0 and len(found) == 2:
             raise ValueError(f"{where}: {label} has no axis of samples, its shape is ()")
         lengths[label] = len(tensor) if tensor.ndim else 0
-    if len(found) == 2 and all(isinstance(p, Tensor) for p in batch) and (
-        len(set(lengths.values())) > 1
+    if (
+        len(found) == 2
+        and all(isinstance(p, Tensor) for p in batch)
+        and (len(set(lengths.values())) > 1)
     ):
         sizes = ", ".join(f"{label} {length}" for label, length in lengths.items())
         raise ValueError(f"{where}: the tensors must have one number of rows, got {sizes}")

@@ -82,7 +82,9 @@ def loss_hessian(risk: EmpiricalRisk, outputs: Outputs) -> Bend:
             "its own), which a matrix of the outputs leaves out: add a Ridge to the risk instead, "
             "or use the Hessian"
         )
-    slopes = [torch.zeros_like(t) if s is None else s for t, s in zip(detached, slopes, strict=True)]
+    slopes = [
+        torch.zeros_like(t) if s is None else s for t, s in zip(detached, slopes, strict=True)
+    ]
     bent = [place for place, slope in enumerate(slopes) if slope.requires_grad]
     if not bent:
         return lambda vectors: [torch.zeros_like(v) for v in vectors]

@@ -113,7 +113,7 @@ class CurvatureRecorder:
         self._rule = ""
         self._vectors: Tensor | None = None
         self._scaled: Tensor | None = None
-        self._checked = False
+        self._checked: dict[str, Any] = {}
         self._blocks: bool | None = None
 
     def __call__(
@@ -167,9 +167,7 @@ class CurvatureRecorder:
             label=self.label,
             status=status if finite.all() else f"{status}, {int((~finite).sum())} not finite",
             statistics=normalisation_of(self.objective),
-            provenance=provenance(
-                seed=self._generator.initial_seed(), judged=self._checked or {}
-            ),
+            provenance=provenance(seed=self._generator.initial_seed(), judged=self._checked),
         )
 
     def state_dict(self) -> dict[str, np.ndarray]:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from landscape.objective import Objective, normalisation_of, widened
+from landscape.objective import Objective, widened
 from landscape.results import Line, Lines, Surface, provenance
 from landscape.slices.sweep import Cells, Options, Sweep, digest
 

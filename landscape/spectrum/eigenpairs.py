@@ -73,8 +73,8 @@ def top_eigenpairs(
     float64 on the same data where the objective can be evaluated so. ``bounds`` are larger by 8 eps
     times the largest Ritz value, which is allowed for the rounding of that product.
 
-    Where products are differences of gradients (``derivatives="differences"``), what two steps say of
-    their error is added to the bounds, which are then estimates, as the provenance says.
+    Where products are differences of gradients (``derivatives="differences"``), what two steps say
+    of their error is added to the bounds, which are then estimates, as the provenance says.
 
     What is proved: some eigenvalue of H lies within ``bounds[i]`` of ``eigenvalues[i]``, and k
     eigenvalues, counted with multiplicity, lie within ``joint_bound`` of the k values, one for each

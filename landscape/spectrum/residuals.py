@@ -105,10 +105,8 @@ def unit(vectors: Float[Tensor, "k p"]) -> Float[Tensor, "k p"]:
     return vectors
 
 
-def _products(
-    make: Callable[[Tensor], Any], z: Tensor, vectors: Tensor
-) -> tuple[Tensor, str, Any]:
-    """H x, (k, d), in float64 where that can be, if rounding is part of the bound, and the matrix."""
+def _products(make: Callable[[Tensor], Any], z: Tensor, vectors: Tensor) -> tuple[Tensor, str, Any]:
+    """H x, (k, d), in float64 where that can be; if rounding is in the bound; and the matrix."""
     try:
         wide = make(z.double())
         image = wide @ vectors.double()

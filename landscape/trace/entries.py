@@ -143,9 +143,7 @@ def _prepared(
     z, kind = arithmetic(z)
     check_deterministic(objective, z)
     generator = generator or torch.Generator(device="cpu").manual_seed(0)
-    facts = provenance(
-        seed=generator.initial_seed(), arithmetic=kind, judged=judged(objective, z)
-    )
+    facts = provenance(seed=generator.initial_seed(), arithmetic=kind, judged=judged(objective, z))
     return matrix(objective, z, operator, where), generator, facts
 
 

@@ -82,7 +82,10 @@ def trace(
     Raises:
         ValueError: if ``method``, ``tolerance`` or ``probes`` is out of range, or the exact trace
             does not hold; the message then names the operation.
-        RuntimeError: if the objective is random.
+        RuntimeError: if the objective is random or does not pass its gate, or a model fails in the
+            exact trace.
+        TypeError: likewise.
+        IndexError: likewise.
     """
     if method not in ("hutchinson", "exact", "auto"):
         raise ValueError(f"method must be hutchinson, exact or auto, got {method!r}")

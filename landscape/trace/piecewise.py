@@ -83,11 +83,11 @@ class ExactDiagonal(NamedTuple):
 def exact_diagonal(objective: Objective, z: Tensor, generator: torch.Generator) -> ExactDiagonal:
     """The diagonal of the almost-everywhere Hessian, where the Gauss-Newton identity holds.
 
-    All of this is checked: every operation of the network on every batch is on the list of
-    piecewise linear ones; every parameter takes part in one operation only; no two activations are
-    multiplied; BatchNorm is frozen; samples do not mix; and for a random coordinate e of every
-    tensor the products e'He and e'Ge agree in float64, for a few samples together and alone. Other objectives are exact where all entries can be
-    taken one by one, up to p = 32.
+    All of this is checked: every operation of the network on every batch is a builtin of torch on
+    the list of piecewise linear ones; every parameter takes part in one operation only; no two
+    activations are multiplied; BatchNorm is frozen; samples do not mix; and for a random coordinate
+    e of every tensor the products e'He and e'Ge agree in float64, for a few samples together and
+    alone. Other objectives are exact where all entries can be taken one by one, up to p = 32.
 
     Args:
         objective: the loss of a network, or another objective with p at most 32.
@@ -273,7 +273,9 @@ def _check_coordinates(
     parts = sum(_entries(part, wide, places, gauss_alone=True)[1] for part in alone)
     single = parts / max(len(alone), 1)
     off = float((gauss - single).abs().max()) if alone else 0.0
-    some = places[torch.randperm(len(places), generator=generator, device=generator.device)[:_CHECKS]]
+    some = places[
+        torch.randperm(len(places), generator=generator, device=generator.device)[:_CHECKS]
+    ]
     batch = _entries(risk, wide, some, gauss_alone=True)[1]
     ours = diagonal[some.cpu()]
     # Elsewhere than in the few samples, and again in the type of the point.
