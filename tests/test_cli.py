@@ -430,6 +430,14 @@ sys.exit(main.main(sys.argv[1:]))
 """
 
 
+def heeding(argv):
+    """The process, which does not ignore Ctrl-C although the one that tests it may."""
+    return subprocess.run(
+        argv, env=runs.ENVIRONMENT, capture_output=True, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(("number", "code"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGUSR1", 138)])
 @pytest.mark.parametrize("swallowed", ["None", "RecursionError('too deep')", "()"])
 def test_a_signal_while_torch_is_imported_ends_a_training_in_order(
@@ -438,7 +446,7 @@ def test_a_signal_while_torch_is_imported_ends_a_training_in_order(
     # What an import makes of an interrupt: it comes out, as another error, or not at all.
     text = IMPORTS.format(name="torch", number=number, swallowed=swallowed)
     argv = [sys.executable, "-c", text, *map(str, runs.train(tmp_path / "run", iterations=3))]
-    done = subprocess.run(argv, env=runs.ENVIRONMENT, capture_output=True, text=True)
+    done = heeding(argv)
     assert done.returncode == code, done.stderr
     begun = number == "SIGUSR1" or swallowed == "()"
     assert (tmp_path / "run").exists() == begun
@@ -462,9 +470,7 @@ from cnognp.cli import main, tasks
 tasks.command = lambda options: exec("import os; os.kill(os.getpid(), signal.{number})")
 sys.exit(main.main(["tasks"]))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", text], env=runs.ENVIRONMENT, capture_output=True, text=True
-    )
+    done = heeding([sys.executable, "-c", text])
     assert (done.returncode, done.stderr) == (code, "")
 
 
@@ -480,9 +486,7 @@ sys.meta_path.insert(0, Finder())
 sys.argv = ["cnognp", "tasks"]
 runpy.run_module("cnognp", run_name="__main__", alter_sys=True)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", text], env=runs.ENVIRONMENT, capture_output=True, text=True
-    )
+    done = heeding([sys.executable, "-c", text])
     assert done.returncode == code and "Traceback" not in done.stderr
 
 

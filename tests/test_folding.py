@@ -142,6 +142,7 @@ def test_layers_that_are_watched_or_shared_are_not_folded(blocked):
 
 
 @pytest.mark.usefixtures("unchecked")
+@pytest.mark.filterwarnings("ignore:BatchNorm.s statistics are frozen")
 def test_the_project_s_own_networks_are_folded_in_float32():
     images, target = normal(6, 3, 32, 32, dtype=torch.float32), classes(6, 10)
     risk = EmpiricalRisk(resnet20().eval(), (images, target), CE)

@@ -84,9 +84,10 @@ def test_only_what_is_left_open_is_settled():
         assert settled(config, problem) == config
 
 
-def test_a_swarm_without_a_size_has_epochs_and_with_0_one_step():
-    assert METHODS["cno"]().local.size == BATCH
-    assert METHODS["cno"](batch_size=0).local is None
+def test_a_swarm_takes_one_step_where_nobody_settles_a_size():
+    assert METHODS["cno"]().local is None is METHODS["cno"](batch_size=0).local
+    assert METHODS["cno"](momentum=0.9).local.size == BATCH
+    assert METHODS["cno"](batch_size=8).local.size == 8
 
 
 def test_the_run_says_the_size_that_was_found_and_goes_on_with_it(tmp_path):

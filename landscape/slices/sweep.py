@@ -296,7 +296,7 @@ class Sweep:
         said = f"{frozen:.4g} at the farthest corner, {own:.4g} with statistics re-estimated there"
         self.notes["frozen statistics"] = said
         # Far from any minimum both are large, and neither is what anybody asks for.
-        sound = own <= 1.25 * abs(self.center) + 0.25
+        sound = own <= 1.1 * abs(self.center) + 0.1
         if sound and not abs(frozen - own) <= 0.5 * (1 + abs(own)):
             warnings.warn(
                 f"BatchNorm's statistics are frozen at those of the model: the loss is {said}; "

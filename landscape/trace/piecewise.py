@@ -256,7 +256,7 @@ def _check_coordinates(
     spans = [(entry.offset, entry.size) for entry in risk.layout.entries]
     drawn = torch.rand(len(spans), generator=generator, device=generator.device).tolist()
     every = [offset + int(u * size) for u, (offset, size) in zip(drawn, spans, strict=True)]
-    few, alone = _few(risk)
+    few = _few(risk)
     wide = _wide(few, z)
     places = torch.tensor(every, device=z.device)
     whole, gauss = _entries(few, wide, places)
@@ -270,9 +270,7 @@ def _check_coordinates(
             "the exact trace does not hold here: some diagonal entries of the Hessian and of the "
             f"Gauss-Newton matrix differ by {worst:.3g}; use method='hutchinson'"
         )
-    parts = sum(_entries(part, wide, places, gauss_alone=True)[1] for part in alone)
-    single = parts / max(len(alone), 1)
-    off = float((gauss - single).abs().max()) if alone else 0.0
+    off = float((gauss - gauss_newton_diagonal(few, wide)[0][places.cpu()]).abs().max())
     some = places[
         torch.randperm(len(places), generator=generator, device=generator.device)[:_CHECKS]
     ]
@@ -290,18 +288,14 @@ def _check_coordinates(
     return len(places) + len(some)
 
 
-def _few(risk: EmpiricalRisk) -> tuple[EmpiricalRisk, list[EmpiricalRisk]]:
-    """The risk on a few samples of its first batch that count, and on each of them alone.
-
-    Nothing is taken apart where samples weigh differently, which the mean of risks does not know.
-    """
-    batch, share = next((b, s) for b, s in risk.weighed() if s > 0)
-    weighs = risk.known is None or risk.known.over == "labels"
-    order = torch.arange(min(_FEW, batch.samples), device=risk.device)
-    few: Any = risk._on([data_batches.rows(batch, order)], risk.seed)
-    singles = [risk._on([data_batches.rows(batch, i)], risk.seed) for i in order.split(1)]
-    equal = not weighs or len({part.weights[0] for part in singles}) == 1
-    return few, singles if equal and few.weights[0] > 0 else []  # type: ignore[return-value]
+def _few(risk: EmpiricalRisk) -> EmpiricalRisk:
+    """The risk on a few samples of its first batch that have a weight."""
+    batch, _ = next((b, s) for b, s in risk.weighed() if s > 0)
+    for count in (min(_FEW, batch.samples), batch.samples):
+        few: Any = risk._on([data_batches.spread(batch, count)], risk.seed)
+        if few.weights[0] > 0:
+            break
+    return few
 
 
 def _wide(risk: EmpiricalRisk, z: Tensor) -> Tensor:
@@ -326,7 +320,7 @@ def _entries(
     if gauss_alone:
         return gauss, gauss
     hessian = Hessian(risk, z)
-    products = torch.stack([hessian @ unit for unit in units])
+    products = hessian @ units
     whole = (units * products).sum(-1).double()
     return whole.cpu(), gauss
 
