@@ -64,7 +64,8 @@ def batch_of(content: Any, unpack: Unpack | None = None, *, whole: bool = False)
             raise ValueError("a batch holds no sample")
         return Batch(content, None, found[2]) if whole else Batch(*found)
     if whole:
-        return Batch(content, None, count(None, content))
+        listed = isinstance(content, list) and not any(isinstance(t, Tensor) for t in content)
+        return Batch(content, None, len(content) if listed and content else count(None, content))
     if isinstance(content, Sequence) and not isinstance(content, rnn.PackedSequence):
         if len(content) != 2 or isinstance(content, (str, bytes)):
             raise TypeError(

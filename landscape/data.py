@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from landscape import batches as parts
 from landscape.batches import Batch, Unpack, batch_of, moved, tensors_of
-from landscape.loaders import LoaderBatches, check_complete, has_places, randomness
+from landscape.loaders import LoaderBatches, check_complete, differs, has_places, randomness
 from landscape.randomness import derive, derived_seed
 
 RESIDENT_BYTES = 2**28
@@ -65,6 +65,8 @@ class Data:
             self._stream = LoaderBatches(loader, self.device, seed or 0, unpack, whole)
             self.random = randomness(loader)
             self.batches = _resident(self._stream)
+            if not self.random and isinstance(self.batches, list):
+                self.random = differs(self._stream, self.batches)
             if one and isinstance(self.batches, list):
                 self.batches = [parts.joined(self.batches)]
         else:
@@ -257,9 +259,8 @@ def _listed(source: Any, free: bool) -> Sequence[Any]:
             "data must be one batch (inputs, target), a list of batches, a Dataset or a "
             f"DataLoader, got {type(source).__name__}"
         )
-    if isinstance(source, list) and not (
-        len(source) == 2 and all(isinstance(item, Tensor) for item in source)
-    ):
+    pair = not free and isinstance(source, list) and len(source) == 2
+    if isinstance(source, list) and not (pair and all(isinstance(t, Tensor) for t in source)):
         if not source:
             raise ValueError("data holds no batch")
         return source

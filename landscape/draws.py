@@ -1,7 +1,11 @@
 """Random modules as functions: what they draw follows from a seed, and not from the arithmetic."""
 
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -14,7 +18,9 @@ _DRAWN = (
 
 
 class seeded:
-    """Random modules draw from ``seed`` inside, and the global generators come back untouched.
+    """Whoever draws does so from ``seed`` inside, and global generators come back untouched.
+
+    Those of torch, NumPy and Python.
 
     Does nothing where ``seed`` is None.
 
@@ -36,6 +42,9 @@ class seeded:
     def __enter__(self) -> None:
         if self._fork is None:
             return
+        self._others = random.getstate(), np.random.get_state()  # noqa: NPY002
+        random.seed(self._seed)
+        np.random.seed(self._seed & 0xFFFFFFFF)  # noqa: NPY002
         self._fork.__enter__()
         torch.default_generator.manual_seed(self._seed)
         if self._device.type == "cuda":
@@ -50,6 +59,20 @@ class seeded:
         if self._mode is not None:
             self._mode.__exit__(*error)
         self._fork.__exit__(*error)
+        random.setstate(self._others[0])
+        np.random.set_state(self._others[1])  # noqa: NPY002
+
+
+@contextmanager
+def kept_states(device: torch.device) -> Iterator[None]:
+    """Whatever is drawn inside, the global generators come back untouched."""
+    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(legacy)  # noqa: NPY002
 
 
 class drawn_in(TorchDispatchMode):

@@ -22,14 +22,17 @@ import torch
 from torch import Tensor
 
 from landscape import batches as data_batches
+from landscape.draws import seeded
 from landscape.objective import first_order, ordinary, second_order
 from landscape.weighing import coupling, shifted, weighing
 
 if TYPE_CHECKING:
     from landscape.risk import Risk
 
-_SAMPLES = 3  # of the first batch
-_WIDE_DIM = 10_000_000  # longest vector that is taken in float64
+_SAMPLES = 3  # of the first batch, and more where that costs little or some parameter has no part
+_CHEAP = 1_000_000  # parameters times samples
+_WIDE_DIM = 30_000_000  # longest vector that is taken in float64
+_FAR = 0.5  # relative distance from where a risk was judged, beyond which it is judged again
 _SKIP = "; check=False measures all the same, and results say so"
 
 
@@ -55,7 +58,7 @@ class _Scale(NamedTuple):
 _LADDER = (1e-3, 1e-3, 1e-2, 1e-2, 2e-2)
 # A tiny step must move what is rounded to float32 inside, if only now and then.
 _WIDE = _Scale((1e-9, 1e-6, 1e-4, 1e-3, 1e-2), _LADDER, _LADDER, 1e-8, 1e-4)
-_NARROW = _Scale((1e-3, 1e-2, 3e-2), (1e-2, 2e-2, 5e-2), (0.5, 0.5, 0.5), 1e-6, 3e-2)
+_NARROW = _Scale((3e-4, 1e-3, 1e-2), (2e-2, 2e-2, 3e-2), (0.1, 0.1, 0.1), 1e-6, 3e-2)
 
 
 class Gate:
@@ -72,6 +75,7 @@ class Gate:
         self.wanted = wanted
         self.custom: list[str] = []
         self._found: dict[str, Any] | None = None
+        self._at: Tensor | None = None
         self._error: Exception | None = None
         self._coupled: dict[bool, str] = {}
 
@@ -87,14 +91,24 @@ class Gate:
             return {"nothing": "check=False"}
         if self._error is not None:
             raise self._error
-        if self._found is None and bool(torch.isfinite(z).all()):
+        if (self._found is None or self._is_far(z)) and bool(torch.isfinite(z).all()):
             try:
-                found = {"data": _data(risk), "mean": weighing(risk)}
+                found = self._found or {"data": _data(risk), "mean": weighing(risk)}
                 self._found = {**found, **self._derivatives(risk, z)}
+                self._at = z.detach()
             except (RuntimeError, ValueError) as error:
                 self._error = error.with_traceback(None)
                 raise
         return self._found or {"nothing": "the point is not finite"}
+
+    def _is_far(self, z: Tensor) -> bool:
+        """Whether a point is so far from where the risk was judged that more may happen there."""
+        if self._at is None or self._at.shape != z.shape:
+            return True
+        if self._at.data_ptr() == z.data_ptr():
+            return False
+        size = max(float(torch.linalg.vector_norm(self._at)), float(torch.linalg.vector_norm(z)))
+        return float(torch.linalg.vector_norm(self._at.to(z) - z)) > _FAR * size
 
     def coupled(self, risk: "Risk") -> str:
         """Why batches are neither cut nor joined; empty where the loss is the mean over samples.
@@ -118,14 +132,16 @@ class Gate:
                 return {"derivatives": "the loss has none"}
             if not bool(torch.isfinite(base.value)):
                 return {"derivatives": "not checked: the loss is not finite beside the point"}
-            v, product = _Quotient(base).check()
+            quotient = _Quotient(base)
+            v, product = quotient.check()
             if base.leaf.dtype != w.dtype:
                 _compare(base, w, v, product)
+            _check_held(base)
         said = "values, gradients and products" if base.exact else "values and gradients"
         kind = str(base.leaf.dtype).removeprefix("torch.")
         return {
             "substitution": "the loss depends on the vector alone",
-            "derivatives": f"{said} agree by differences in {kind}{base.reason}",
+            "derivatives": f"{said} agree by differences in {kind}{base.reason}{quotient.remark}",
         }
 
 
@@ -154,6 +170,7 @@ class _Quotient:
         self._length = float(torch.linalg.vector_norm(self._w)) or 1.0
         self._value, self._gradient = float(base.value.detach()), base.slope.detach()
         self._norm = float(torch.linalg.vector_norm(self._gradient))
+        self.remark = ""
 
     def check(self) -> tuple[Tensor, Tensor | None]:
         """The direction and the product with it, if all agree at a step that rounding allows.
@@ -168,14 +185,71 @@ class _Quotient:
             product = self._product(v)
             misses = self._missed(v, product, 0)
             if not misses:
+                self._check_idle()
                 return v, product
         for rung in range(1, len(self._scale.steps)):
-            if not self._noisy(v, rung - 1):
+            if self._scale is _WIDE and not self._noisy(v, rung - 1):
                 break
             misses = self._missed(v, product, rung)
             if not misses:
                 return v, product
+        if self._scale is _NARROW and misses.startswith("gradients") and not self._steady(v):
+            self.remark = "; products not compared, since kinks or rounding bend the gradients"
+            return v, product
         raise RuntimeError(misses + _blame(self._base.risk) + _SKIP)
+
+    def _check_idle(self) -> None:
+        """Nothing, if the loss does not change along the tensors that have no gradient.
+
+        Raises:
+            RuntimeError: if it does: they reach it past the graph.
+        """
+        v = self._idle()
+        if v is None:
+            return
+        step = self._scale.steps[1] * self._length
+        with torch.no_grad():
+            ahead, behind = (float(self._base.term(self._w + s * v)) for s in (step, -step))
+        slope, expected = (ahead - behind) / (2 * step), float(self._gradient @ v)
+        eps = torch.finfo(self._w.dtype).eps
+        floor = 100 * eps * (abs(self._value) + abs(ahead)) / step + 1e-5 * self._norm
+        if abs(slope - expected) <= self._scale.close[1] * abs(slope) + floor:
+            return
+        if self._noisy(v, 1):
+            return
+        raise RuntimeError(
+            "values and gradient belong to different functions: along tensors whose gradient is "
+            f"zero the loss changes by {slope:.4g}{_blame(self._base.risk)}{_SKIP}"
+        )
+
+    def _idle(self) -> Tensor | None:
+        """A unit vector in the tensors that have (next to) no gradient; None where all have one."""
+        sizes = self._base.risk.layout.sizes
+        norms = torch.stack(torch._foreach_norm(list(self._gradient.split(sizes))))
+        idle = norms <= self._scale.least * self._norm
+        if not bool(idle.any()):
+            return None
+        generator = torch.Generator(device="cpu").manual_seed(2)
+        drawn = torch.randn(len(self._w), generator=generator, device="cpu").to(self._w)
+        v = drawn * self._spread(idle.to(drawn) / torch.tensor(sizes).to(drawn).sqrt())
+        still = self._base.risk.model.still(self._base.risk.layout)
+        v = v if still is None else v.masked_fill(still.to(v.device), 0.0)
+        length = float(torch.linalg.vector_norm(v))
+        return v / length if length > 0 else None
+
+    def _spread(self, numbers: Tensor) -> Tensor:
+        """One number for each tensor, over its coordinates."""
+        sizes = torch.tensor(self._base.risk.layout.sizes, device=numbers.device)
+        return numbers.repeat_interleave(sizes, output_size=len(self._w))
+
+    def _steady(self, v: Tensor) -> bool:
+        """Whether differences of gradients at two steps agree, so that they are no accident."""
+        bent = []
+        for rung in (0, 1):
+            step = self._scale.steps[rung] * self._length
+            bent.append((self._at(self._w + step * v)[1] - self._at(self._w - step * v)[1]) / step)
+        off, size = (float(torch.linalg.vector_norm(x)) for x in (bent[0] - bent[1], bent[1]))
+        return off <= 0.05 * size
 
     def _check_without_graph(self) -> None:
         """Nothing, if the value is the same without a graph.
@@ -205,6 +279,8 @@ class _Quotient:
             (behind, fall), width = self._at(self._w - step * v), 2 * step
         slope, expected = (ahead - behind) / width, float(self._gradient @ v)
         floor = 100 * eps * (abs(self._value) + abs(ahead)) / step
+        # What is far below the rounding of anything that is computed from it.
+        floor += eps**2 * (abs(self._value) + self._norm) / self._length
         if not abs(slope - expected) <= close * max(abs(expected), abs(slope)) + floor:
             return (
                 "values and gradient belong to different functions: along a direction the loss "
@@ -253,9 +329,11 @@ class _Quotient:
         norms = torch.stack(torch._foreach_norm(list(pieces)))
         small = norms <= self._scale.least * self._norm
         weights = torch.where(small, torch.zeros_like(norms), 1 / norms**2).nan_to_num(0, 0, 0)
-        along = self._gradient * weights.repeat_interleave(
-            torch.tensor(sizes, device=v.device), output_size=len(v)
-        )
+        if self._scale is _NARROW:
+            # Steps are so long there that they must be short beside every single tensor.
+            own = torch.stack(torch._foreach_norm(list(self._w.split(sizes))))
+            weights = weights.sqrt() * own
+        along = self._gradient * self._spread(weights)
         length = torch.linalg.vector_norm(along)
         v = v + along / length if float(length) > 0 else v
         return v / torch.linalg.vector_norm(v)
@@ -290,9 +368,11 @@ def _based(risk: "Risk", w: Tensor, exact: bool) -> _Base:
         RuntimeError, TypeError, ValueError, IndexError: if it cannot be evaluated at all.
     """
     batch = next(b for b, weight in zip(risk.data, risk.weights, strict=False) if weight > 0)
-    parts = [batch]
-    if batch.samples > _SAMPLES and data_batches.rowwise(batch):
-        parts.insert(0, data_batches.spread(batch, _SAMPLES))
+    counts: list[int] = []
+    if data_batches.rowwise(batch):
+        least = max(_SAMPLES, min(batch.samples, _CHEAP // risk.dim))
+        counts = [n for n in (least, 4 * least, 16 * least) if n < batch.samples]
+    parts = [*(data_batches.spread(batch, n) for n in counts), batch]
     wide = w.double() if w.dtype != torch.float64 and len(w) <= _WIDE_DIM else None
     last: Exception | None = None
     for part in parts:
@@ -309,10 +389,53 @@ def _based(risk: "Risk", w: Tensor, exact: bool) -> _Base:
             if value.dtype != point.dtype:
                 reason = f" (the loss comes out in {value.dtype})"
                 continue
-            if bool(torch.isfinite(value)) or part is parts[-1]:
-                return _Base(few, leaf, value, slope, exact, reason)
+            if part is not parts[-1] and (
+                not bool(torch.isfinite(value)) or _idle_tensors(few, slope)
+            ):
+                break
+            return _Base(few, leaf, value, slope, exact, reason)
     assert last is not None
     raise last
+
+
+def _idle_tensors(risk: "Risk", slope: Tensor) -> bool:
+    """Whether some tensor has no part in the loss of these samples, as an idle expert has none."""
+    return any(not bool(piece.any()) for piece in slope.split(risk.layout.sizes))
+
+
+def _check_held(base: _Base) -> None:
+    """Nothing, if the model with the point written into its own parameters has the same loss.
+
+    What holds a parameter's numbers without its graph (an alias, a detached copy of the pointer)
+    sees them there, and does not see what is substituted. The parameters come back to the bit.
+
+    Raises:
+        RuntimeError: if the losses differ.
+    """
+    risk, own = base.risk, base.risk.model.parameters
+    kind = risk.point_dtype
+    w = base.leaf.detach().to(kind)
+    pieces = risk.layout.unflatten(w)
+    with torch.no_grad():
+        try:
+            expected = float(base.term(w))
+        except (RuntimeError, TypeError):
+            return
+        saved = {name: own[name].detach().clone() for name in pieces}
+        try:
+            for name, piece in pieces.items():
+                own[name].data.copy_(piece)
+            found = float(base.term(w))
+        finally:
+            for name, old in saved.items():
+                own[name].data.copy_(old)
+    if not abs(found - expected) <= 1e-5 * (abs(found) + abs(expected)):
+        raise RuntimeError(
+            f"the loss at one and the same vector is {expected:.7g}, and {found:.7g} once the "
+            "vector stands in the model's own parameters: something reads their numbers past the "
+            "module (parameter.data, detach() or an alias that was made before). Read them in "
+            f"forward, from the module{_SKIP}"
+        )
 
 
 def _differentiated(
@@ -379,8 +502,7 @@ class _quiet:
     """No random state is moved by the checks, and no warning of the model is heard twice."""
 
     def __init__(self, z: Tensor):
-        devices = [z.device] if z.device.type == "cuda" else []
-        self._fork = torch.random.fork_rng(devices=devices)
+        self._fork = seeded(0, z.device)
         self._inference = torch.inference_mode(False)
         self._warnings = warnings.catch_warnings()
 
@@ -456,6 +578,7 @@ def _blame(risk: "Risk") -> str:
             "see and gradients do not: evaluation mode, model.eval(), may stop that"
         )
     return (
-        f"{custom}. A surrogate gradient, a detached part or a second derivative that is missing "
-        "does that: measure the function whose gradient is meant, or train without measuring"
+        f"{custom}. A surrogate gradient, a detached part, a second derivative that is missing or "
+        "arithmetic of 16 bits inside (autocast) does that: measure the function whose gradient is "
+        "meant, or train without measuring"
     )

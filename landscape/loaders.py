@@ -1,16 +1,25 @@
 """Reading loaders: the same batches in every pass, and no global generator moved by it."""
 
+import hashlib
 import random
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, IterableDataset, RandomSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    TensorDataset,
+)
 
-from landscape.batches import Batch, Unpack, batch_of, moved, tensors_of
+from landscape.batches import Batch, Unpack, batch_of, dense_parts, moved, rowwise, tensors_of
 
 # Samples that are fetched twice, to see whether they are the same.
 _PROBED = 3
@@ -79,6 +88,13 @@ def check_complete(loader: DataLoader) -> None:
         )
 
 
+def _sampled(loader: DataLoader, seed: int) -> list[Any]:
+    """The samples of a pass, sorted."""
+    with _swapped(loader, _fresh_state(loader, seed)):
+        places = [place for batch in loader.batch_sampler for place in batch]  # type: ignore[union-attr]
+    return sorted(places, key=repr)
+
+
 def has_places(loader: DataLoader) -> bool:
     """Whether single samples of the loader can be fetched by their number."""
     dataset = loader.dataset
@@ -92,13 +108,19 @@ def has_places(loader: DataLoader) -> bool:
 def randomness(loader: DataLoader) -> str:
     """What differs between two readings of the same samples; empty where nothing does.
 
-    A few samples are fetched twice, from other states of the global generators. Of a dataset
-    without places nothing is known.
+    A few samples are fetched twice, from other states of the global generators; a whole pass of
+    what fits in memory is read twice by `differs`.
     """
     if not has_places(loader) or not len(loader.dataset):  # type: ignore[arg-type]
         return ""
     last = len(loader.dataset) - 1  # type: ignore[arg-type]
     index = sorted({last * k // max(_PROBED - 1, 1) for k in range(_PROBED)})
+    if not isinstance(loader.sampler, SequentialSampler) or loader.drop_last:
+        plain = type(loader.batch_sampler) is BatchSampler and not loader.drop_last
+        plain = plain and type(loader.sampler) is RandomSampler
+        plain = plain and not loader.sampler.replacement and len(loader.sampler) == last + 1
+        if not plain and _sampled(loader, 1) != _sampled(loader, 2):
+            return "the sampler draws other samples in every pass"
     first, second = (list(tensors_of(_fetched(loader, index, seed))) for seed in (1, 2))
     same = len(first) == len(second) and all(
         a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num())
@@ -108,6 +130,36 @@ def randomness(loader: DataLoader) -> str:
         return ""
     kind = type(loader.dataset).__name__
     return f"two readings of the same samples of {kind} differ (augmentation, noise or dropout)"
+
+
+def differs(stream: LoaderBatches, first: list[Batch]) -> str:
+    """What differs between a pass and another from another seed; empty where nothing does.
+
+    Samples are compared without their order where a batch has rows.
+    """
+    loader = stream.loader
+    if type(loader.dataset) is TensorDataset or loader.num_workers:
+        return ""
+    again = LoaderBatches(loader, stream.device, stream.seed + 1, stream.unpack, stream.whole)
+    if _marks(first) == _marks(again):
+        return ""
+    kind = type(loader.dataset).__name__
+    return f"two passes over {kind} differ (augmentation, noise or dropout, or what is drawn)"
+
+
+def _marks(batches: Iterable[Batch]) -> Counter[bytes]:
+    """The samples of a pass as hashes, however they are ordered and batched."""
+    found: Counter[bytes] = Counter()
+    for batch in batches:
+        tensors = [p for t in tensors_of(batch[:2]) for p in dense_parts(t.detach().cpu())]
+        apart = rowwise(batch)
+        for place in range(batch.samples) if apart else (slice(None),):
+            digest = hashlib.blake2b(digest_size=16)
+            for tensor in tensors:
+                part = tensor[place] if apart and tensor.ndim else tensor
+                digest.update(part.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+            found[digest.digest()] += 1
+    return found
 
 
 def _fetched(loader: DataLoader, index: list[int], seed: int) -> Any:

@@ -136,7 +136,9 @@ def known(loss: Any) -> Known | None:
     'entries'
     """
     function = _function(loss)
-    if isinstance(loss, functools.partial) and loss.args:
+    if isinstance(loss, functools.partial) and (
+        loss.args or {"size_average", "reduce"} & set(loss.keywords)
+    ):
         return None
     try:
         over = _FUNCTIONS.get(function)  # type: ignore[arg-type]

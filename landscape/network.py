@@ -7,6 +7,7 @@ runs again later (activation checkpointing) gets them once more.
 """
 
 import contextlib
+import copy
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,10 +15,12 @@ from functools import partial
 from itertools import chain
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 import torch.utils.checkpoint as checkpointing
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
@@ -36,6 +39,7 @@ _GENERATORS = (
     "_checkpoint_without_reentrant_generator_impl", "_checkpoint_without_reentrant_generator",
 )  # fmt: skip
 _ABSENT = object()
+Container = dict[Any, Any] | list[Any]
 
 
 class Place(NamedTuple):
@@ -89,7 +93,7 @@ class Network:
         self._modes = [
             (module.__dict__, module.training and mode == "given") for module in self.modules()
         ]
-        self._remembered: list[tuple[Place, Any]] = []
+        self._changing: list[tuple[Container, Any]] = []
         self.statistics: Statistics = statistics
         self._overrides = self._fixed(statistics)
 
@@ -117,6 +121,7 @@ class Network:
                 None.
         """
         saved: list[tuple[dict[str, Any], str, Any]] = []
+        kept: list[tuple[Container, Any]] = []
         try:
             for holder, training in self._modes:
                 if holder["training"] != training:
@@ -126,7 +131,10 @@ class Network:
                 for holder, key in self._places.get(name, ()):
                     saved.append((holder, key, holder[key]))
                     holder[key] = tensor
-            for (holder, key), value in chain(self._remembered, self._overrides):
+            kept = [(container, copy.copy(container)) for container, _ in self._changing]
+            for container, value in self._changing:
+                _fill(container, value)
+            for (holder, key), value in self._overrides:
                 saved.append((holder, key, holder.get(key, _ABSENT)))
                 _put(holder, key, value)
             with _resumed(again or partial(self.given, tensors)):
@@ -134,6 +142,8 @@ class Network:
         finally:
             for holder, key, value in reversed(saved):
                 _put(holder, key, value)
+            for container, value in kept:
+                _fill(container, value)
 
     def __call__(self, inputs: Any) -> Any:
         """The model's output, inside `given`.
@@ -144,21 +154,21 @@ class Network:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Notes the attributes that change inside; every later call begins from what they are now.
+        """Notes what the modules keep between calls; every call begins from what it is now.
 
-        Hidden states, caches and weights that a hook computes are kept as attributes.
+        Hidden states, caches and weights that a hook computes are attributes, or lie in lists,
+        dictionaries and objects that are attributes.
         """
-        before = [(m.__dict__, dict(m.__dict__)) for m in self.modules()]
+        before = [(c, copy.copy(c)) for module in self.modules() for c in _containers(module)]
         try:
             yield
         finally:
-            known = {(id(place.holder), place.key) for place, _ in self._remembered}
-            for holder, old in before:
-                for key in {*holder, *old}:
-                    if holder.get(key, _ABSENT) is not old.get(key, _ABSENT):
-                        if (id(holder), key) not in known:
-                            self._remembered.append((Place(holder, key), old.get(key, _ABSENT)))
-                        _put(holder, key, old.get(key, _ABSENT))
+            known = {id(container) for container, _ in self._changing}
+            for container, old in before:
+                if not _same(container, old):
+                    if id(container) not in known:
+                        self._changing.append((container, old))
+                    _fill(container, old)
 
     def settle(self, module: Any, dtype: torch.dtype, device: torch.device) -> None:
         """Gives a BatchNorm without running statistics means of 0 and variances of 1, in calls."""
@@ -233,6 +243,9 @@ class Network:
     def _fixed(self, statistics: Statistics) -> list[tuple[Place, Any]]:
         """What stands in the modules during a call beside the tensors."""
         found: list[tuple[Place, Any]] = []
+        if any(parametrize.is_parametrized(module) for module in self.modules()):
+            # Inside `cached` torch would keep what it computed from other tensors.
+            found.append((Place(vars(parametrize), "_cache_enabled"), 0))
         for module in self.modules():
             own = module.__dict__
             if is_batchnorm(module):
@@ -445,6 +458,41 @@ def unchecked() -> Iterator[None]:
         yield
 
 
+def _containers(module: nn.Module) -> Iterator[Container]:
+    """The attributes of a module as a dictionary, and the containers among them."""
+    yield module.__dict__
+    for key, value in module.__dict__.items():
+        if not key.startswith("_") or key.startswith("__"):
+            yield from _inner(value, 2)
+
+
+def _inner(value: Any, depth: int) -> Iterator[Container]:
+    if isinstance(value, (nn.Module, Tensor, type)) or callable(value) or depth == 0:
+        return
+    inside: Any = value if isinstance(value, (dict, list)) else getattr(value, "__dict__", None)
+    if not isinstance(inside, (dict, list)):
+        return
+    yield inside
+    for item in inside.values() if isinstance(inside, dict) else inside:
+        yield from _inner(item, depth - 1)
+
+
+def _same(container: Container, old: Container) -> bool:
+    if len(container) != len(old):
+        return False
+    if isinstance(container, list):
+        return all(a is b for a, b in zip(container, old, strict=True))
+    return all(container.get(key, _ABSENT) is value for key, value in old.items())  # type: ignore[union-attr]
+
+
+def _fill(container: Container, value: Container) -> None:
+    if isinstance(container, list):
+        container[:] = value
+    elif not _same(container, value):
+        container.clear()
+        container.update(value)  # type: ignore[arg-type]
+
+
 def _put(holder: dict[str, Any], key: str, value: Any) -> None:
     if value is _ABSENT:
         holder.pop(key, None)
@@ -468,16 +516,21 @@ def _check_plain(model: nn.Module) -> None:
                 f"{kind} is compiled by torch.jit, which allows no other weights in a call; give "
                 "the plain module"
             )
-        if "_orig_mod" in module._modules:
+        if "_orig_mod" in module._modules or getattr(module, "_compiled_call_impl", None):
             raise TypeError(
                 f"{where} is compiled by torch.compile, whose graphs have no second derivative; "
-                "give the plain module, model._orig_mod"
+                "give the plain module, model._orig_mod, or do without model.compile()"
             )
     for name, parameter in model.named_parameters():
         if isinstance(parameter, nn.parameter.UninitializedParameter):
             raise TypeError(
                 f"{name} has no shape yet (a lazy module): run one batch through the model first, "
                 "model(inputs)"
+            )
+        if parameter.is_meta:
+            raise TypeError(
+                f"{name} has no numbers (it is on the meta device): give it some first, "
+                "model.to_empty(device='cpu') and load_state_dict"
             )
         if parameter.is_complex() and parameter.requires_grad:
             raise TypeError(
@@ -524,5 +577,7 @@ def _weight_norm(dim: int, length: Tensor, direction: Tensor) -> Tensor:
 
 
 def _random_state(device: torch.device) -> list[Tensor]:
-    states = [torch.get_rng_state()]
+    legacy = torch.from_numpy(np.random.get_state()[1].astype(np.int64))  # noqa: NPY002
+    # Not Python's own: whatever else runs in the process may draw from that.
+    states = [torch.get_rng_state(), legacy]
     return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states

@@ -359,6 +359,9 @@ def second_order(objective: Any = None) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(torch.inference_mode(False))
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
         # Before anything runs on CUDA these settings concern nothing.
         if torch.cuda.is_initialized():
             for place, name, value in _precise_kernels(_recurrent(objective)):

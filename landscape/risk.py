@@ -544,7 +544,8 @@ class Risk:
             total = float(self.samples)
         if not (total > 0 and all(weight >= 0 for weight in self._weights)):
             raise ValueError(f"the loss's weights must have a positive sum, got {total}")
-        self._total = total if self._pairs else None
+        # The quotient of a single batch is taken as it is, whatever its weight depends on.
+        self._total = total if self._pairs and len(self._weights) > 1 else None
         self._masked = self.known is not None and any(map(self.known.masks, self.data))
 
     def _on(self, batches: list[Batch], seed: int | None) -> "Risk":
@@ -559,7 +560,6 @@ class Risk:
         twin = copy.copy(self)
         twin.data, twin._features = data, {}
         twin._weigh()
-        twin._total = self._total
         return twin
 
 

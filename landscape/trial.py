@@ -7,6 +7,7 @@ from torch import Tensor
 
 from landscape import batches as data_batches
 from landscape.batches import Batch
+from landscape.draws import kept_states
 from landscape.layout import Layout
 from landscape.network import drawing
 from landscape.objective import ordinary
@@ -78,7 +79,7 @@ def _in_one_type(risk: "Risk", kinds: set[str]) -> None:
 
 def tried(risk: "Risk", batch: Batch) -> Any:
     """The loss at the model's own parameters; notes what the model draws and writes to."""
-    fork = torch.random.fork_rng(devices=[risk.device] if risk.device.type == "cuda" else [])
+    fork = kept_states(risk.device)
     grad = torch.enable_grad() if risk._graphed else torch.no_grad()
     with torch.inference_mode(False), grad, fork:
         own = {n: ordinary(p).clone() for n, p in risk.model.parameters.items()}

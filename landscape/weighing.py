@@ -18,7 +18,7 @@ from landscape.network import Network
 if TYPE_CHECKING:
     from landscape.risk import Risk
 
-_COUPLED = 64  # samples that are cut to see whether they are coupled
+_COUPLED = 512  # samples that are cut to see whether they are coupled
 _BATCHES = 32  # whose weights are checked
 _MEND = (
     "Let it return the sum and the weight instead of their quotient, for instance\n"
@@ -43,8 +43,6 @@ def coupling(risk: "Risk", training: bool) -> str:
             "list of objects)"
         )
     calm = _calm(risk, training)
-    if calm._random:
-        return ""
     z = shifted(calm.point())
     count = min(batch.samples, _COUPLED)
     device = next(data_batches.tensors_of(batch[:2])).device
@@ -56,19 +54,34 @@ def coupling(risk: "Risk", training: bool) -> str:
             found = [_lone(calm, data_batches.rows(batch, index), z) for index in sets]
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             return f"a part of a batch does not go through ({str(error).splitlines()[0]})"
-        if reason := _uneven(calm, data_batches.rows(batch, sets[0]), found, z):
+        head = data_batches.rows(batch, sets[0])
+        if reason := _uneven(calm, head, found, z, _noise(calm, head, z)):
             return reason
+        count = min(count, _COUPLED // 8)
     return ""
 
 
-def _uneven(risk: "Risk", batch: Batch, found: list[tuple[Tensor, float]], z: Tensor) -> str:
+def _noise(risk: "Risk", batch: Batch, z: Tensor) -> float:
+    """How far the loss of a batch differs between draws; 0 where nothing is drawn."""
+    if not risk._random:
+        return 0.0
+    losses = []
+    for seed in range(4):
+        twin = risk._on([batch], seed)
+        losses.append(float(_lone(twin, batch, z)[0]))
+    return 8 * (max(losses) - min(losses))
+
+
+def _uneven(
+    risk: "Risk", batch: Batch, found: list[tuple[Tensor, float]], z: Tensor, noise: float
+) -> str:
     """In which way a whole batch is not the mean of two parts; empty where it is."""
     (whole, total), *pieces = found
     if not all(torch.isfinite(value) for value, _ in found):
         return ""
     parts = sum(value * weight for value, weight in pieces)
     size = abs(whole) * total + sum(abs(value) * weight for value, weight in pieces)
-    if abs(whole * total - parts) <= _tolerance(z) * size:
+    if abs(whole * total - parts) <= _tolerance(z) * size + noise * total:
         return ""
     mean = float(parts / (sum(weight for _, weight in pieces) or 1.0))
     said = f"{float(whole):.5g} for {batch.samples} samples, {mean:.5g} for the same in two parts"
@@ -88,7 +101,7 @@ def _calm(risk: "Risk", training: bool) -> "Risk":
     calm = risk._on(list(risk.data) if risk.data.resident else [risk.data.first], risk.seed or 0)
     model = risk.model
     calm.model = Network(model.module, "frozen", "eval", model.loss, model.prefix)
-    calm.model._remembered = model._remembered
+    calm.model._changing = model._changing
     calm._random = [name for name in risk._random if "draws random" in name]
     calm.evaluation = "sequential"
     if training:
@@ -132,24 +145,28 @@ def weighing(risk: "Risk") -> str:
         name = getattr(risk.loss, "__name__", type(risk.loss).__name__)
         return f"{name}: batches added" if risk.known.added else f"{name} over {risk.known.over}"
     if risk._pairs:
+        _check_weights(risk)
         return "the weights that the loss gives"
     if risk.data.resident and len(risk.data.batches) < 2:
         return "one batch"
     calm = _calm(risk, risk.statistics == "batch")
-    if calm._random:
-        return "by samples (not checked: the loss is random)"
     z = shifted(calm.point())
     checked = 0
     anchor: Batch | None = None
+    stated = risk.data.unpack is not None
     for number, batch in enumerate(risk.data):
-        if number == _BATCHES:
+        if number == _BATCHES and not risk.data.resident:
             break
         if not data_batches.rowwise(batch):
+            if not stated:
+                raise ValueError(_unknown("batches that have no rows", risk))
             continue
         if anchor is None:
             anchor = _head(batch, _COUPLED // 2)
         verdict = _weighed_otherwise(calm, anchor, batch, z)
         if verdict is None:
+            if not stated:
+                raise ValueError(_unknown("batches that do not fit together", risk))
             continue
         checked += 1
         if verdict == "coupled":
@@ -159,8 +176,42 @@ def weighing(risk: "Risk") -> str:
                 f"{verdict}, so the mean over several batches depends on how they are cut. {_MEND}"
             )
     if not checked:
-        return "by samples (not checked: batches can be neither cut nor joined)"
+        return "by the samples that unpack states"
     return f"by samples, checked on {checked} batches"
+
+
+def _check_weights(risk: "Risk") -> None:
+    """Nothing, if the weights that a loss of several batches gives do not depend on the point.
+
+    Raises:
+        ValueError: if they do: the quotient of two sums is no sum of quotients.
+    """
+    if risk.data.resident and len(risk.data.batches) < 2:
+        return
+    z = shifted(risk.point())
+    for number, (batch, weight) in enumerate(zip(risk.data, risk.weights, strict=True)):
+        if number == _BATCHES:
+            return
+        part = risk._on([batch], risk.seed)
+        with torch.inference_mode(False), torch.enable_grad(), part.given(z.requires_grad_()):
+            loss = part.batch_loss(part.model, part.prepared(batch, z.dtype))
+        given = loss[1]
+        moves = isinstance(given, Tensor) and given.requires_grad
+        if moves or abs(float(given) - weight) > _tolerance(z) * abs(weight):
+            raise ValueError(
+                "the weight that the loss returns depends on the parameters, and the quotient of "
+                "sums over several batches is no sum of quotients: give all data as one batch, or "
+                "a weight that depends on the data alone"
+            )
+
+
+def _unknown(what: str, risk: "Risk") -> str:
+    return (
+        f"it is not known what {what} weigh beside each other (samples, nodes, tokens): let the "
+        "loss return (sum, weight), for instance\n"
+        "    return cross_entropy(output, target, reduction='sum'), target.numel()\n"
+        "or say how many samples a batch has, unpack=lambda batch: (inputs, target, samples)"
+    )
 
 
 def _head(batch: Batch, most: int) -> Batch:
@@ -171,16 +222,20 @@ def _head(batch: Batch, most: int) -> Batch:
 def _weighed_otherwise(risk: "Risk", anchor: Batch, batch: Batch, z: Tensor) -> str | None:
     """What is wrong with weighing by samples; empty if nothing, None if it cannot be seen."""
     for one, other in _pairs(anchor, batch):
+        across = one is anchor and other is batch
         try:
             whole = data_batches.joined([one, other])
             (a, _), (b, _), (both, _) = (_lone(risk, part, z) for part in (one, other, whole))
         except (RuntimeError, ValueError, TypeError, IndexError, KeyError):
+            if across and one.samples and other.samples and one is not other:
+                return None
             continue
         if not all(map(torch.isfinite, (a, b, both))):
-            return None
+            return ""
         n, m = one.samples, other.samples
         by_samples = (n * a + m * b) / (n + m)
-        if abs(both - by_samples) <= _tolerance(z) * (abs(a) + abs(b) + abs(both)):
+        noise = _noise(risk, whole, z)
+        if abs(both - by_samples) <= _tolerance(z) * (abs(a) + abs(b) + abs(both)) + noise:
             return ""
         if abs(both - (a + b)) <= _tolerance(z) * (abs(a) + abs(b)):
             sums = f"{float(both):.5g} = {float(a):.5g} + {float(b):.5g}"

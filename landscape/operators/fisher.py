@@ -234,6 +234,10 @@ class Fisher(Factored):
                 f"{self.name} counts all predictions alike, but the loss {how}; use GaussNewton, "
                 "or a loss that is a mean"
             )
+        if known is None and batch.samples > 1:
+            reason = risk.gate.coupled(risk)
+            if "it weighs them" in reason or "adds up" in reason:
+                raise ValueError(f"{self.name} counts all predictions alike, but {reason}")
         output, share = outputs.tensors[0], outputs.share
         if self.likelihood == "gaussian":
             factor = share / (self.variance * batch.samples)
