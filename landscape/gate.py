@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from landscape.risk import Risk
 
 _SAMPLES = 3  # of the first batch, and more where that costs little or some parameter has no part
-_CHEAP = 1_000_000  # parameters times samples
+_CHEAP = 100_000  # parameters times samples
 _WIDE_DIM = 30_000_000  # longest vector that is taken in float64
 _FAR = 0.5  # relative distance from where a risk was judged, beyond which it is judged again
 _SKIP = "; check=False measures all the same, and results say so"
@@ -192,6 +192,7 @@ class _Quotient:
                 break
             misses = self._missed(v, product, rung)
             if not misses:
+                self._check_idle()
                 return v, product
         if self._scale is _NARROW and misses.startswith("gradients") and not self._steady(v):
             self.remark = "; products not compared, since kinks or rounding bend the gradients"
@@ -208,14 +209,18 @@ class _Quotient:
         if v is None:
             return
         step = self._scale.steps[1] * self._length
+        tiny = 10 * self._scale.tiny * self._length
         with torch.no_grad():
-            ahead, behind = (float(self._base.term(self._w + s * v)) for s in (step, -step))
+            ahead, behind, near, back = (
+                float(self._base.term(self._w + s * v)) for s in (step, -step, tiny, -tiny)
+            )
         slope, expected = (ahead - behind) / (2 * step), float(self._gradient @ v)
         eps = torch.finfo(self._w.dtype).eps
         floor = 100 * eps * (abs(self._value) + abs(ahead)) / step + 1e-5 * self._norm
         if abs(slope - expected) <= self._scale.close[1] * abs(slope) + floor:
             return
-        if self._noisy(v, 1):
+        if abs(near + back - 2 * self._value) / step > 0.1 * abs(slope):
+            # Rounding inside the model.
             return
         raise RuntimeError(
             "values and gradient belong to different functions: along tensors whose gradient is "
@@ -301,14 +306,15 @@ class _Quotient:
 
     def _noisy(self, v: Tensor, rung: int) -> bool:
         """Whether rounding inside the model is so large that the step was too small."""
-        step, along = self._scale.steps[rung] * self._length, float(self._gradient @ v)
-        expected, noise, rough = abs(along), 0.0, 0.0
+        step, noise, rough = self._scale.steps[rung] * self._length, 0.0, 0.0
         for factor in (1.0, 3.0, 10.0):
             tiny = factor * self._scale.tiny * self._length
-            value, slope = self._at(self._w + tiny * v)
-            noise = max(noise, abs(value - self._value - tiny * along))
-            rough = max(rough, float(torch.linalg.vector_norm(slope - self._gradient)))
-        # The product along v moves the gradient by far less over so small a step.
+            (ahead, rise), (behind, fall) = (self._at(self._w + s * v) for s in (tiny, -tiny))
+            # Second differences: a wrong gradient is no noise, and curvature is far smaller.
+            noise = max(noise, abs(ahead + behind - 2 * self._value))
+            bent = torch.linalg.vector_norm(rise + fall - 2 * self._gradient)
+            rough = max(rough, float(bent))
+        expected = abs(float(self._gradient @ v))
         return noise / step > 0.1 * self._scale.close[rung] * expected or (
             rough / step > 0.01 * self._norm / self._length
         )

@@ -88,6 +88,18 @@ def check_complete(loader: DataLoader) -> None:
         )
 
 
+def _orderly(loader: DataLoader) -> bool:
+    """Whether samplers of torch give every sample once."""
+    batches: Any = loader.batch_sampler
+    if type(batches) is not BatchSampler:
+        return False
+    sampler: Any = batches.sampler
+    if type(sampler) is SequentialSampler:
+        return True
+    every = type(sampler) is RandomSampler and not sampler.replacement and not batches.drop_last
+    return every and len(sampler) == len(loader.dataset)  # type: ignore[arg-type]
+
+
 def _sampled(loader: DataLoader, seed: int) -> list[Any]:
     """The samples of a pass, sorted."""
     with _swapped(loader, _fresh_state(loader, seed)):
@@ -115,12 +127,8 @@ def randomness(loader: DataLoader) -> str:
         return ""
     last = len(loader.dataset) - 1  # type: ignore[arg-type]
     index = sorted({last * k // max(_PROBED - 1, 1) for k in range(_PROBED)})
-    if not isinstance(loader.sampler, SequentialSampler) or loader.drop_last:
-        plain = type(loader.batch_sampler) is BatchSampler and not loader.drop_last
-        plain = plain and type(loader.sampler) is RandomSampler
-        plain = plain and not loader.sampler.replacement and len(loader.sampler) == last + 1
-        if not plain and _sampled(loader, 1) != _sampled(loader, 2):
-            return "the sampler draws other samples in every pass"
+    if not _orderly(loader) and _sampled(loader, 1) != _sampled(loader, 2):
+        return "the sampler draws other samples in every pass"
     first, second = (list(tensors_of(_fetched(loader, index, seed))) for seed in (1, 2))
     same = len(first) == len(second) and all(
         a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num())

@@ -432,9 +432,14 @@ def check_deterministic(objective: Objective, z: Float[Tensor, " p"]) -> Tensor:
 
     Raises:
         RuntimeError: if the two values differ or a module draws random numbers; the message names
-            the module where it is known. If the gate is not passed.
+            the module where it is known. If the gate is not passed, or under ``torch.autocast``.
         ValueError: if the loss of a network is not finite; the message names the batch.
     """
+    if torch.is_autocast_enabled(z.device.type):
+        raise RuntimeError(
+            "measurements are taken in the type of the point: call this outside of torch.autocast; "
+            "mixed precision inside the model's own forward is part of the loss"
+        )
     suspects = list(_stochastic_modules(objective))
     if not suspects:
         with torch.random.fork_rng(devices=[z.device] if z.device.type == "cuda" else []):
