@@ -58,7 +58,7 @@ class _Scale(NamedTuple):
 _LADDER = (1e-3, 1e-3, 1e-2, 1e-2, 2e-2)
 # A tiny step must move what is rounded to float32 inside, if only now and then.
 _WIDE = _Scale((1e-9, 1e-6, 1e-4, 1e-3, 1e-2), _LADDER, _LADDER, 1e-8, 1e-4)
-_NARROW = _Scale((3e-4, 1e-3, 1e-2), (2e-2, 2e-2, 3e-2), (0.1, 0.1, 0.1), 1e-6, 3e-2)
+_NARROW = _Scale((3e-4, 1e-3, 1e-2), (2e-2, 2e-2, 3e-2), (2e-2, 2e-2, 2e-2), 1e-6, 3e-2)
 
 
 class Gate:
@@ -170,7 +170,7 @@ class _Quotient:
         self._length = float(torch.linalg.vector_norm(self._w)) or 1.0
         self._value, self._gradient = float(base.value.detach()), base.slope.detach()
         self._norm = float(torch.linalg.vector_norm(self._gradient))
-        self.remark = ""
+        self.remark, self._off = "", 0.0
 
     def check(self) -> tuple[Tensor, Tensor | None]:
         """The direction and the product with it, if all agree at a step that rounding allows.
@@ -248,13 +248,12 @@ class _Quotient:
         return numbers.repeat_interleave(sizes, output_size=len(self._w))
 
     def _steady(self, v: Tensor) -> bool:
-        """Whether differences of gradients at two steps agree, so that they are no accident."""
+        """Whether differences of gradients at two steps agree better than with the product."""
         bent = []
         for rung in (0, 1):
             step = self._scale.steps[rung] * self._length
             bent.append((self._at(self._w + step * v)[1] - self._at(self._w - step * v)[1]) / step)
-        off, size = (float(torch.linalg.vector_norm(x)) for x in (bent[0] - bent[1], bent[1]))
-        return off <= 0.05 * size
+        return float(torch.linalg.vector_norm(bent[0] - bent[1])) / 2 <= 0.25 * self._off
 
     def _check_without_graph(self) -> None:
         """Nothing, if the value is the same without a graph.
@@ -297,6 +296,7 @@ class _Quotient:
         off, *sizes = (float(torch.linalg.vector_norm(x)) for x in (bent - product, bent, product))
         floor = 100 * eps * self._norm / step
         if not off <= self._scale.product[rung] * max(sizes) + floor:
+            self._off = off
             return (
                 "gradients and Hessian-vector products belong to different functions: they differ "
                 f"by {off:.4g} where the product is {sizes[1]:.4g} long; derivatives='differences' "

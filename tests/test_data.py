@@ -11,7 +11,15 @@ import torch.nn.functional as F
 from objectives import CE, X, Y, built, chain, normal, seeded
 from torch import nn
 from torch.nn.utils.rnn import pack_sequence, unpack_sequence
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 from landscape import batches, slices
 from landscape.data import Data
@@ -347,3 +355,74 @@ def test_data_that_are_the_same_twice_are_not_taken_for_random():
     ):  # fmt: skip
         assert Data(loader).random == ""
     assert Data(Augmented()).random and len(Data(TensorDataset(X, Y)).batches) == 1
+
+
+ORDERED = TensorDataset(X, Y)
+SAMPLERS = {
+    "weighted": {"sampler": WeightedRandomSampler(torch.ones(10), 10)},
+    "with replacement": {"sampler": RandomSampler(ORDERED, replacement=True)},
+    "fewer": {"sampler": RandomSampler(ORDERED, num_samples=6)},
+    "last dropped": {"batch_sampler": BatchSampler(RandomSampler(ORDERED), 4, drop_last=True)},
+}
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_samplers_that_draw_other_samples_in_every_pass_are_said(name):
+    risk = EmpiricalRisk(built(chain), DataLoader(ORDERED, **SAMPLERS[name]), CE)
+    with pytest.raises(RuntimeError, match="the sampler draws other samples in every pass"):
+        trace(risk, risk.point())
+
+
+def test_rare_and_streamed_augmentation_is_found():
+    class Rare(Augmented):
+        def __getitem__(self, place):
+            shift = 0.5 if place == 6 and torch.rand(()) < 0.5 else 0.0
+            return X[place] + shift, Y[place]
+
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return iter([
+                (x + torch.randn(4, dtype=torch.float64), y) for x, y in zip(X, Y, strict=True)
+            ])
+
+    assert "two passes over Stream differ" in Data(DataLoader(Stream(), 4)).random
+    assert any(Data(DataLoader(Rare(), 4), seed=seed).random for seed in range(8))
+
+
+def test_what_batches_weigh_beside_each_other_is_asked_where_it_cannot_be_seen():
+    def tokens(output, target):
+        return CE(output.reshape(-1, 3), target.reshape(-1))
+
+    parts = [(normal(6, n, 4), torch.arange(6 * n).reshape(6, n) % 3) for n in (20, 3)]
+    risk = EmpiricalRisk(built(lambda: nn.Linear(4, 3)), parts, tokens)
+    with pytest.raises(
+        ValueError, match="(?s)not known what batches that do not fit.*target.numel"
+    ):
+        trace(risk, risk.point())
+    stated = EmpiricalRisk(
+        built(lambda: nn.Linear(4, 3)), parts, tokens, unpack=lambda b: (*b, b[1].numel())
+    )
+    whole = torch.cat([x.reshape(-1, 4) for x, _ in parts])
+    target = torch.cat([y.reshape(-1) for _, y in parts])
+    z = stated.point()
+    close(value(stated, z), value(EmpiricalRisk(stated.model.module, (whole, target), CE), z))
+    assert "unpack states" in trace(stated, z).provenance["judged"]["mean"]
+    listed = [[{"x": X[i], "y": Y[i]} for i in rows] for rows in (range(7), range(7, 10))]
+    risk = ModelRisk(
+        built(chain), listed,
+        lambda m, b: CE(torch.stack([m(d["x"]) for d in b]), torch.stack([d["y"] for d in b])),
+    )  # fmt: skip
+    assert [batch.samples for batch in risk.data] == [7, 3]
+
+
+def test_noise_does_not_hide_how_samples_are_weighed():
+    class Noisy(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x) + 1e-9 * torch.randn(1, dtype=x.dtype)
+
+    model = Noisy(*built(chain))
+    risk = EmpiricalRisk(
+        model, [(X[:7], Y[:7]), (X[7:], Y[7:])], lambda o, t: CE(o, t, weight=WEIGHT), seed=0
+    )
+    with pytest.raises(ValueError, match="weighs them by something else"):
+        trace(risk, risk.point())

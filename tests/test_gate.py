@@ -537,3 +537,177 @@ def test_the_model_that_is_used_is_the_callers_and_comes_back_as_it_was():
                    if key not in ("_parameters", "_buffers", "_modules"))  # fmt: skip
     partial = functools.partial(F.cross_entropy, ignore_index=2)
     assert EmpiricalRisk(model, (normal(10, 1, 6, 6), Y), partial).known is not None
+
+
+# ----------------------------------------------------------------- what is held somewhere else
+
+
+class Cached(nn.Module):
+    """Keeps what it computed from a weight in a dictionary, a list or an object."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 5), nn.Linear(5, 3)
+        self.kept = {"dictionary": {}, "list": [], "object": functools.partial(print)}[kind]
+        if kind == "object":
+            self.kept = type("Holder", (), {})()
+
+    def forward(self, x):
+        held = self.kept if isinstance(self.kept, (dict, list)) else vars(self.kept)
+        if not held:
+            twice = self.a.weight * 2
+            held.append(twice) if isinstance(held, list) else held.update(w=twice)
+        (twice,) = held if isinstance(held, list) else held.values()
+        return self.b(torch.tanh(x @ twice.T + self.a.bias))
+
+
+@pytest.mark.parametrize("kind", ["dictionary", "list", "object"])
+def test_a_cache_begins_empty_in_every_call_and_stays_empty(kind):
+    class Plain(Net):
+        def forward(self, x):
+            return self.b(torch.tanh(x @ (2 * self.a.weight).T + self.a.bias))
+
+    model = built(lambda: Cached(kind))
+    risk, plain = EmpiricalRisk(model, (X, Y), CE), EmpiricalRisk(built(Plain), (X, Y), CE)
+    z = 1.3 * plain.point()
+    close(hvp(risk, z, z), hvp(plain, z, z))
+    np.testing.assert_allclose(
+        top_eigenpairs(risk, z, 2).eigenvalues, top_eigenpairs(plain, z, 2).eigenvalues, rtol=1e-5
+    )
+    assert not (vars(model.kept) if kind == "object" else model.kept)
+
+
+def test_numbers_that_are_read_past_the_module_are_refused():
+    class Aliased(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = built(lambda: nn.Linear(4, 5)), built(lambda: nn.Linear(5, 3))
+            self.first = functools.partial(F.linear, weight=self.a.weight.detach())
+
+        def forward(self, x):
+            return self.b(torch.tanh(self.first(x) + self.a.bias))
+
+    model = Aliased()
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    risk = EmpiricalRisk(model, (X, Y), CE)
+    with pytest.raises(RuntimeError, match="something reads their numbers past the module"):
+        trace(risk, risk.point())
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+
+
+@pytest.mark.parametrize("width", [50, 400])
+def test_a_tensor_that_is_detached_on_its_way_is_found_in_a_wide_network(width):
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.c, self.b = (
+                nn.Linear(4, width),
+                nn.Linear(width, width),
+                nn.Linear(width, 3),
+            )
+            self.g = nn.Parameter(torch.ones(width))
+
+        def forward(self, x):
+            hidden = torch.tanh(self.a(x)) * self.g.detach()
+            return self.b(torch.tanh(self.c(hidden)))
+
+    risk = EmpiricalRisk(built(Scaled, dtype=torch.float32), (X.float(), Y), CE)
+    with pytest.raises(RuntimeError, match="different functions"):
+        trace(risk, risk.point())
+
+
+def test_a_kernel_for_float32_alone_is_judged_there():
+    class Narrow(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            if x.dtype == torch.float64:
+                raise RuntimeError("only float32")
+            ctx.out = x.tanh().detach()
+            return x.tanh()
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad * (1 - ctx.out**2)
+
+    model = built(lambda: Net(Narrow.apply), dtype=torch.float32)
+    risk = EmpiricalRisk(model, (X.float(), Y), CE)
+    with pytest.raises(RuntimeError, match="gradients and Hessian-vector products belong"):
+        trace(risk, risk.point())
+    free = EmpiricalRisk(model, (X.float(), Y), CE, derivatives="differences")
+    assert (
+        "not in float64: only float32"
+        in trace(free, free.point()).provenance["judged"]["derivatives"]
+    )
+    smooth = built(lambda: Net(lambda h: (h.mm(torch.eye(5))).relu()), dtype=torch.float32)
+    for seed in range(6):
+        risk = EmpiricalRisk(built(lambda: smooth, seed, torch.float32), (X.float(), Y), CE)
+        trace(risk, risk.point() + 0.3 * normal(risk.dim, seed=seed).float())
+
+
+def test_an_expert_that_few_samples_ask_for_is_judged_too():
+    class Experts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.parts = nn.ModuleList([nn.Linear(4, 300), nn.Linear(4, 300)])
+            self.out = nn.Linear(300, 3)
+
+        def forward(self, x):
+            rare = x[:, 0] > 1.7
+            hidden = torch.tanh(self.parts[0](x))
+            if bool(rare.any()):
+                hidden = torch.where(rare[:, None], Reversed.apply(self.parts[1](x)), hidden)
+            return self.out(hidden)
+
+    x = normal(200, 4)
+    assert 2 < int((x[:, 0] > 1.7).sum()) < 20
+    risk = EmpiricalRisk(built(Experts), (x, torch.arange(200) % 3), CE)
+    with pytest.raises(RuntimeError, match="different functions"):
+        trace(risk, risk.point())
+
+
+def test_a_point_far_away_is_judged_again():
+    class Branch(Net):
+        def forward(self, x):
+            output = super().forward(x)
+            return 2 * output.detach() - output if float(self.a.weight.abs().max()) > 1 else output
+
+    risk = EmpiricalRisk(built(Branch), (X, Y), CE)
+    trace(risk, risk.point())
+    with pytest.raises(RuntimeError, match="different functions"):
+        trace(risk, 4 * risk.point())
+
+
+def test_a_weight_that_depends_on_the_parameters_makes_a_quotient():
+    def loss(model, batch):
+        output = model(batch[0])
+        weight = output[:, 0].sigmoid()
+        return (CE(output, batch[1], reduction="none") * weight).sum(), weight.sum()
+
+    model = built(Net)
+    risk = ModelRisk(model, (X, Y), loss)
+    truth = dense(model, lambda: torch.div(*loss(model, (X, Y))))
+    z = risk.point()
+    np.testing.assert_allclose(top_eigenpairs(risk, z, 2).eigenvalues, largest(truth), rtol=1e-5)
+    risk = ModelRisk(model, [(X[:4], Y[:4]), (X[4:], Y[4:])], loss)
+    with pytest.raises(ValueError, match="the weight that the loss returns depends on the param"):
+        trace(risk, z)
+
+
+def test_measurements_are_taken_outside_of_autocast():
+    risk = EmpiricalRisk(built(Net, dtype=torch.float32), (X.float(), Y), CE)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        with pytest.raises(RuntimeError, match="outside of torch.autocast"):
+            trace(risk, risk.point())
+
+
+def test_models_that_take_no_other_numbers_are_refused_with_what_to_do():
+    compiled = built(Net)
+    compiled.compile()
+    for model, message in (
+        (compiled, "do without model.compile"),
+        (nn.Linear(4, 3, device="meta"), "on the meta device"),
+        (nn.DataParallel(built(Net)), "give that module, model.module"),
+        (nn.LazyLinear(3), "run one batch through the model first"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            EmpiricalRisk(model, (X, Y), CE)
