@@ -99,7 +99,7 @@ def of_run(
     if evaluate:
         problem.task.model.eval()
         problem = Problem(problem.task, problem.device, **options)
-    model = problem.training.layout.digest
+    model = problem.as_given.layout.digest
     if found.meta.get("model") != model or found.meta.get("data") != problem.data_digest:
         raise UnfitFile(
             folder.checkpoints,
@@ -146,7 +146,7 @@ def of_weights(problem: Problem, file: Path | None) -> Subject:
     z = problem.as_given.point()
     origin = {
         **named,
-        "model": problem.training.layout.digest,
+        "model": problem.as_given.layout.digest,
         "data": problem.data_digest,
     }
     return Subject(problem, {"": z}, z.unsqueeze(0), origin, own_statistics=True)
@@ -285,6 +285,6 @@ def _points(folder: RunFolder, found: Checkpoint, problem: Problem) -> Tensor:
         DamagedFile: if there are none of this model.
     """
     array = found.arrays.get("state/position")
-    if array is None or array.ndim != 2 or array.shape[1] != problem.training.dim:
+    if array is None or array.ndim != 2 or array.shape[1] != problem.as_given.dim:
         raise DamagedFile(folder.checkpoints, "it holds no members of this model")
     return torch.as_tensor(array, device=problem.device)

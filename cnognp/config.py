@@ -156,6 +156,11 @@ class RunFolder:
         return self.path / "figures"
 
     @property
+    def best_loss(self) -> Path:
+        """The loss of the best member as a state dict, where it is a module with tensors."""
+        return self.path / "best_loss.safetensors"
+
+    @property
     def best(self) -> Path:
         """The best member as a state dict."""
         return self.path / "best.safetensors"

@@ -20,9 +20,10 @@ def settled(config: Config, problem: Problem) -> Config:
 
 
 def left_open(config: Config) -> bool:
-    """Whether the method takes a size of mini-batches that may be None, and has no other."""
+    """Whether the method takes a size of mini-batches, and nobody has said which."""
     known = inspect.signature(METHODS[config.method]).parameters
-    return _KEY in known and config.method_options.get(_KEY, known[_KEY].default) is None
+    default = known[_KEY].default if _KEY in known else 0
+    return default != 0 and config.method_options.get(_KEY) is None
 
 
 def with_size(config: Config, size: int | None) -> Config:

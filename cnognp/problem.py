@@ -16,7 +16,7 @@ from cnognp.method import Method
 from cnognp.methods import METHODS
 from cnognp.tasks.registry import load
 from cnognp.tasks.task import Task
-from landscape.batches import dense_parts, rows, rowwise, tensors_of
+from landscape.batches import dense_parts, tensors_of
 from landscape.data import Data
 from landscape.network import called, is_batchnorm
 from landscape.objective import Objective, value
@@ -24,10 +24,10 @@ from landscape.randomness import derived_seed
 from landscape.reestimation import Reestimated, Stochastic
 from landscape.risk import Derivatives, EmpiricalRisk, ModelRisk, Risk
 from landscape.slices.metrics import MEASURED
+from landscape.weighing import weighing
 
 SPLITS = ("train", "validation", "test")
 _BATCH = 4096
-_PROBED = 64  # samples that show whether a batch may be cut
 # What NumPy and HDF5 know.
 _KEPT = (torch.float16, torch.float32, torch.float64)
 
@@ -122,7 +122,7 @@ class Problem:
 
     def metrics(self, z: Tensor) -> dict[str, dict[str, float]]:
         """Loss and metrics of the point ``z`` on every split that the task has."""
-        measures = {"loss": self.task.loss, **self.task.metrics}
+        measures = {"loss": self._loss, **self.task.metrics}
         found: dict[str, dict[str, float]] = {}
         for split in SPLITS:
             data = self.data(split)
@@ -161,7 +161,7 @@ class Problem:
         Raises:
             ValueError: if there is none of this name.
         """
-        measures = {"loss": self.task.loss, **self.task.metrics}
+        measures = {"loss": self._loss, **self.task.metrics}
         known = {
             f"{split}_{key}": (split, measure)
             for split in SPLITS if getattr(self.task, split) is not None
@@ -182,13 +182,14 @@ class Problem:
     def data_digest(self) -> str:
         """SHA-256 of the training data's first batches, to recognise another task's data."""
         digest = hashlib.sha256()
-        for batch in self.training.data:
+        data: Any = self.data("train")
+        for batch in data:
             for tensor in tensors_of(batch[:2]):
                 digest.update(str((tuple(tensor.shape), tensor.dtype)).encode())
                 for part in dense_parts(tensor.detach().cpu()):
                     array = part.contiguous()
                     digest.update(array.view(torch.uint8).numpy().tobytes() if array.ndim else b"")
-            if not self.training.data.resident:
+            if not data.resident:
                 break
         return digest.hexdigest()
 
@@ -231,6 +232,22 @@ class Problem:
                     f"{reason}"
                 ) from error
 
+    def check_means(self) -> None:
+        """Nothing, if it is known what the batches of every split weigh in the loss.
+
+        Raises:
+            ValueError: if not.
+            RuntimeError: if a parameter reaches the training loss past the model.
+        """
+        self._judged.gate.admit(self._judged)
+        for split in SPLITS[1:]:
+            data = self.data(split)
+            if data is not None:
+                try:
+                    weighing(self._judged.measuring(self._loss, data))
+                except ValueError as error:
+                    raise ValueError(f"{split} data: {error}") from None
+
     def check_slope(self) -> None:
         """Nothing, if the training loss can be differentiated.
 
@@ -255,14 +272,9 @@ class Problem:
         """
         kind = ModelRisk if self.task.loss_of == "model" else EmpiricalRisk
         try:
-            data = self.data("train")
-            risk = kind(self._model, self._few(data), self._loss, **self._options, **options)
-            if risk.data is not data:
-                # Large batches are cut only where that leaves the loss what it is.
-                coupled = risk.gate.coupled(risk)
-                whole = data if coupled else data.limited(_BATCH)  # type: ignore[union-attr]
-                risk = kind(self._model, whole, self._loss, **self._options, **options)
-            return risk
+            # Large batches are cut only where that leaves the loss what it is.
+            risk = kind(self._model, self.data("train"), self._loss, **self._options, **options)
+            return risk.limited(_BATCH)
         except Exception as error:
             if advice := self._advice():
                 raise ValueError(f"{type(error).__name__}: {error}; {advice}") from error
@@ -275,16 +287,6 @@ class Problem:
             source, self.device, unpack=self.task.unpack, whole=self.task.loss_of == "model",
             seed=self._seed,
         )  # fmt: skip
-
-    @staticmethod
-    def _few(data: Any) -> Data:
-        """A few samples where a batch is so large that it may have to be cut; else all data."""
-        if not data.resident or max(batch.samples for batch in data) <= _BATCH:
-            return data
-        head = next(b for b in data if b.samples > _BATCH)
-        if not rowwise(head):
-            return data
-        return data.of([rows(head, torch.arange(_PROBED, device=data.device))])
 
     def _advice(self) -> str:
         """What to change where the loss gets what it cannot take; empty where that is not known."""
@@ -314,7 +316,7 @@ class Problem:
         )
 
     def _risk(self, data: Any, measure: Any, z: Tensor) -> Risk:
-        risk = self._judged.measuring(measure, data)
+        risk = self._judged.measuring(measure, data).limited(_BATCH)
         return risk.reestimated(z, self.data("train")) if self.normalised else risk
 
 
@@ -335,8 +337,9 @@ def problem_of(config: Config, **options: Any) -> Problem:
 
     Raises:
         ValueError: if the task, the method or the device does not exist, the loss or a metric does
-            not fit the model, the loss does not depend on the parameters, or these have a type that
-            checkpoints do not hold.
+            not fit the model, the loss does not depend on the parameters, its batches are weighed
+            by something that is not known, or parameters have a type that checkpoints do not hold.
+        RuntimeError: if a parameter reaches the loss past the model.
     """
     if config.method not in METHODS:
         raise ValueError(f"unknown method {config.method!r}; there are {', '.join(METHODS)}")
@@ -349,6 +352,7 @@ def problem_of(config: Config, **options: Any) -> Problem:
         )
     problem.check_metrics()
     problem.check_slope()
+    problem.check_means()
     return problem
 
 

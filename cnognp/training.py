@@ -59,8 +59,8 @@ class Training:
             ValueError: if the task, the method, a keyword or the device does not exist or fit, or
                 the data are not finite.
         """
-        # Random data are judged, and their curvature recorded, on one frozen copy.
-        problem = problem_of(config, data_seed=0)
+        # What is random is judged, and its curvature recorded, on one draw of it.
+        problem = problem_of(config, data_seed=0, noise_seed=0)
         problem.check_finite()
         config = minibatches.settled(config, problem)
         method = METHODS[config.method](**config.method_options)
@@ -333,9 +333,9 @@ def _threads(count: int) -> Iterator[None]:
 
 
 def _export(training: Training, folder: RunFolder) -> None:
-    """Writes the learning curves, and the best member as a state dict.
+    """Writes the learning curves, and the best member as a state dict; beside it that of a loss.
 
-    The latter has the digest of its tensors and no other metadata, so that equal runs give equal
+    The latter have the digest of their tensors and no other metadata, so that equal runs give equal
     bytes.
     """
     folder.analysis.mkdir(exist_ok=True)
@@ -350,9 +350,12 @@ def _export(training: Training, folder: RunFolder) -> None:
     history = replace(history, provenance={**history.provenance, **origin})
     results.save(history, folder.analysis / "history.h5")
     save_recording(training.recorder, folder, config, training.identity)
-    tensors = training.problem.state_dict(training.best())
-    with replacing(folder.best) as temporary:
-        temporary.write_bytes(encoded(tensors))
+    files = {folder.best: training.problem.state_dict(training.best())}
+    if of_loss := training.problem.training.loss_state_dict(training.best()):
+        files[folder.best_loss] = {name: tensor.cpu() for name, tensor in of_loss.items()}
+    for path, tensors in files.items():
+        with replacing(path) as temporary:
+            temporary.write_bytes(encoded(tensors))
 
 
 def _valued(objective: Any, z: Tensor) -> tuple[Tensor, Tensor]:

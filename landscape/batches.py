@@ -224,7 +224,7 @@ def _tensors(part: Any, seen: set[int]) -> Iterator[Tensor]:
         return
     if isinstance(part, np.ndarray):
         if part.dtype != object:
-            yield torch.as_tensor(part, device="cpu")
+            yield _tensor(part)
         return
     items: Iterable[Any] = ()
     if isinstance(part, Mapping):
@@ -238,10 +238,15 @@ def _tensors(part: Any, seen: set[int]) -> Iterator[Tensor]:
         yield from _tensors(item, seen)
 
 
+def _tensor(array: np.ndarray) -> Tensor:
+    """The array as a tensor, whatever its strides, bytes and width of integers."""
+    kind = np.dtype(np.int64) if array.dtype.kind == "i" else array.dtype.newbyteorder("=")
+    return torch.as_tensor(np.ascontiguousarray(array, dtype=kind), device="cpu")
+
+
 def _mapped(part: Any, change: Callable[[Tensor], Tensor], known: dict[int, Any]) -> Any:
     if isinstance(part, np.ndarray) and part.dtype != object:
-        wide = part.astype(np.int64) if part.dtype.kind == "i" else part
-        part = torch.as_tensor(wide, device="cpu")
+        part = _tensor(part)
     elif id(part) in known:
         return known[id(part)]
     new: Any

@@ -17,6 +17,9 @@ _DRAWN = (
 )  # fmt: skip
 
 
+_SEED = (1 << 63) - 1
+
+
 class seeded:
     """Whoever draws does so from ``seed`` inside, and global generators come back untouched.
 
@@ -35,7 +38,7 @@ class seeded:
         self._fork: Any = None
         self._mode: Any = None
         if seed is not None:
-            self._seed, self._device = seed, device
+            self._seed, self._device = seed & _SEED, device
             self._fork = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
             self._mode = None if drawn in (None, torch.float64) else drawn_in(drawn)
 

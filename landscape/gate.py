@@ -33,7 +33,7 @@ _SAMPLES = 3  # of the first batch, and more where that costs little or some par
 _CHEAP = 100_000  # parameters times samples
 _WIDE_DIM = 30_000_000  # longest vector that is taken in float64
 _FAR = 0.5  # relative distance from where a risk was judged, beyond which it is judged again
-_SKIP = "; check=False measures all the same, and results say so"
+_SKIP = "; check=False (--unchecked) measures all the same, and results say so"
 
 
 class _Scale(NamedTuple):
@@ -109,6 +109,26 @@ class Gate:
             return False
         size = max(float(torch.linalg.vector_norm(self._at)), float(torch.linalg.vector_norm(z)))
         return float(torch.linalg.vector_norm(self._at.to(z) - z)) > _FAR * size
+
+    def admit(self, risk: "Risk") -> None:
+        """Nothing, if a risk may be trained: its batches have a weight, and no parameter hides.
+
+        A gradient that is meant to be another function's is allowed.
+
+        Raises:
+            ValueError: if batches are weighed by something that is not known.
+            RuntimeError: if a parameter reaches the loss past the vector.
+        """
+        if not self.wanted:
+            return
+        weighing(risk)
+        z = risk.point()
+        with _quiet(z):
+            base = _based(risk, shifted(z), exact=False)
+            strange, _ = _foreign(base.value, base.leaf, base.risk)
+            if strange:
+                raise RuntimeError(_unsubstituted(strange, risk))
+            _check_held(base)
 
     def coupled(self, risk: "Risk") -> str:
         """Why batches are neither cut nor joined; empty where the loss is the mean over samples.
@@ -299,8 +319,9 @@ class _Quotient:
             self._off = off
             return (
                 "gradients and Hessian-vector products belong to different functions: they differ "
-                f"by {off:.4g} where the product is {sizes[1]:.4g} long; derivatives='differences' "
-                "takes products by differences of gradients"
+                f"by {off:.4g} where the product is {sizes[1]:.4g} long; "
+                "derivatives='differences' (--derivatives differences) takes differences of "
+                "gradients instead"
             )
         return ""
 
@@ -362,8 +383,8 @@ class _Quotient:
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             raise RuntimeError(
-                f"the loss has no second derivative ({reason}): derivatives='differences' takes "
-                f"products by differences of gradients{_SKIP}"
+                f"the loss has no second derivative ({reason}): derivatives='differences' "
+                f"(--derivatives differences) takes differences of gradients instead{_SKIP}"
             ) from error
 
 
@@ -499,7 +520,7 @@ def _data(risk: "Risk") -> str:
     if data.random and data.seed is None:
         raise RuntimeError(
             f"the data are random, so that every pass measures another loss: {data.random}. Switch "
-            "that off for measuring, or give data_seed=0 to measure one frozen copy"
+            "that off for measuring, or give data_seed=0 (--data-seed 0) to measure one frozen copy"
         )
     return f"a frozen copy of random data, seed {data.seed}" if data.random else "the same twice"
 

@@ -177,6 +177,7 @@ def _fetched(loader: DataLoader, index: list[int], seed: int) -> Any:
 
 
 def _fresh_state(loader: DataLoader, seed: int) -> list[Any]:
+    seed &= (1 << 63) - 1
     torch_state = torch.Generator(device="cpu").manual_seed(seed).get_state()
     numpy_state = np.random.RandomState(seed & 0xFFFFFFFF).get_state()
     own = [

@@ -577,7 +577,8 @@ def _weight_norm(dim: int, length: Tensor, direction: Tensor) -> Tensor:
 
 
 def _random_state(device: torch.device) -> list[Tensor]:
-    legacy = torch.from_numpy(np.random.get_state()[1].astype(np.int64))  # noqa: NPY002
+    state: Any = np.random.get_state()  # noqa: NPY002
+    legacy = torch.from_numpy(state[1].astype(np.int64))
     # Not Python's own: whatever else runs in the process may draw from that.
     states = [torch.get_rng_state(), legacy]
     return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states

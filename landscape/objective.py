@@ -468,10 +468,10 @@ def _advice(suspects: list[str]) -> str:
     if calm:
         return (
             ". Put these modules in evaluation mode (module.eval()) before building the objective, "
-            "or measure one draw of them with seed=0"
+            "or measure one draw of them with seed=0 (--noise-seed 0)"
         )
     if any("draws random" in suspect for suspect in suspects):
-        return ". No mode switches that off: measure one draw of it with seed=0"
+        return ". No mode switches that off: measure one draw of it with seed=0 (--noise-seed 0)"
     return (
         ". Is a state kept between calls, or a random number drawn by something else than torch? "
         "Give seed=0 if torch draws it"

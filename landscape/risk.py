@@ -33,6 +33,7 @@ from landscape.objective import Term
 from landscape.randomness import derived_seed
 from landscape.stacked import Affine, losses, members_together, outputs, stack_of
 from landscape.trial import begin, tried
+from landscape.weighing import changed, changed_by_loss
 
 Loss = Callable[[Any, Any], Any]
 Derivatives = Literal["exact", "differences"]
@@ -130,6 +131,17 @@ class Risk:
         self.evaluation = chosen(self, evaluation)
 
     # ------------------------------------------------------------------ the point and the model
+
+    def loss_state_dict(self, z: Float[Tensor, " p"]) -> dict[str, Tensor]:
+        """What ``loss.load_state_dict`` needs to become the loss at ``z``; empty for a function."""
+        if self.model.loss is None:
+            return {}
+        known, prefix = {**self._constants, **self.layout.unflatten(z)}, self.model.prefix
+        return {
+            key: known[prefix + key].detach().clone(memory_format=torch.contiguous_format)
+            for key in self.model.loss.state_dict()
+            if prefix + key in known
+        }
 
     def point(self) -> Float[Tensor, " p"]:
         """A copy of the model's own trainable parameters, as one vector."""
@@ -363,13 +375,21 @@ class Risk:
         data = self.data.cut(count)
         if coupled := self.gate.coupled(self):
             raise ValueError(f"the data cannot be cut into {count} batches, since {coupled}")
-        return self._over(data)
+        twin = self._over(data)
+        if different := changed(self, twin):
+            raise ValueError(f"the data cannot be cut into {count} batches, since {different}")
+        return twin
 
     def limited(self, most: int) -> "Risk":
-        """The same risk with batches of at most ``most`` samples, where cutting changes nothing."""
-        if self._largest <= most or not self.data.resident or self.gate.coupled(self):
+        """The same risk with batches of at most ``most`` samples, where cutting changes nothing.
+
+        Never where BatchNorm normalises with the batch, or the loss is of the whole model.
+        """
+        kept = self.whole or self.normalisation == "batch" or not self.data.resident
+        if self._largest <= most or kept or self.gate.coupled(self):
             return self
-        return self._over(self.data.limited(most))
+        twin = self._over(self.data.limited(most))
+        return self if self.known is None and changed_by_loss(self, twin) else twin
 
     def reestimated(self, z: Float[Tensor, " p"], samples: Any = None) -> "Risk":
         """The same risk with BatchNorm statistics frozen at those of the network at ``z``.
@@ -411,7 +431,8 @@ class Risk:
     def measuring(self, loss: Loss, data: Any = None) -> "Risk":
         """Another loss of the same network, over the same vector, on the same data or on others.
 
-        Parameters of this risk's loss have no influence there. The gate is its own.
+        Parameters of this risk's loss have no influence there, unless it is the same loss. The gate
+        is its own.
 
         Args:
             loss: of the same kind as this risk's, for instance an accuracy.
@@ -422,11 +443,15 @@ class Risk:
         """
         twin = copy.copy(self)
         twin.loss, twin.known = loss, None if self.whole else known(loss)
-        twin.model = Network(self.model.module, self.statistics, self.model.mode, loss, "metric.")
-        own = constants(twin.model, self.layout)
-        twin._constants = {n: self._constants.get(n, t) for n, t in own.items()}
+        if loss is not self.loss:
+            own = Network(self.model.module, self.statistics, self.model.mode, loss, "metric.")
+            known_ones = constants(own, self.layout)
+            twin._constants = {n: self._constants.get(n, t) for n, t in known_ones.items()}
+            # The vector is that of this risk, whose loss may have numbers in it.
+            own.parameters = {**self.model.parameters, **own.parameters}
+            twin.model = own
         twin.gate, twin._cast, twin._features = Gate(self.gate.wanted), {}, {}
-        twin._random = twin.model.stochastic()
+        twin._random, twin._written = twin.model.stochastic(), []
         if data is not None:
             twin.data = self._like(data)
         twin._weights = twin._total = None

@@ -12,6 +12,8 @@ from landscape.layout import Layout
 from landscape.network import drawing
 from landscape.objective import ordinary
 
+_TRIED = 1024  # samples
+
 if TYPE_CHECKING:
     from landscape.risk import Risk
 
@@ -25,7 +27,7 @@ def begin(risk: "Risk") -> None:
         TypeError: likewise.
     """
     risk._pairs = False
-    first = risk.data.first
+    first = _few(risk.data.first)
     try:
         loss = tried(risk, first)
     except RuntimeError as error:
@@ -57,6 +59,12 @@ def begin(risk: "Risk") -> None:
     kinds = {str(p.dtype) for p in risk.model.parameters.values() if p.requires_grad}
     if len(kinds) > 1:
         _in_one_type(risk, kinds)
+
+
+def _few(batch: Batch) -> Batch:
+    """Some samples of a large batch, which show what all would."""
+    large = batch.samples > _TRIED and data_batches.rowwise(batch)
+    return data_batches.spread(batch, _TRIED) if large else batch
 
 
 def _in_one_type(risk: "Risk", kinds: set[str]) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from landscape import batches as data_batches
 from landscape.batches import Batch
 from landscape.network import Network
+from landscape.objective import value
 
 if TYPE_CHECKING:
     from landscape.risk import Risk
@@ -59,6 +60,44 @@ def coupling(risk: "Risk", training: bool) -> str:
             return reason
         count = min(count, _COUPLED // 8)
     return ""
+
+
+def changed(risk: "Risk", cut: "Risk") -> str:
+    """How the risk changes when its data are cut so, at a point beside its own; empty if not."""
+    z = shifted(risk.point())
+    whole, parts = (float(value(r, z)) for r in (risk, cut))
+    noise = 8 * abs(whole - float(value(risk.seeded(1), z))) if risk._random else 0.0
+    if abs(whole - parts) <= _tolerance(z) * (abs(whole) + abs(parts)) + noise or whole != whole:
+        return ""
+    return f"the loss changes from {whole:.6g} to {parts:.6g}"
+
+
+def changed_by_loss(risk: "Risk", cut: "Risk") -> bool:
+    """Whether the loss of all outputs together is another than that of the parts.
+
+    The network goes over the parts alone, which costs no memory for the whole.
+    """
+    z = shifted(risk.point())
+    pieces = []
+    with torch.inference_mode(False), torch.no_grad():
+        for batch in cut.data:
+            batch = cut.prepared(batch, z.dtype)
+            pieces.append(Batch(cut.outputs(z, batch), batch.target, batch.samples))  # type: ignore[attr-defined]
+        try:
+            whole = data_batches.joined(pieces)
+            parts = [(risk.loss_at(z, p.inputs, p.target), p.samples) for p in pieces]  # type: ignore[attr-defined]
+            together = risk.loss_at(z, whole.inputs, whole.target)  # type: ignore[attr-defined]
+        except (RuntimeError, ValueError, TypeError, IndexError):
+            return True
+    if risk.data.samples != whole.samples or len(risk.data.batches) > 1:
+        return True
+    if isinstance(together, tuple):
+        sums, weights = (sum(float(loss[i]) for loss, _ in parts) for i in (0, 1))
+        one, other = float(together[0]) / float(together[1]), sums / (weights or 1.0)
+    else:
+        one = float(together)
+        other = sum(float(loss) * count for loss, count in parts) / whole.samples
+    return not abs(one - other) <= _tolerance(z) * (abs(one) + abs(other))
 
 
 def _noise(risk: "Risk", batch: Batch, z: Tensor) -> float:

@@ -12,6 +12,7 @@ from cnognp.config import RunFolder
 
 _KINDS = "gradient,spectrum,trace,line,plane"
 _FLATNESS = "--sharpness."
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 _DIGITS = tuple(".0123456789")
 
 
@@ -182,7 +183,10 @@ def command(options: Namespace) -> None:
                 console.note(f"saved before that, in {folder}: {', '.join(found)}")
             raise
     for name, result in found.items():
-        if kept := result.provenance.get("towards", {}).get("kept"):
+        kept = result.provenance.get("towards", {}).get("kept") or ()
+        if options.statistics == "reestimated":
+            kept = [name for name in kept if not name.endswith(_STATISTICS)]
+        if kept:
             console.note(
                 f"{name}: {', '.join(kept[:3])}{' and others' * (len(kept) > 3)} are no trained "
                 f"parameters and stay as they are at the point, so what lies at 1 is not all of "

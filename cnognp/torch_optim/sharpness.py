@@ -276,7 +276,9 @@ class SharpnessAware(torch.optim.Optimizer):
         there = z + formula.perturbation(here, z, grad)
         self._begun = _Begun(here, grad, reached, self._statistics())
         self.evaluations += 1
-        flat.write(there[0])
+        # After an overflow a second pass would fill running statistics with what is no number.
+        if bool(torch.isfinite(there).all()):
+            flat.write(there[0])
 
     def _finish(self) -> None:
         """Moves back and lets the base step, unless a ``GradScaler`` has found an overflow.
