@@ -225,6 +225,8 @@ def above_rounding(reading: Reading, rounding: float) -> Reading:
     if not abs(value) > rounding:
         known = f"{rounding:.2g}" if math.isfinite(rounding) else "which is not known"
         kind, note = "unresolved", f"no larger than the noise of the loss, {known}"
+    elif floor and rounding > 0.02 * abs(value):
+        note = f"up to the noise of the loss, {rounding:.2g}"
     if floor:
         error, low = max(error, reading.error), max(low, 0.0) if kind != "unresolved" else 0.0
     status = "; ".join(part for part in (note, reading.status) if part)
