@@ -6,10 +6,9 @@ a hook, a regulariser over ``model.parameters()`` see the same tensors as the fo
 runs again later (activation checkpointing) gets them once more.
 """
 
-import contextlib
 import copy
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
@@ -17,27 +16,20 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-import torch.utils.checkpoint as checkpointing
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from landscape import batches as data_batches
-from landscape.batches import Batch
-from landscape.draws import seeded
 from landscape.layout import Layout
+from landscape.recomputation import resumed
 
 Statistics = Literal["frozen", "batch"]
 Mode = Literal["given", "eval"]
 
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 _STOCHASTIC = (nn.modules.dropout._DropoutNd, nn.RReLU)
-# What torch calls when a checkpoint runs its function again; by version.
-_GENERATORS = (
-    "_checkpoint_without_reentrant_generator_impl", "_checkpoint_without_reentrant_generator",
-)  # fmt: skip
 _ABSENT = object()
 Container = dict[Any, Any] | list[Any]
 
@@ -137,7 +129,7 @@ class Network:
             for (holder, key), value in self._overrides:
                 saved.append((holder, key, holder.get(key, _ABSENT)))
                 _put(holder, key, value)
-            with _resumed(again or partial(self.given, tensors)):
+            with resumed(again or partial(self.given, tensors)):
                 yield
         finally:
             for holder, key, value in reversed(saved):
@@ -339,123 +331,6 @@ def state_keys(model: nn.Module) -> dict[str, str]:
     )
     names = {name: first[id(tensor)] for name, tensor in everything}
     return {key: names[key] for key in model.state_dict() if key in names}
-
-
-def measured_statistics(
-    network: Network,
-    tensors: dict[str, Tensor],
-    source: Iterable[Batch],
-    dtype: torch.dtype,
-    through: Callable[[Network, Batch], Any],
-) -> dict[str, Tensor]:
-    """Running mean and unbiased variance of every BatchNorm input, pooled over the batches.
-
-    Each batch goes through with its own batch statistics, as in training; one of a single sample
-    goes with its neighbour. Random modules draw from a fixed seed.
-    """
-    twin = network.with_statistics("batch")
-    pools = {name: _Pool() for name, module in twin.named_modules() if is_batchnorm(module)}
-    handles = [
-        module.register_forward_pre_hook(lambda _, args, pool=pools[name]: pool.add(args[0]))
-        for name, module in twin.named_modules()
-        if name in pools
-    ]
-    device = next(iter(tensors.values())).device
-    try:
-        with torch.no_grad(), seeded(0, device):
-            for batch in data_batches.without_singles(source) if pools else ():
-                with twin.given(tensors):
-                    through(twin, data_batches.cast(batch, dtype))
-    finally:
-        for handle in handles:
-            handle.remove()
-    found = {}
-    for name, pool in pools.items():
-        if pool.count:
-            found[f"{name}.running_mean"] = pool.mean
-            found[f"{name}.running_var"] = pool.variance
-    return {name: tensor for name, tensor in found.items() if name in tensors}
-
-
-class _Pool:
-    """Mean and variance per channel, pooled over batches (Chan, Golub & LeVeque 1983)."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.mean: Any = None
-        self._squares: Any = None
-
-    def add(self, activations: Tensor) -> None:
-        axes = [axis for axis in range(activations.ndim) if axis != 1]
-        count = activations.numel() // activations.shape[1]
-        mean = activations.mean(axes)
-        squares = activations.var(axes, correction=0) * count
-        if self.count == 0:
-            self.count, self.mean, self._squares = count, mean, squares
-            return
-        delta, total = mean - self.mean, self.count + count
-        self._squares = self._squares + squares + delta**2 * (self.count * count / total)
-        self.mean = self.mean + delta * (count / total)
-        self.count = total
-
-    @property
-    def variance(self) -> Tensor:
-        return self._squares / max(self.count - 1, 1)
-
-
-class _Direct:
-    """In the place of torch's reentrant checkpoint, which knows only ``backward`` and ``.grad``."""
-
-    @staticmethod
-    def apply(function: Callable[..., Any], preserve: bool, *args: Any) -> Any:
-        return checkpointing.checkpoint(
-            function, *args, use_reentrant=False, preserve_rng_state=preserve
-        )
-
-
-@contextmanager
-def _resumed(context: Callable[[], Any]) -> Iterator[None]:
-    """Inside, activation checkpoints run their function again in ``context``."""
-    saved = {"CheckpointFunction": checkpointing.CheckpointFunction}
-    for name in _GENERATORS:
-        if hasattr(checkpointing, name):
-            saved[name] = getattr(checkpointing, name)
-    try:
-        for name, original in saved.items():
-            changed = (
-                _Direct if name == "CheckpointFunction" else partial(_again, original, context)
-            )
-            setattr(checkpointing, name, changed)
-        yield
-    finally:
-        for name, original in saved.items():
-            setattr(checkpointing, name, original)
-
-
-def _again(original: Any, context: Callable[[], Any], function: Any, *args: Any, **kw: Any) -> Any:
-    def once_more(*inner: Any, **words: Any) -> Any:
-        with context():
-            return function(*inner, **words)
-
-    return original(once_more, *args, **kw)
-
-
-@contextmanager
-def unchecked() -> Iterator[None]:
-    """Inside, activation checkpoints run their function once and keep what it computes.
-
-    Under vmap nothing can be run again.
-    """
-
-    def nothing(*_: Any, **__: Any) -> Iterator[None]:
-        yield
-
-    with contextlib.ExitStack() as stack:
-        for name in _GENERATORS:
-            if hasattr(checkpointing, name):
-                stack.callback(setattr, checkpointing, name, getattr(checkpointing, name))
-                setattr(checkpointing, name, nothing)
-        yield
 
 
 def _containers(module: nn.Module) -> Iterator[Container]:

@@ -25,13 +25,13 @@ from landscape.network import (
     Statistics,
     constants,
     is_batchnorm,
-    measured_statistics,
     state_keys,
-    unchecked,
 )
 from landscape.objective import Term
 from landscape.randomness import derived_seed
+from landscape.recomputation import unchecked
 from landscape.stacked import Affine, losses, members_together, outputs, stack_of
+from landscape.statistics import measured_statistics
 from landscape.trial import begin, tried
 from landscape.weighing import changed, changed_by_loss
 
