@@ -336,7 +336,7 @@ def check_held(base: Base) -> None:
         finally:
             for name, old in saved.items():
                 own[name].data.copy_(old)
-    if not abs(found - expected) <= 1e-5 * (abs(found) + abs(expected)):
+    if abs(found - expected) > 1e-5 * (abs(found) + abs(expected)):
         raise RuntimeError(
             f"the loss at one and the same vector is {expected:.7g}, and {found:.7g} once the "
             "vector stands in the model's own parameters: something reads their numbers past the "

@@ -399,11 +399,13 @@ def test_a_failure_of_the_users_code_in_training_is_one_line(call, tmp_path):
     calls = []
     def loss(output, target):
         calls.append(0)
-        if len(calls) > 12: raise RuntimeError('out of\\npaper')
+        if len(calls) > 50: raise RuntimeError('out of\\npaper')
         return mse(output, target)
     def make(): return Task(torch.nn.Linear(2, 1), loss, (x, y))
     """)  # fmt: skip
-    outcome = call(*runs.train("run", "--method", "gd", task="mine.py:make", members=1, every=1))
+    outcome = call(
+        *runs.train("run", "--method", "gd", task="mine.py:make", members=1, every=1, iterations=60)
+    )
     assert (outcome.code, outcome.out) == (1, "")
     (line,) = outcome.err.splitlines()
     assert "out of paper" in line

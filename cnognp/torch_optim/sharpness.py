@@ -31,6 +31,7 @@ class _Begun(NamedTuple):
     grad: Tensor
     reached: list[bool]
     statistics: list[tuple[Tensor, Tensor]]
+    hooks: list[Any]
 
 
 class SharpnessAware(torch.optim.Optimizer):
@@ -166,6 +167,8 @@ class SharpnessAware(torch.optim.Optimizer):
         if self._begun is None:
             return
         begun, self._begun = self._begun, None
+        for hook in begun.hooks:
+            hook.remove()
         self._parameters().write(begun.here.position)
         for buffer, value in begun.statistics:
             buffer.copy_(value)
@@ -274,11 +277,15 @@ class SharpnessAware(torch.optim.Optimizer):
         here = Closure(flat, None, type(self).__name__)
         z = here.position.to(grad.dtype).unsqueeze(0)
         there = z + formula.perturbation(here, z, grad)
-        self._begun = _Begun(here, grad, reached, self._statistics())
         self.evaluations += 1
-        # After an overflow a second pass would fill running statistics with what is no number.
+        hooks: list[Any] = []
         if bool(torch.isfinite(there).all()):
             flat.write(there[0])
+        else:
+            # After an overflow the second pass stays here: a neighbour that is no number would fill
+            # running statistics. Its gradients are none either, for whoever looks for that.
+            hooks = [t.register_hook(lambda g: torch.full_like(g, torch.nan)) for t in flat.tensors]
+        self._begun = _Begun(here, grad, reached, self._statistics(), hooks)
 
     def _finish(self) -> None:
         """Moves back and lets the base step, unless a ``GradScaler`` has found an overflow.
