@@ -33,7 +33,7 @@ def recorder_of(config: Config, problem: Problem, method: Method) -> CurvatureRe
     return CurvatureRecorder(
         problem.evaluation if random else problem.training,
         every=config.record_curvature,
-        minibatch=_minibatch(method),
+        minibatch=minibatch_of(method),
         generator=torch.Generator(device="cpu").manual_seed(derived_seed(config.seed, "curvature")),
         label=f"member {MEMBER} of {config.method} on {config.task}",
     )
@@ -87,9 +87,9 @@ def _inner(state: Any) -> Any:
     return None if state is None else state.inner
 
 
-def _minibatch(method: Any) -> int:
+def minibatch_of(method: Any) -> int:
     """The size of the mini-batches that a method moves by, itself or inside; 0 if none."""
     if isinstance(method, Epoch):
         return method.size
     inside = (getattr(method, name, None) for name in ("local", "method", "base"))
-    return max((_minibatch(part) for part in inside if part is not None), default=0)
+    return max((minibatch_of(part) for part in inside if part is not None), default=0)

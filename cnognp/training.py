@@ -20,7 +20,7 @@ from cnognp.method import Info, Method
 from cnognp.methods import METHODS
 from cnognp.problem import Problem, choose_device, problem_of
 from cnognp.record import Record
-from cnognp.recording import MEMBER, recorder_of, save_recording, stability_of
+from cnognp.recording import MEMBER, minibatch_of, recorder_of, save_recording, stability_of
 from cnognp.run import run
 from cnognp.state import from_arrays, to_arrays
 from cnognp.tasks.task import initial_population
@@ -70,6 +70,10 @@ class Training:
             problem.training.point_dtype,
         )  # fmt: skip
         recorder = recorder_of(config, problem, method)
+        if size := minibatch_of(method):
+            # What cannot be cut so is refused before there is a folder.
+            generator = torch.Generator(device="cpu").manual_seed(0)
+            next(problem.training.minibatches(size, generator))
         return cls(config, problem, method, start, None, Record(), recorder)
 
     def restore(self, found: Checkpoint) -> None:

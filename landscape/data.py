@@ -89,6 +89,12 @@ class Data:
                 moved(batch_of(content, unpack, whole=whole), self.device) for content in contents
             ]
         self.samples = sum(batch.samples for batch in self.batches)
+        if not self.advice and isinstance(self.first.inputs, Mapping) and unpack is None:
+            self.advice = (
+                "a dictionary goes into the model by its keys: say what of it is input and target, "
+                "unpack=lambda batch: (batch['x'], batch['y'], len(batch['y'])), or give a loss of "
+                "the whole model (ModelRisk, loss_of='model')"
+            )
 
     def __iter__(self) -> Iterator[Batch]:
         return iter(self.batches)
@@ -224,8 +230,8 @@ class Data:
         if own is not None and size != own:
             raise ValueError(
                 f"mini-batches of {size} are asked for, but the data come in batches of {own} and "
-                f"stay so, since {reason}; ask for {own} samples, or give a list or a DataLoader "
-                f"of batches of {size}"
+                f"stay so, since {reason}; ask for {own} (--method.batch_size {own}, or 0 for "
+                f"steps on all of them), or give a list or a DataLoader of batches of {size}"
             )
 
 

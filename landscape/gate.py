@@ -24,7 +24,7 @@ from torch import Tensor
 from landscape import batches as data_batches
 from landscape.draws import seeded
 from landscape.objective import second_order
-from landscape.quotient import SKIP, Quotient, based, check_held, check_types
+from landscape.quotient import LARGE_DIM, SKIP, Quotient, based, check_held, check_types
 from landscape.weighing import coupling, shifted, weighing
 
 if TYPE_CHECKING:
@@ -48,11 +48,18 @@ class Gate:
         self.custom: list[str] = []
         self._found: dict[str, Any] | None = None
         self._at: Tensor | None = None
+        self._curved = False
         self._error: Exception | None = None
         self._coupled: dict[bool, str] = {}
 
-    def judged(self, risk: "Risk", z: Tensor) -> dict[str, Any]:
+    def judged(self, risk: "Risk", z: Tensor, curvature: bool = True) -> dict[str, Any]:
         """What was checked, in words, by the name of the check.
+
+        Args:
+            risk: what is judged.
+            z: the point that is to be measured.
+            curvature: whether products are needed. Those of a very large network cost memory, and
+                are compared only then.
 
         Raises:
             RuntimeError: if the loss is no function of the vector alone, values, gradients and
@@ -63,11 +70,13 @@ class Gate:
             return {"nothing": "check=False"}
         if self._error is not None:
             raise self._error
-        if (self._found is None or self._is_far(z)) and bool(torch.isfinite(z).all()):
+        curvature = curvature or risk.dim <= LARGE_DIM
+        known = self._found is not None and (self._curved or not curvature)
+        if not (known and not self._is_far(z)) and bool(torch.isfinite(z).all()):
             try:
                 found = self._found or {"data": _data(risk), "mean": weighing(risk)}
-                self._found = {**found, **self._derivatives(risk, z)}
-                self._at = z.detach()
+                self._found = {**found, **self._derivatives(risk, z, curvature)}
+                self._at, self._curved = z.detach(), curvature
             except (RuntimeError, ValueError) as error:
                 self._error = error.with_traceback(None)
                 raise
@@ -100,7 +109,8 @@ class Gate:
             strange, _ = _foreign(base.value, base.leaf, base.risk)
             if strange:
                 raise RuntimeError(_unsubstituted(strange, risk))
-            check_held(base)
+            if risk.dim <= LARGE_DIM:
+                check_held(base)
 
     def coupled(self, risk: "Risk") -> str:
         """Why batches are neither cut nor joined; empty where the loss is the mean over samples.
@@ -113,10 +123,10 @@ class Gate:
             self._coupled[training] = coupling(risk, training)
         return self._coupled[training]
 
-    def _derivatives(self, risk: "Risk", z: Tensor) -> dict[str, Any]:
+    def _derivatives(self, risk: "Risk", z: Tensor, curvature: bool) -> dict[str, Any]:
         with _quiet(z), second_order(risk):
             w = shifted(z)
-            base = based(risk, w, risk.derivatives == "exact")
+            base = based(risk, w, curvature and risk.derivatives == "exact")
             strange, self.custom = _foreign(base.value, base.leaf, base.risk)
             if strange:
                 raise RuntimeError(_unsubstituted(strange, risk))
@@ -128,7 +138,8 @@ class Gate:
             v, product = quotient.check()
             if base.leaf.dtype != w.dtype:
                 check_types(base, w, v, product)
-            check_held(base)
+            if risk.dim <= LARGE_DIM:
+                check_held(base)
         said = "values, gradients and products" if base.exact else "values and gradients"
         kind = str(base.leaf.dtype).removeprefix("torch.")
         return {

@@ -400,7 +400,7 @@ def trait(objective: Any, name: str, default: Any = None) -> Any:
     return next((value for value in found if value), default)
 
 
-def judged(objective: Any, z: Tensor) -> dict[str, Any]:
+def judged(objective: Any, z: Tensor, curvature: bool = True) -> dict[str, Any]:
     """What was checked of an objective and its parts before it is measured at z.
 
     Raises:
@@ -410,7 +410,7 @@ def judged(objective: Any, z: Tensor) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for part, place in _located(objective, z):
         if hasattr(part, "judge"):
-            found |= part.judge(place)
+            found |= part.judge(place, curvature)
     return found
 
 
@@ -423,12 +423,15 @@ def _located(objective: Any, z: Tensor) -> Iterator[tuple[Any, Tensor]]:
         yield from _located(part, place)
 
 
-def check_deterministic(objective: Objective, z: Float[Tensor, " p"]) -> Tensor:
+def check_deterministic(
+    objective: Objective, z: Float[Tensor, " p"], *, curvature: bool = True
+) -> Tensor:
     """The objective at ``z``, a scalar, if it may be measured.
 
     It has the same value twice, though the second evaluation sees other random numbers than the
     first; it is finite where it is the loss of a network; and it passed its own gate, see
-    `landscape.gate`. The caller's random state is left as it was.
+    `landscape.gate`, for values and gradients alone where no ``curvature`` is wanted of a very
+    large network. The caller's random state is left as it was.
 
     Raises:
         RuntimeError: if the two values differ or a module draws random numbers; the message names
@@ -447,7 +450,7 @@ def check_deterministic(objective: Objective, z: Float[Tensor, " p"]) -> Tensor:
         if torch.allclose(first, second, rtol=1e-5, atol=0.0, equal_nan=True):
             if not bool(torch.isfinite(first).all()) and bool(torch.isfinite(z).all()):
                 _check_finite(objective, z)
-            judged(objective, z)
+            judged(objective, z, curvature)
             return first
         suspects = [f"unknown: two evaluations gave {float(first):.9g} and {float(second):.9g}"]
     raise RuntimeError(

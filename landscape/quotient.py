@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 
 from landscape import batches as data_batches
-from landscape.objective import first_order, ordinary
+from landscape.objective import ordinary
 
 if TYPE_CHECKING:
     from landscape.risk import Risk
 
 _SAMPLES = 3  # of the first batch, and more where that costs little or some parameter has no part
 _CHEAP = 100_000  # parameters times samples
-_WIDE_DIM = 30_000_000  # longest vector that is taken in float64
+LARGE_DIM = 10_000_000  # beyond, memory counts more than what is checked twice
+_WIDE_DIM = 50_000_000  # longest vector that is taken in float64
 SKIP = "; check=False (--unchecked) measures all the same, and results say so"
 
 
@@ -112,7 +113,8 @@ class Quotient:
         tiny = 10 * self._scale.tiny * self._length
         with torch.no_grad():
             ahead, behind, near, back = (
-                float(self._base.term(self._w + s * v)) for s in (step, -step, tiny, -tiny)
+                float(self._base.term(torch.add(self._w, v, alpha=s)))
+                for s in (step, -step, tiny, -tiny)
             )
         slope, expected = (ahead - behind) / (2 * step), float(self._gradient @ v)
         eps = torch.finfo(self._w.dtype).eps
@@ -131,21 +133,20 @@ class Quotient:
         """A unit vector in the tensors that have (next to) no gradient; None where all have one."""
         sizes = self._base.risk.layout.sizes
         norms = torch.stack(torch._foreach_norm(list(self._gradient.split(sizes))))
-        idle = norms <= self._scale.least * self._norm
+        idle = norms <= (1e-4 if self._scale is _WIDE else 1e-6) * self._norm
         if not bool(idle.any()):
             return None
         generator = torch.Generator(device="cpu").manual_seed(2)
-        drawn = torch.randn(len(self._w), generator=generator, device="cpu").to(self._w)
-        v = drawn * self._spread(idle.to(drawn) / torch.tensor(sizes).to(drawn).sqrt())
+        v = torch.zeros_like(self._w)
+        for part, wanted in zip(v.split(sizes), idle.tolist(), strict=True):
+            if wanted:
+                drawn = torch.randn(len(part), generator=generator, device="cpu").to(v)
+                part.copy_(drawn / len(part) ** 0.5)
         still = self._base.risk.model.still(self._base.risk.layout)
-        v = v if still is None else v.masked_fill(still.to(v.device), 0.0)
+        if still is not None:
+            v.masked_fill_(still.to(v.device), 0.0)
         length = float(torch.linalg.vector_norm(v))
-        return v / length if length > 0 else None
-
-    def _spread(self, numbers: Tensor) -> Tensor:
-        """One number for each tensor, over its coordinates."""
-        sizes = torch.tensor(self._base.risk.layout.sizes, device=numbers.device)
-        return numbers.repeat_interleave(sizes, output_size=len(self._w))
+        return v.div_(length) if length > 0 else None
 
     def _steady(self, v: Tensor) -> bool:
         """Whether differences of gradients at two steps agree better than with the product."""
@@ -176,6 +177,8 @@ class Quotient:
         """What disagrees at a step, in words."""
         step, close = self._scale.steps[rung] * self._length, self._scale.close[rung]
         eps = torch.finfo(self._w.dtype).eps
+        if product is None:
+            return self._missed_by_values(v, step, close)
         (ahead, rise), width = self._at(self._w + step * v), step
         # So small a step bends nothing: the point itself will do as the other end.
         behind, fall = self._value, self._gradient
@@ -190,8 +193,6 @@ class Quotient:
                 "values and gradient belong to different functions: along a direction the loss "
                 f"changes by {slope:.4g} and its gradient says {expected:.4g}"
             )
-        if product is None:
-            return ""
         bent = (rise - fall) / width
         off, *sizes = (float(torch.linalg.vector_norm(x)) for x in (bent - product, bent, product))
         floor = 100 * eps * self._norm / step
@@ -204,6 +205,23 @@ class Quotient:
                 "gradients instead"
             )
         return ""
+
+    def _missed_by_values(self, v: Tensor, step: float, close: float) -> str:
+        """The same without products, in little memory."""
+        with torch.no_grad():
+            ahead, behind = (
+                float(self._base.term(torch.add(self._w, v, alpha=s))) for s in (step, -step)
+            )
+        slope, expected = (ahead - behind) / (2 * step), float(self._gradient @ v)
+        eps = torch.finfo(self._w.dtype).eps
+        floor = 100 * eps * (abs(self._value) + abs(ahead)) / step
+        floor += eps**2 * (abs(self._value) + self._norm) / self._length
+        if abs(slope - expected) <= close * max(abs(expected), abs(slope)) + floor:
+            return ""
+        return (
+            "values and gradient belong to different functions: along a direction the loss "
+            f"changes by {slope:.4g} and its gradient says {expected:.4g}"
+        )
 
     def _noisy(self, v: Tensor, rung: int) -> bool:
         """Whether rounding inside the model is so large that the step was too small."""
@@ -226,24 +244,26 @@ class Quotient:
         A wrong gradient of one tensor is then no small share of what is compared.
         """
         generator = torch.Generator(device="cpu").manual_seed(seed)
-        drawn = torch.randn(len(self._w), generator=generator, device="cpu").to(self._w)
+        v = torch.randn(len(self._w), generator=generator, device="cpu").to(self._w)
         still = self._base.risk.model.still(self._base.risk.layout)
         if still is not None:
-            drawn = drawn.masked_fill(still.to(drawn.device), 0.0)
-        v = 0.3 * drawn / torch.linalg.vector_norm(drawn)
+            v.masked_fill_(still.to(v.device), 0.0)
+        v.mul_(0.3 / torch.linalg.vector_norm(v))
         sizes = self._base.risk.layout.sizes
-        pieces = self._gradient.split(sizes)
-        norms = torch.stack(torch._foreach_norm(list(pieces)))
+        pieces = list(self._gradient.split(sizes))
+        norms = torch.stack(torch._foreach_norm(pieces))
         small = norms <= self._scale.least * self._norm
         weights = torch.where(small, torch.zeros_like(norms), 1 / norms**2).nan_to_num(0, 0, 0)
         if self._scale is _NARROW:
             # Steps are so long there that they must be short beside every single tensor.
             own = torch.stack(torch._foreach_norm(list(self._w.split(sizes))))
             weights = weights.sqrt() * own
-        along = self._gradient * self._spread(weights)
-        length = torch.linalg.vector_norm(along)
-        v = v + along / length if float(length) > 0 else v
-        return v / torch.linalg.vector_norm(v)
+        length = float(torch.linalg.vector_norm(weights * norms))
+        if length > 0:
+            factors = (weights / length).tolist()
+            for part, piece, factor in zip(v.split(sizes), pieces, factors, strict=True):
+                part.add_(piece, alpha=factor)
+        return v.div_(torch.linalg.vector_norm(v))
 
     def _at(self, point: Tensor) -> tuple[float, Tensor]:
         """The value and the gradient at a point."""
@@ -280,7 +300,8 @@ def based(risk: "Risk", w: Tensor, exact: bool) -> Base:
         least = max(_SAMPLES, min(batch.samples, _CHEAP // risk.dim))
         counts = [n for n in (least, 4 * least, 16 * least) if n < batch.samples]
     parts = [*(data_batches.spread(batch, n) for n in counts), batch]
-    wide = w.double() if w.dtype != torch.float64 and len(w) <= _WIDE_DIM else None
+    narrow = w.dtype != torch.float64 and w.device.type != "mps"
+    wide = w.double() if narrow and len(w) <= _WIDE_DIM else None
     last: Exception | None = None
     for part in parts:
         few, reason = risk._on([part], risk.seed), ""
@@ -375,8 +396,9 @@ def check_types(base: Base, w: Tensor, v: Tensor, product: Tensor | None) -> Non
     """
     (term,) = base.risk.batched_terms()
     with torch.no_grad():
-        value = term(torch.stack([w, w]))[0]
-    rows, _, slopes = first_order(term, w.unsqueeze(0))
+        value = term(w.unsqueeze(0).expand(2, -1))[0]
+    graph = product is not None
+    rows, _, slopes = _differentiated(lambda p: term(p).sum(), w.unsqueeze(0), graph=graph)
     known, slope = abs(float(base.value.detach())), base.slope.detach()
     pairs = [("value", value, base.value.detach(), 1e-3 * (1e-3 + known))]
     size = float(torch.linalg.vector_norm(slope))
@@ -385,7 +407,8 @@ def check_types(base: Base, w: Tensor, v: Tensor, product: Tensor | None) -> Non
         narrow = _times(slopes, rows, v.to(w).unsqueeze(0)).reshape(-1)
         pairs.append(("Hessian-vector product", narrow, product, 1e-2 * size))
     for name, narrow, truth, least in pairs:
-        off, scale = (float(torch.linalg.vector_norm(x)) for x in (narrow.double() - truth, truth))
+        off = float(torch.linalg.vector_norm(narrow.to(truth, copy=True).sub_(truth)))
+        scale = float(torch.linalg.vector_norm(truth))
         # A product of a flat function is rounding, and so is the gradient at a minimum.
         if not off <= 2e-2 * (scale + least):
             raise RuntimeError(

@@ -209,14 +209,18 @@ class Risk:
         for index, (batch, share) in enumerate(self.weighed()):
             yield lambda rows, i=index, b=batch, s=share: self._rows(rows, i, b, s)
 
-    def judge(self, z: Float[Tensor, " p"]) -> dict[str, Any]:
+    def judge(self, z: Float[Tensor, " p"], curvature: bool = True) -> dict[str, Any]:
         """What was checked before a measurement at z, for its provenance.
+
+        Args:
+            z: the point.
+            curvature: whether second derivatives will be needed.
 
         Raises:
             RuntimeError: if the loss is no function of the vector alone, or not of one function.
             ValueError: if the weights of batches are not known.
         """
-        return self.gate.judged(self, z)
+        return self.gate.judged(self, z, curvature)
 
     def along(
         self, origin: Float[Tensor, " p"], directions: Sequence[Tensor], *, fold: bool = True

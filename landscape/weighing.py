@@ -171,7 +171,7 @@ def _lone(risk: "Risk", batch: Batch, z: Tensor) -> tuple[Tensor, float]:
 
 
 def _tolerance(z: Tensor) -> float:
-    return 1000 * torch.finfo(z.dtype).eps
+    return 200 * torch.finfo(z.dtype).eps
 
 
 def weighing(risk: "Risk") -> str:
@@ -245,10 +245,12 @@ def _check_weights(risk: "Risk") -> None:
 
 
 def _unknown(what: str, risk: "Risk") -> str:
+    line = "loss * n, n  # a mean over n" if risk.whole else (
+        "cross_entropy(output, target, reduction='sum'), target.numel()"
+    )  # fmt: skip
     return (
         f"it is not known what {what} weigh beside each other (samples, nodes, tokens): let the "
-        "loss return (sum, weight), for instance\n"
-        "    return cross_entropy(output, target, reduction='sum'), target.numel()\n"
+        f"loss return (sum, weight), for instance\n    return {line}\n"
         "or say how many samples a batch has, unpack=lambda batch: (inputs, target, samples)"
     )
 
@@ -328,6 +330,6 @@ def _is_weighted(risk: "Risk", batch: Batch, z: Tensor) -> bool:
 def shifted(z: Tensor) -> Tensor:
     """A point beside z, where nothing is zero by chance."""
     generator = torch.Generator(device="cpu").manual_seed(0)
-    size = z.square().mean().sqrt() + 1e-3
+    size = float(torch.linalg.vector_norm(z)) / len(z) ** 0.5 + 1e-3
     noise = torch.randn(len(z), generator=generator, device="cpu", dtype=torch.float32).to(z)
-    return z + 0.01 * size * noise
+    return noise.mul_(0.01 * size).add_(z)

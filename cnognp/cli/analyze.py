@@ -182,6 +182,8 @@ def command(options: Namespace) -> None:
             if found:
                 console.note(f"saved before that, in {folder}: {', '.join(found)}")
             raise
+    if options.unchecked:
+        console.note("not checked: whether the loss is one function of the parameters alone")
     for name, result in found.items():
         kept = result.provenance.get("towards", {}).get("kept") or ()
         if options.statistics == "reestimated":
@@ -309,7 +311,9 @@ def _folder(options: Namespace) -> Path:
     if options.out:
         return Path(options.out) / "analysis"
     if _is_file(options.run):
-        return Path("runs") / Path(options.run.rpartition(":")[0]).stem / "analysis"
+        file, _, function = options.run.rpartition(":")
+        name = Path(file).stem if function == "make_task" else f"{Path(file).stem}-{function}"
+        return Path("runs") / name / "analysis"
     return RunFolder(Path(options.run)).analysis
 
 

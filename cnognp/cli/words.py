@@ -27,9 +27,12 @@ def numbers(result: Any) -> dict[str, Any]:
         finite = result.loss[(result.loss == result.loss) & (abs(result.loss) != float("inf"))]
         extent = {"min": finite.min(initial=float("inf")), "max": finite.max(initial=-float("inf"))}
         return {"kind": kind, "center": result.center, "shape": result.loss.shape, **extent}
-    return {"kind": kind} | {
-        name: getattr(result, name) for name in vars(result) if name not in _HIDDEN
-    }
+    judged = getattr(result, "provenance", {}).get("judged")
+    return (
+        {"kind": kind}
+        | {name: getattr(result, name) for name in vars(result) if name not in _HIDDEN}
+        | ({"judged": judged} if judged else {})
+    )
 
 
 def tables(result: Any) -> Iterator[Table]:

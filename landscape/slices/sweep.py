@@ -139,13 +139,13 @@ class Sweep:
     ):
         if options.statistics == "reestimated":
             objective = reestimated(objective)
-        self.center = float(check_deterministic(objective, origin))
+        self.center = float(check_deterministic(objective, origin, curvature=False))
         self.options, self.total, self.done = options, total, 0
         self._origin, self._directions = origin, tuple(directions)
         self._plain = Plain(objective, origin, directions)
         self._objective = objective
         self._shares = shares_of(objective) if options.standard_errors else None
-        self.notes: dict[str, Any] = {"judged": judged(objective, origin)}
+        self.notes: dict[str, Any] = {"judged": judged(objective, origin, curvature=False)}
         self._centers: dict[str, float] = {}
         with _ungraphed():
             self._evaluator = self._chosen(np.array([axis[np.abs(axis).argmax()] for axis in axes]))
@@ -324,7 +324,7 @@ class Sweep:
                 f"metric {name!r} must be an objective over vectors of length "
                 f"{self._objective.dim}, got {getattr(metric, 'dim', type(metric).__name__)}"
             )
-        self._centers[name] = float(check_deterministic(metric, self._origin))
+        self._centers[name] = float(check_deterministic(metric, self._origin, curvature=False))
         return evaluator(metric, self._origin, self._directions)
 
     def _error_of_precision(self, axes: Sequence[np.ndarray]) -> dict[str, Any]:
