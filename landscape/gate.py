@@ -50,6 +50,7 @@ class Gate:
         self._at: Tensor | None = None
         self._curved = False
         self._error: Exception | None = None
+        self._refused: Tensor | None = None
         self._coupled: dict[bool, str] = {}
 
     def judged(self, risk: "Risk", z: Tensor, curvature: bool = True) -> dict[str, Any]:
@@ -68,28 +69,21 @@ class Gate:
         """
         if not self.wanted:
             return {"nothing": "check=False"}
-        if self._error is not None:
+        if self._error is not None and not _is_far(self._refused, z):
             raise self._error
         curvature = curvature or risk.dim <= LARGE_DIM
         known = self._found is not None and (self._curved or not curvature)
-        if not (known and not self._is_far(z)) and bool(torch.isfinite(z).all()):
+        if not (known and not _is_far(self._at, z)) and bool(torch.isfinite(z).all()):
+            # Whoever moves the point in place is judged again.
+            place = z.detach().clone() if risk.dim <= LARGE_DIM else z.detach()
             try:
                 found = self._found or {"data": _data(risk), "mean": weighing(risk)}
                 self._found = {**found, **self._derivatives(risk, z, curvature)}
-                self._at, self._curved = z.detach(), curvature
+                self._at, self._curved = place, curvature
             except (RuntimeError, ValueError) as error:
-                self._error = error.with_traceback(None)
+                self._error, self._refused = error.with_traceback(None), place
                 raise
         return self._found or {"nothing": "the point is not finite"}
-
-    def _is_far(self, z: Tensor) -> bool:
-        """Whether a point is so far from where the risk was judged that more may happen there."""
-        if self._at is None or self._at.shape != z.shape:
-            return True
-        if self._at.data_ptr() == z.data_ptr():
-            return False
-        size = max(float(torch.linalg.vector_norm(self._at)), float(torch.linalg.vector_norm(z)))
-        return float(torch.linalg.vector_norm(self._at.to(z) - z)) > _FAR * size
 
     def admit(self, risk: "Risk") -> None:
         """Nothing, if a risk may be trained: its batches have a weight, and no parameter hides.
@@ -146,6 +140,16 @@ class Gate:
             "substitution": "the loss depends on the vector alone",
             "derivatives": f"{said} agree by differences in {kind}{base.reason}{quotient.remark}",
         }
+
+
+def _is_far(judged: Tensor | None, z: Tensor) -> bool:
+    """Whether a point is so far from where a risk was judged that more may happen there."""
+    if judged is None or judged.shape != z.shape:
+        return True
+    if judged.data_ptr() == z.data_ptr():
+        return False
+    size = max(float(torch.linalg.vector_norm(judged)), float(torch.linalg.vector_norm(z)))
+    return float(torch.linalg.vector_norm(judged.to(z) - z)) > _FAR * size
 
 
 def _data(risk: "Risk") -> str:

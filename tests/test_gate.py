@@ -673,8 +673,12 @@ def test_a_point_far_away_is_judged_again():
 
     risk = EmpiricalRisk(built(Branch), (X, Y), CE)
     trace(risk, risk.point())
+    z = risk.point()
     with pytest.raises(RuntimeError, match="different functions"):
-        trace(risk, 4 * risk.point())
+        trace(risk, 4 * z)
+    trace(risk, z)
+    with pytest.raises(RuntimeError, match="different functions"):
+        trace(risk, z.mul_(4))
 
 
 def test_a_weight_that_depends_on_the_parameters_makes_a_quotient():
