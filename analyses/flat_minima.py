@@ -31,9 +31,9 @@ from analyses.outcomes import beside_others, labels, verdict
 from analyses.restarts import Plan, ends
 from analyses.stationary import require_one_of
 from analyses.tabulation import Cell, tabulated
-from cnognp.fitness import Fitness, GradientNormPenalty, Loss
-from cnognp.flat_fitness import BallGradientNorm, HessianEigenvalue, SAMSharpness
-from cnognp.swarm import Swarm
+from cnognp.methods.fitness import Fitness, GradientNormPenalty, Loss
+from cnognp.methods.flat_fitness import BallGradientNorm, HessianEigenvalue, SAMSharpness
+from cnognp.methods.swarm import Swarm
 from landscape.functions import CATALOGUE
 from landscape.objective import Analytic
 from landscape.results import Distribution, provenance

@@ -29,11 +29,11 @@ from torch import Tensor
 from analyses.rank_correlation import by_run, correlated, resamples, telling
 from analyses.trainings import distances, half_width, medians, nearest, spread, trainings
 from analyses.verdict import conclusion
-from cnognp import analysis
-from cnognp.config import Config as RunConfig
-from cnognp.config import RunFolder
+from cnognp.measuring import subjects
 from cnognp.method import couples_members
 from cnognp.methods import METHODS
+from cnognp.training.config import Config as RunConfig
+from cnognp.training.config import RunFolder
 from landscape.results import Flatness, Panel, provenance
 from landscape.sharpness import MEASURES, Options, panel
 
@@ -152,7 +152,7 @@ def measured(config: Config, progress: Progress | None = None) -> Measured:
     run: list[int] = []
     lost = 0
     for number, folder in enumerate(folders):
-        subject = analysis.of_run(
+        subject = subjects.of_run(
             folder, "all", config.checkpoint, config.device, config.evaluate
         )  # fmt: skip
         for member, z in subject.points.items():
@@ -269,7 +269,7 @@ def compared(given: Measured, config: Config) -> Flatness:
     return replace(made, conclusion=conclusion(made, given.lost))
 
 
-def _panel(subject: analysis.Subject, z: Tensor, config: Config) -> Panel:
+def _panel(subject: subjects.Subject, z: Tensor, config: Config) -> Panel:
     source = torch.Generator(device="cpu").manual_seed(config.seed)
     return panel(
         subject.objective(z), z, options=config.options, only=config.measures, generator=source

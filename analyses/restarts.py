@@ -11,8 +11,8 @@ from torch import Tensor
 
 from analyses.swarms import together
 from cnognp.method import Method
+from cnognp.methods.swarm import Swarm
 from cnognp.run import run
-from cnognp.swarm import Swarm
 from landscape.objective import Analytic, value
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from cnognp.method import norms, require
-from cnognp.swarm import Swarm, SwarmState
+from cnognp.methods.swarm import Swarm, SwarmState
 from landscape.objective import Objective
 from landscape.randomness import derive, draw_rows
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from workloads import wine
 
+from landscape.networks.risk import EmpiricalRisk
 from landscape.objective import Analytic, Objective
-from landscape.risk import EmpiricalRisk
 from landscape.spectrum import top_eigenpairs
 
 SPECTRA, NETWORKS, K, TOLERANCE = 200, 20, 5, 1e-3

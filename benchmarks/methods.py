@@ -16,14 +16,14 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from cnognp import METHODS, torch_optim
-from cnognp.centralisation import centralised
-from cnognp.noise import uniform_ball
+from cnognp.methods.centralisation import centralised
+from cnognp.methods.noise import uniform_ball
 from cnognp.run import run
 from cnognp.tasks import load
 from cnognp.tasks.networks import mlp
 from cnognp.tasks.task import initial_population
+from landscape.networks.risk import EmpiricalRisk
 from landscape.randomness import derive
-from landscape.risk import EmpiricalRisk
 
 MEMBERS, STEPS = 32, 12
 HOP = {"lr": 0.1, "rho": 0.5, "eps": 0.05, "tau": 10}

@@ -18,9 +18,9 @@ from cnognp.run import run
 from cnognp.tasks import load
 from cnognp.tasks.networks import mlp
 from cnognp.tasks.task import initial_population
+from landscape.networks.risk import EmpiricalRisk
 from landscape.objective import Objective
 from landscape.randomness import derive, draw_rows
-from landscape.risk import EmpiricalRisk
 
 ITERATIONS = 100
 LR, PENALTY, COGNITIVE, SOCIAL = 0.1, 0.01, 0.5, 0.5

@@ -10,10 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from landscape import batches as data_batches
 from landscape.curvature import arithmetic
+from landscape.networks import batches as data_batches
+from landscape.networks.risk import EmpiricalRisk
 from landscape.results import Crosscheck, provenance
-from landscape.risk import EmpiricalRisk
 from landscape.spectrum import top_eigenpairs
 from landscape.trace import trace
 

@@ -430,8 +430,8 @@ def check_deterministic(
 
     It has the same value twice, though the second evaluation sees other random numbers than the
     first; it is finite where it is the loss of a network; and it passed its own gate, see
-    `landscape.gate`, for values and gradients alone where no ``curvature`` is wanted of a very
-    large network. The caller's random state is left as it was.
+    `landscape.networks.gate`, for values and gradients alone where no ``curvature`` is wanted of a
+    very large network. The caller's random state is left as it was.
 
     Raises:
         RuntimeError: if the two values differ or a module draws random numbers; the message names

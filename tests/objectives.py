@@ -12,9 +12,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader, TensorDataset
 
 from landscape.functions import CATALOGUE
+from landscape.networks.risk import EmpiricalRisk
 from landscape.objective import Analytic, Ridge, Sum
 from landscape.restriction import Restriction
-from landscape.risk import EmpiricalRisk
 
 DEVICES = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
 

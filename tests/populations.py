@@ -12,14 +12,14 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from cnognp import METHODS
-from cnognp.descent import DescentState
 from cnognp.method import Info
-from cnognp.quasi_newton import LBFGS
+from cnognp.methods.descent import DescentState
+from cnognp.methods.quasi_newton import LBFGS
 from cnognp.run import run
 from cnognp.state import to_arrays
 from landscape.functions import f1, f2, himmelblau, six_hump_camel, three_hump_camel
+from landscape.networks.risk import EmpiricalRisk
 from landscape.objective import Ridge, Sum, batched_terms, value_and_grad
-from landscape.risk import EmpiricalRisk
 
 INSIDE = (-1.5, 1.5)
 

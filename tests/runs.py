@@ -173,7 +173,7 @@ def calls(capsys):
 
 def final(folder):
     """The newest whole checkpoint of a run."""
-    from cnognp import checkpoint
+    from cnognp.training.session import checkpoint
 
     found, damaged = checkpoint.newest(Path(folder) / "checkpoints")
     assert found is not None and damaged == []
@@ -273,7 +273,7 @@ def points():
 def job(argv, log, die=None, after=None, signal=None, limit=None):
     """Runs a command in this process, which is a child, and leaves it."""
     from cnognp.cli.main import main
-    from cnognp.record import Record
+    from cnognp.training.record import Record
 
     for descriptor, end in ((1, ".out"), (2, ".err")):
         os.dup2(os.open(log + end, os.O_WRONLY | os.O_CREAT, 0o600), descriptor)

@@ -11,14 +11,14 @@ from populations import seeded, start
 from torch.nn.functional import cross_entropy
 
 from cnognp import METHODS
-from cnognp.adaptive import Adam, AdamW
-from cnognp.centralisation import Centralised
-from cnognp.descent import Epoch
+from cnognp.methods.adaptive import Adam, AdamW
+from cnognp.methods.centralisation import Centralised
+from cnognp.methods.descent import Epoch
+from cnognp.methods.schedule import Cosine, Scheduled, StepDecay, WarmUp
 from cnognp.run import run
-from cnognp.schedule import Cosine, Scheduled, StepDecay, WarmUp
 from landscape.functions import himmelblau
+from landscape.networks.risk import EmpiricalRisk
 from landscape.objective import Analytic, value_and_grad
-from landscape.risk import EmpiricalRisk
 
 METHODS_HERE = {
     "adam": Adam(lr=0.01),

@@ -10,11 +10,13 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import vector_to_parameters
 
-from cnognp import analysis, checkpoint, tasks
-from cnognp.config import RunFolder
-from cnognp.measures import Settings
+from cnognp import tasks
+from cnognp.measuring import subjects
+from cnognp.measuring.measures import Settings
+from cnognp.training.config import RunFolder
+from cnognp.training.session import checkpoint
 from landscape import directions, results
-from landscape.layout import Layout
+from landscape.networks.layout import Layout
 
 SMALL = ("--grid", 3, "--points", 5, "--k", 2)
 
@@ -302,10 +304,10 @@ def test_a_checkpoint_without_members_of_the_model_is_refused(call, forks, tmp_p
 
 
 def test_what_is_asked_for_is_checked_before_anything_is_measured(wine, tmp_path):
-    subject = analysis.of_run(RunFolder(wine), "best", "last", "", False)
+    subject = subjects.of_run(RunFolder(wine), "best", "last", "", False)
     for kinds, message in ((["gradient", "spektrum"], "'spektrum'"), ([], "no measurement")):
         with pytest.raises(ValueError, match=message):
-            analysis.analyze(subject, tmp_path / "out", kinds, Settings())
+            subjects.analyze(subject, tmp_path / "out", kinds, Settings())
     assert not (tmp_path / "out").exists()
 
 

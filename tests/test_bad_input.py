@@ -13,11 +13,12 @@ import runs
 import torch
 from safetensors.torch import load_file, save_file
 
-from cnognp import METHODS, checkpoint
+from cnognp import METHODS
 from cnognp.cli import arguments
-from cnognp.config import RunFolder
 from cnognp.tasks import TASKS
-from landscape import storage
+from cnognp.training.config import RunFolder
+from cnognp.training.session import checkpoint
+from landscape.files import hdf5
 
 METHOD_NAMES = ", ".join(METHODS)
 
@@ -190,7 +191,7 @@ def test_a_folder_of_checkpoints_that_may_not_be_read_is_not_an_empty_one(
     def refuse(folder):
         raise PermissionError(errno.EACCES, "Permission denied", str(folder))
 
-    monkeypatch.setattr("cnognp.checkpoint.os.listdir", refuse)
+    monkeypatch.setattr("cnognp.training.checkpoint.os.listdir", refuse)
     for argv in (["show", "run"], ["analyze", "run"], ["train", "--resume", "--out", "run"]):
         refused(call, tmp_path, argv, 1, "run/checkpoints: Permission denied")
 
@@ -211,7 +212,7 @@ def test_a_folder_that_cannot_be_written_to_is_found_out_before_the_work(
     works = []
     monkeypatch.setattr(Path, "touch", lambda path: (_ for _ in ()).throw(
         PermissionError(errno.EACCES, "Permission denied", str(path))))  # fmt: skip
-    monkeypatch.setattr("landscape.storage._image", lambda *args: works.append(args))
+    monkeypatch.setattr("landscape.files.hdf5._image", lambda *args: works.append(args))
     refused(call, tmp_path, argv.split(), 1, f"could not write into {folder}", "--out")
     assert works == []
 
@@ -559,11 +560,11 @@ def test_a_result_that_is_damaged_is_not_drawn(call, run, tmp_path):
 
 def test_a_result_with_numbers_that_cannot_be_drawn_is_named(call, run, tmp_path):
     assert call("analyze", "run", "--only", "line", "--points", "3").code == 0
-    arrays, attributes = storage.read(run / "analysis" / "line.h5")
+    arrays, attributes = hdf5.read(run / "analysis" / "line.h5")
     arrays["alpha"] = np.array([-np.inf, 0.0, np.inf])
     for path in (run / "analysis").iterdir():
         path.unlink()
-    storage.write(run / "analysis" / "line.h5", arrays, attributes)
+    hdf5.write(run / "analysis" / "line.h5", arrays, attributes)
     outcome = call("plot", "run")
     assert (outcome.code, outcome.out) == (3, "")
     (line,) = outcome.err.splitlines()

@@ -11,11 +11,11 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from cnognp import tasks
-from cnognp.baseline import Constant, constant, remark
-from cnognp.config import Config, RunFolder
-from cnognp.problem import Problem
 from cnognp.tasks import Task
-from cnognp.training import train
+from cnognp.tasks.problem import Problem
+from cnognp.training.baseline import Constant, constant, remark
+from cnognp.training.config import Config, RunFolder
+from cnognp.training.session import train
 from landscape import results
 
 CPU = torch.device("cpu")

@@ -11,11 +11,11 @@ import torch
 from populations import annotations_unchecked, seeded, start
 
 from cnognp import METHODS
-from cnognp.basin_hopping import BasinHopping, LocalSearch
-from cnognp.descent import GradientDescent
 from cnognp.method import norms
+from cnognp.methods.basin_hopping import BasinHopping, LocalSearch
+from cnognp.methods.descent import GradientDescent
+from cnognp.methods.swarm import Swarm
 from cnognp.run import run
-from cnognp.swarm import Swarm
 from landscape.functions import f2, himmelblau, six_hump_camel
 from landscape.objective import Analytic, value, value_and_grad
 
@@ -114,7 +114,7 @@ def test_a_hop_starts_at_the_accepted_minimum_and_not_at_the_last_candidate(
 ):
     zeta = torch.tensor([[0.3, -0.2]], dtype=torch.float64, device="cpu")
     drawn = lambda objective, z, rho, generator, per_tensor: zeta.expand_as(z)  # noqa: E731
-    monkeypatch.setattr("cnognp.basin_hopping.uniform_ball", drawn)
+    monkeypatch.setattr("cnognp.methods.basin_hopping.uniform_ball", drawn)
     for kind in ("gradient", "model"):
         method = BasinHopping(
             lr=0.01, rho=1.0, eps=0.5, tau=30, perturbation=kind, acceptance=acceptance
@@ -168,7 +168,7 @@ def test_monotone_and_plain_hops_by_the_model_part_where_a_hop_rises():
 def test_a_candidate_is_always_below_the_perturbed_point_so_comparing_with_that_tests_nothing(
     monkeypatch,
 ):
-    from cnognp import basin_hopping
+    from cnognp.methods import basin_hopping
 
     seen, original = [], basin_hopping.LocalSearch.descend
 

@@ -25,9 +25,9 @@ from torch.func import functional_call
 from torch.optim.swa_utils import update_bn
 
 from landscape.curvature import Hessian, gradients
+from landscape.networks.reestimation import Reestimated
+from landscape.networks.risk import EmpiricalRisk
 from landscape.objective import Ridge, Sum, hvp, value, value_and_grad
-from landscape.reestimation import Reestimated
-from landscape.risk import EmpiricalRisk
 from landscape.slices import line
 from landscape.spectrum import top_eigenpairs
 

@@ -15,10 +15,9 @@ import h5py
 import numpy as np
 import pytest
 
-from cnognp import checkpoint
-from cnognp.checkpoint import Checkpoint
-from landscape import storage
-from landscape.files import DamagedFile, temporaries
+from cnognp.training.checkpoint import Checkpoint
+from cnognp.training.session import checkpoint
+from landscape.files import DamagedFile, hdf5, temporaries
 
 SIZE = 3000
 
@@ -148,7 +147,7 @@ def test_where_none_is_whole_the_error_says_so(tmp_path):
 
 def test_a_digest_that_fits_does_not_make_another_file_a_checkpoint(tmp_path):
     def assert_refused(attributes, message):
-        storage.write(tmp_path / "00000001.h5", {}, attributes, digest=True)
+        hdf5.write(tmp_path / "00000001.h5", {}, attributes, digest=True)
         with pytest.raises(DamagedFile, match=message):
             checkpoint.load(tmp_path, 1)
 

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from h5py import h5d, h5p, h5s, h5t
 
-from landscape import claims, storage
-from landscape.files import DamagedFile
+from landscape.files import DamagedFile, declarations, hdf5
 
 
 def external_link(file):
@@ -66,7 +65,7 @@ def huge_chunk(file):
 
 
 def bomb(file):
-    shape = (claims.COMPRESSED_BYTES + 1,)
+    shape = (declarations.COMPRESSED_BYTES + 1,)
     file.create_dataset("x", shape, "u1", chunks=(2**22,), compression="gzip")[:] = 0
 
 
@@ -115,7 +114,7 @@ def deep_groups(file):
 
 def many_members(file):
     file.create_dataset("x", (0,), "f8")
-    for index in range(claims.MEMBERS):
+    for index in range(declarations.MEMBERS):
         file.id.links.create_hard(str(index).encode(), file.id, b"x")
 
 
@@ -135,7 +134,7 @@ def array_of(dtype):
 
 
 def many_attributes(file):
-    for index in range(claims.ATTRIBUTES + 1):
+    for index in range(declarations.ATTRIBUTES + 1):
         file.attrs[str(index)] = np.bytes_(b"1")
 
 
@@ -146,7 +145,7 @@ def attribute(value):
     return build
 
 
-HALF = np.bytes_(b'"' + b"x" * (claims.ATTRIBUTE_BYTES // 2) + b'"')
+HALF = np.bytes_(b'"' + b"x" * (declarations.ATTRIBUTE_BYTES // 2) + b'"')
 FILES = [
     (external_link, "'x' is a soft or external link"),
     (soft_link, "'x' is a soft or external link"),
@@ -199,7 +198,7 @@ FILES = [
     (attribute(np.bytes_("é".encode())), "'a' is not JSON"),
     (attribute(np.bytes_(b"[" * 200_000)), "'a' is not JSON"),
     (
-        attribute(np.bytes_(b"1" * (claims.ATTRIBUTE_BYTES + 1))),
+        attribute(np.bytes_(b"1" * (declarations.ATTRIBUTE_BYTES + 1))),
         "attributes have more than 1048576",
     ),
     (lambda file: file.attrs.update(a=HALF, b=HALF), "attributes have more than 1048576"),
@@ -213,7 +212,7 @@ def label(build):
 @pytest.mark.parametrize("libver", ["earliest", "v110"])
 @pytest.mark.parametrize(("build", "message"), FILES, ids=label)
 def test_a_hostile_file_is_refused_with_the_reason(tmp_path, monkeypatch, build, message, libver):
-    storage.write(tmp_path / "secret.h5", {"x": np.arange(3.0)}, {})
+    hdf5.write(tmp_path / "secret.h5", {"x": np.arange(3.0)}, {})
     monkeypatch.chdir(tmp_path)
     try:
         with h5py.File("a.h5", "w", libver=(libver, "v110")) as file:
@@ -223,16 +222,16 @@ def test_a_hostile_file_is_refused_with_the_reason(tmp_path, monkeypatch, build,
             raise
         pytest.skip("the old format has no attributes of this size")
     with pytest.raises(DamagedFile, match=f"a.h5 cannot be read: .*({message})"):
-        storage.read("a.h5")
+        hdf5.read("a.h5")
 
 
 def test_a_chunk_counts_in_full_even_where_it_is_larger_than_its_array(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         options = {"maxshape": (None,), "chunks": (10**6,), "compression": "gzip"}
         file.create_dataset("x", (10,), "u1", **options)[:] = 1
-    assert storage.read(tmp_path / "a.h5", budget=10**6)[0]["x"].sum() == 10
+    assert hdf5.read(tmp_path / "a.h5", budget=10**6)[0]["x"].sum() == 10
     with pytest.raises(DamagedFile, match="declare 1000000 bytes and the budget is 999999"):
-        storage.read(tmp_path / "a.h5", budget=10**6 - 1)
+        hdf5.read(tmp_path / "a.h5", budget=10**6 - 1)
 
 
 def test_the_same_files_without_malice_are_read(tmp_path):
@@ -244,7 +243,7 @@ def test_the_same_files_without_malice_are_read(tmp_path):
         file.create_dataset("z", data=np.zeros(1000), compression="gzip", fletcher32=True)
         file.create_dataset("w", data=np.ones((5, 7)), chunks=(2, 2), shuffle=True)
         file.attrs["a"] = np.bytes_(b"[1, 2]")
-    arrays, attributes = storage.read(tmp_path / "a.h5")
+    arrays, attributes = hdf5.read(tmp_path / "a.h5")
     assert attributes == {"a": [1, 2]}
     assert {name: array.dtype.str[1:] for name, array in arrays.items()} == {
         "x": "f8", "g/y": "i4", "b": "b1", "z": "f8", "w": "f8",
@@ -266,4 +265,4 @@ def test_a_checksum_before_or_after_the_deflation_is_understood(tmp_path):
             space = h5s.create_simple((25,))
             made = h5d.create(file.id, b"x", h5t.NATIVE_DOUBLE, space, dcpl=plan)
             made.write(h5s.ALL, h5s.ALL, np.arange(25.0))
-        assert storage.read(tmp_path / "a.h5")[0]["x"].tolist() == list(range(25))
+        assert hdf5.read(tmp_path / "a.h5")[0]["x"].tolist() == list(range(25))

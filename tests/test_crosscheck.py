@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 
 from landscape.crosscheck import pyhessian_eigenvalues, pyhessian_trace
 from landscape.curvature import Hessian
-from landscape.risk import EmpiricalRisk
+from landscape.networks.risk import EmpiricalRisk
 from landscape.spectrum import top_eigenpairs
 from landscape.trace import trace
 

@@ -32,8 +32,8 @@ from torch.utils.checkpoint import checkpoint
 from landscape import curvature
 from landscape.curvature import Hessian, gradients
 from landscape.functions import himmelblau
+from landscape.networks.risk import EmpiricalRisk
 from landscape.objective import Analytic, Sum, hvp, value_and_grad
-from landscape.risk import EmpiricalRisk
 
 close = torch.testing.assert_close
 CLOSE = {"rtol": 1e-9, "atol": 1e-11}

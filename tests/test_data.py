@@ -21,12 +21,13 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from landscape import batches, slices
-from landscape.data import Data
-from landscape.losses import known
+from landscape import slices
+from landscape.networks import batches
+from landscape.networks.data import Data
+from landscape.networks.losses import known
+from landscape.networks.risk import EmpiricalRisk, ModelRisk
 from landscape.objective import value, value_and_grad
 from landscape.operators import EmpiricalFisher, Fisher, GaussNewton
-from landscape.risk import EmpiricalRisk, ModelRisk
 from landscape.spectrum import top_eigenpairs
 from landscape.trace import trace
 

@@ -9,9 +9,9 @@ from torch.nn.functional import cross_entropy
 
 from landscape import results
 from landscape.curvature import Hessian
+from landscape.networks.risk import EmpiricalRisk
 from landscape.objective import Analytic
 from landscape.randomness import derive
-from landscape.risk import EmpiricalRisk
 from landscape.spectrum import density
 from landscape.spectrum.quadrature import _distributions, _quadrature, interval
 

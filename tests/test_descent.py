@@ -15,15 +15,15 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from cnognp import METHODS
-from cnognp.descent import SGD, Epoch, GradientDescent
-from cnognp.quasi_newton import LBFGS
+from cnognp.methods.descent import SGD, Epoch, GradientDescent
+from cnognp.methods.quasi_newton import LBFGS
+from cnognp.methods.swarm import Swarm
 from cnognp.run import run
-from cnognp.swarm import Swarm
 from landscape.functions import himmelblau
+from landscape.networks.reestimation import Reestimated, Stochastic
+from landscape.networks.risk import EmpiricalRisk
 from landscape.objective import Ridge, Sum, value
 from landscape.randomness import derive
-from landscape.reestimation import Reestimated, Stochastic
-from landscape.risk import EmpiricalRisk
 
 SETTINGS = {
     "plain": {},

@@ -14,7 +14,7 @@ from torch import nn
 from landscape import directions
 from landscape.directions import parts
 from landscape.functions import himmelblau
-from landscape.layout import Layout
+from landscape.networks.layout import Layout
 from landscape.objective import Analytic, hvp
 from landscape.restriction import Restriction
 from landscape.spectrum import top_eigenpairs

@@ -22,7 +22,7 @@ from figures.page import figures_of
 from landscape.exchange import FORMATS, classic, export, formats, table, vtk
 from landscape.files import DamagedFile
 from landscape.results import Line, Lines, Result, Spectrum, Surface, Trajectory, save
-from landscape.schema import axes
+from landscape.results.record import axes
 
 NAN = float("nan")
 TYPES = {"Float64": "<f8", "Int64": "<i8", "UInt8": "|u1"}
@@ -519,7 +519,7 @@ def test_directions_are_lists_of_arrays_in_their_order(tmp_path):
 def test_a_direction_file_serves_the_network_that_it_was_made_for(tmp_path):
     torch = pytest.importorskip("torch")
     from landscape import directions
-    from landscape.layout import Layout
+    from landscape.networks.layout import Layout
 
     model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
     layout = Layout.of(model)

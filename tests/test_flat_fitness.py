@@ -8,12 +8,17 @@ import pytest
 import torch
 from populations import annotations_unchecked, seeded, start
 
-from cnognp.fitness import Fitness, GradientNormPenalty
-from cnognp.flat_fitness import BallGradientNorm, HessianEigenvalue, SAMSharpness, filter_rms
 from cnognp.method import norms
-from cnognp.swarm import Swarm
+from cnognp.methods.fitness import Fitness, GradientNormPenalty
+from cnognp.methods.flat_fitness import (
+    BallGradientNorm,
+    HessianEigenvalue,
+    SAMSharpness,
+    filter_rms,
+)
+from cnognp.methods.swarm import Swarm
 from landscape.functions import f2, himmelblau
-from landscape.layout import Entry, Layout
+from landscape.networks.layout import Entry, Layout
 from landscape.objective import Analytic, value, value_and_grad
 
 KINDS = {

@@ -10,7 +10,7 @@ import torch
 from analyses.flat_minima import FITNESSES, Config, study
 from analyses.restarts import ends
 from analyses.swarms import together
-from cnognp.swarm import Swarm, WaveletMutation
+from cnognp.methods.swarm import Swarm, WaveletMutation
 from landscape.functions import CATALOGUE, f2, himmelblau
 from landscape.results import load, save
 

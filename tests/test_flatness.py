@@ -13,9 +13,9 @@ from analyses.rank_correlation import LEAST, correlated, holm, resamples, tau_b,
 from analyses.trainings import NEAR, distances, half_width, medians, nearest, spread, trainings
 from analyses.verdict import decided
 from cnognp.cli.words import summary, tables
-from cnognp.config import Config as RunConfig
-from cnognp.config import RunFolder
-from cnognp.problem import problem_of
+from cnognp.tasks.problem import problem_of
+from cnognp.training.config import Config as RunConfig
+from cnognp.training.config import RunFolder
 from figures import flatness, sharpness, style
 from figures.page import figures_of
 from landscape.results import Flatness, Panel, load, save, table

@@ -12,9 +12,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from cnognp.tasks.networks import resnet20, small_conv
-from landscape.folding import InPlace, folded
+from landscape.networks.folding import InPlace, folded
+from landscape.networks.risk import EmpiricalRisk
 from landscape.objective import Ridge, Sum, value
-from landscape.risk import EmpiricalRisk
 from landscape.slices import line, plane
 from landscape.slices.evaluators import Plain, evaluator
 
@@ -237,7 +237,7 @@ def test_a_way_that_is_wrong_is_found_out(monkeypatch):
     z = risk.point()
     u, v = normal(2, len(z), seed=7)
     expected = plane(risk, z, u, v, evaluation="plain", **AXES).loss
-    monkeypatch.setattr("landscape.folding._fold", lambda *_: None)
+    monkeypatch.setattr("landscape.networks.folding._fold", lambda *_: None)
     found = plane(risk, z, u, v, **AXES)
     assert found.provenance["evaluation"] == "plain"
     assert found.provenance["self-check"].startswith("failed, so all points were evaluated the")
@@ -255,7 +255,7 @@ class Centred(Residual):
 
 @pytest.mark.parametrize(("model", "way"), [(Residual, "folded"), (Centred, "plain")])
 def test_samples_go_in_parts_only_where_none_sees_another(monkeypatch, model, way):
-    monkeypatch.setattr("landscape.folding._TOGETHER", 3)
+    monkeypatch.setattr("landscape.networks.folding._TOGETHER", 3)
     risk = EmpiricalRisk(settled(model), (IMAGES, Y), CE)
     z = risk.point()
     u, v = normal(2, len(z), seed=7)

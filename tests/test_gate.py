@@ -11,12 +11,12 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from landscape import directions, slices
+from landscape.networks.reestimation import Reestimated
+from landscape.networks.risk import EmpiricalRisk, ModelRisk
 from landscape.objective import Ridge, Sum, hvp, value, value_and_grad
 from landscape.operators import GaussNewton
 from landscape.recorder import CurvatureRecorder
-from landscape.reestimation import Reestimated
 from landscape.restriction import Restriction
-from landscape.risk import EmpiricalRisk, ModelRisk
 from landscape.sharpness import panel
 from landscape.spectrum import density, top_eigenpairs
 from landscape.trace import trace

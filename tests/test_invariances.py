@@ -13,9 +13,9 @@ import torch
 from objectives import CE, built, classes, normal
 from torch import nn
 
+from landscape.networks.risk import EmpiricalRisk
 from landscape.objective import Analytic, value
 from landscape.results import table
-from landscape.risk import EmpiricalRisk
 from landscape.sharpness import MEASURES, Options, panel
 
 OPTIONS = Options(rho_linf=0.05, epsilon=0.05, rho_adaptive=0.1, steps=80, batch_size=20, pairs=400)

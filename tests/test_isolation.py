@@ -15,7 +15,9 @@ from landscape import directions, slices
 from landscape.curvature import Hessian, gradients
 from landscape.directions import sources
 from landscape.functions import CATALOGUE, f1, f2, f3
-from landscape.layout import Layout
+from landscape.networks.layout import Layout
+from landscape.networks.reestimation import Reestimated, Stochastic
+from landscape.networks.risk import EmpiricalRisk
 from landscape.objective import (
     Ridge,
     Sum,
@@ -26,10 +28,8 @@ from landscape.objective import (
 )
 from landscape.randomness import derive
 from landscape.recorder import CurvatureRecorder
-from landscape.reestimation import Reestimated, Stochastic
 from landscape.restriction import Restriction
 from landscape.results import load, save
-from landscape.risk import EmpiricalRisk
 from landscape.sharpness import Options, panel
 from landscape.spectrum import density, top_eigenpairs
 from landscape.trace import diagonal, finite_scale, frobenius, trace

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from landscape.directions.parts import Block
-from landscape.layout import Entry, Layout
+from landscape.networks.layout import Entry, Layout
 
 
 class Everything(nn.Module):

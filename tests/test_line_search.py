@@ -11,12 +11,12 @@ from populations import annotations_unchecked, seeded, start
 from scipy.optimize import minimize_scalar
 
 from cnognp import METHODS
-from cnognp.bfgs import BFGS
-from cnognp.line_search import Rules, golden_section, search_ray, search_wolfe
 from cnognp.method import norms
-from cnognp.quasi_newton import LBFGSGoldenSection
+from cnognp.methods.bfgs import BFGS
+from cnognp.methods.line_search import Rules, golden_section, search_ray, search_wolfe
+from cnognp.methods.quasi_newton import LBFGSGoldenSection
+from cnognp.methods.swarm import Swarm
 from cnognp.run import run
-from cnognp.swarm import Swarm
 from landscape.functions import himmelblau
 from landscape.objective import Analytic, value, value_and_grad
 

@@ -7,9 +7,9 @@ import pytest
 import runs
 import torch
 
-from cnognp import analysis
-from cnognp.config import RunFolder
-from cnognp.measures import MEASURES, Settings, chosen
+from cnognp.measuring import subjects
+from cnognp.measuring.measures import MEASURES, Settings, chosen
+from cnognp.training.config import RunFolder
 from landscape import results
 from landscape.curvature import Hessian
 from landscape.objective import value, value_and_grad
@@ -32,7 +32,7 @@ def wine(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def subject(wine):
-    return analysis.of_run(RunFolder(wine), "best", "last", "", False)
+    return subjects.of_run(RunFolder(wine), "best", "last", "", False)
 
 
 def measured(call, run, out, *more):
@@ -179,11 +179,11 @@ def test_a_plane_that_was_cut_short_goes_on_from_what_is_done(subject, tmp_path)
             raise RuntimeError("the machine went down")
 
     settings = Settings(grid=41, metrics=("gradient_norm",))
-    whole = analysis.analyze(subject, tmp_path / "whole", ["plane"], settings)["plane"]
+    whole = subjects.analyze(subject, tmp_path / "whole", ["plane"], settings)["plane"]
     with pytest.raises(RuntimeError, match="went down"):
-        analysis.analyze(subject, tmp_path / "cut", ["plane"], settings, stop)
+        subjects.analyze(subject, tmp_path / "cut", ["plane"], settings, stop)
     assert not (tmp_path / "cut" / "plane.h5").exists()
-    again = analysis.analyze(subject, tmp_path / "cut", ["plane"], settings)["plane"]
+    again = subjects.analyze(subject, tmp_path / "cut", ["plane"], settings)["plane"]
     assert np.array_equal(whole.loss, again.loss)
     assert calls[0][0] == "plane"
 

@@ -23,11 +23,11 @@ from populations import (
 )
 
 from cnognp import METHODS
-from cnognp.descent import SGD, Epoch, GradientDescent
 from cnognp.method import Info, Method, couples_members, norms
+from cnognp.methods.descent import SGD, Epoch, GradientDescent
+from cnognp.methods.swarm import Swarm
 from cnognp.run import run
 from cnognp.state import from_arrays, to_arrays
-from cnognp.swarm import Swarm
 from landscape.functions import f2, himmelblau
 from landscape.objective import Analytic, value, value_and_grad
 
@@ -149,7 +149,7 @@ def test_members_without_attraction_may_change_places(name, case):
 def test_swarms_that_draw_the_same_number_for_all_may_change_places(name, case, monkeypatch):
     # So whatever order the members are handled in, none of them is served before another.
     monkeypatch.setattr(
-        "cnognp.swarm.draw_rows",
+        "cnognp.methods.swarm.draw_rows",
         lambda law, shape, generator, like: torch.full(shape, 0.3, dtype=like.dtype, device="cpu"),
     )
     objective, method = OBJECTIVES[name](), SWARMS[case]

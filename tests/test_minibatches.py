@@ -10,12 +10,12 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from cnognp import METHODS
-from cnognp.config import Config, RunFolder
 from cnognp.methods import BATCH
-from cnognp.minibatches import fitting, settled
-from cnognp.problem import Problem
 from cnognp.tasks import Task
-from cnognp.training import train
+from cnognp.tasks.problem import Problem
+from cnognp.training.config import Config, RunFolder
+from cnognp.training.minibatches import fitting, settled
+from cnognp.training.session import train
 
 CPU = torch.device("cpu")
 

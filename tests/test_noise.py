@@ -11,9 +11,9 @@ from populations import seeded, start
 from scipy import stats
 
 from cnognp import METHODS
-from cnognp.descent import GradientDescent
 from cnognp.method import norms
-from cnognp.noise import NiG, NiM, NormalisedGD, uniform_ball
+from cnognp.methods.descent import GradientDescent
+from cnognp.methods.noise import NiG, NiM, NormalisedGD, uniform_ball
 from cnognp.run import run
 from landscape.functions import himmelblau
 from landscape.objective import Analytic, value_and_grad

@@ -8,6 +8,7 @@ from torch.nn.functional import cross_entropy
 
 from landscape.curvature import Hessian
 from landscape.functions import himmelblau
+from landscape.networks.risk import EmpiricalRisk
 from landscape.objective import (
     Analytic,
     Objective,
@@ -20,7 +21,6 @@ from landscape.objective import (
     value_and_grad,
 )
 from landscape.restriction import Restriction
-from landscape.risk import EmpiricalRisk
 
 # One of each kind, for what does not depend on the formula.
 KINDS = ("himmelblau", "minimal", "ridge", "stacked-padded", "vmapped", "sequential", "named",

@@ -12,10 +12,10 @@ from torch.func import functional_call
 
 from landscape.curvature import Hessian
 from landscape.functions import himmelblau
+from landscape.networks.risk import EmpiricalRisk
 from landscape.objective import Analytic, Ridge, Sum, value
 from landscape.operators import EmpiricalFisher, Fisher, GaussNewton, Selection, block, blocks
 from landscape.operators.blocks import name_of
-from landscape.risk import EmpiricalRisk
 from landscape.spectrum import density, top_eigenpairs
 from landscape.trace import diagonal, finite_scale, frobenius, trace
 

@@ -12,9 +12,9 @@ from objectives import CE, X, Y, accuracy, built, case, chain, classes, normal, 
 from torch.utils.data import DataLoader, TensorDataset
 
 from landscape.files import DamagedFile
+from landscape.networks.risk import EmpiricalRisk
 from landscape.objective import Analytic, Ridge, Sum, value
 from landscape.results import load, save
-from landscape.risk import EmpiricalRisk
 from landscape.slices import line, lines, plane, span
 from landscape.slices.journal import Journal
 from landscape.slices.metrics import gradient_norm

@@ -6,10 +6,10 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from cnognp.config import Config
-from cnognp.minibatches import fitting, settled
-from cnognp.problem import Problem
 from cnognp.tasks import Task
+from cnognp.tasks.problem import Problem
+from cnognp.training.config import Config
+from cnognp.training.minibatches import fitting, settled
 from landscape.objective import value
 
 CPU = torch.device("cpu")

@@ -9,7 +9,7 @@ import torch
 from populations import Counting, risk, seeded, start
 
 from cnognp import METHODS
-from cnognp.quasi_newton import LBFGS
+from cnognp.methods.quasi_newton import LBFGS
 from landscape.functions import f1, himmelblau, six_hump_camel, two_wells
 from landscape.objective import Analytic, value, value_and_grad
 

@@ -15,7 +15,7 @@ x, y = torch.randn(30, 4), torch.randint(0, 3, (30,))
 model, loss = nn.Linear(4, 3), nn.functional.cross_entropy
 """
 MADE = """
-from landscape.risk import EmpiricalRisk
+from landscape.networks.risk import EmpiricalRisk
 risk = EmpiricalRisk(model, (x, y), loss)
 z, g = risk.point(), torch.Generator().manual_seed(0)
 """
@@ -28,8 +28,9 @@ MEASURED = {
     "sharpness": "from landscape.sharpness import *; panel(risk, z)",
     "line": "from landscape import directions, slices\n"
     "slices.line(risk, z, directions.random(risk.layout, z, g, count=1)[0])",
-    "task": "from cnognp.problem import Problem; from cnognp.tasks import Task\n"
-    "from cnognp import analysis; from cnognp.measures import Settings; from pathlib import Path\n"
+    "task": "from cnognp.tasks.problem import Problem; from cnognp.tasks import Task\n"
+    "from cnognp.measuring import subjects as analysis; from pathlib import Path\n"
+    "from cnognp.measuring.measures import Settings\n"
     "task = Task(model=model, loss=loss, train=(x, y))\n"
     "subject = analysis.of_weights(Problem(task, torch.device('cpu')), None)\n"
     "analysis.analyze(subject, Path('out'), ['gradient', 'trace'], Settings(probes=5))",

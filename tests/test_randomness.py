@@ -9,8 +9,8 @@ from populations import seeded, start
 from scipy import stats
 
 from cnognp import METHODS
-from cnognp.basin_hopping import BasinHopping
-from cnognp.noise import NiG, NiM, uniform_ball
+from cnognp.methods.basin_hopping import BasinHopping
+from cnognp.methods.noise import NiG, NiM, uniform_ball
 from landscape.functions import himmelblau
 from landscape.objective import Analytic
 from landscape.randomness import derive, draw_rows

@@ -12,20 +12,20 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
 
-from cnognp import METHODS, checkpoint
-from cnognp.config import Config, RunFolder
-from cnognp.recording import stability_of
+from cnognp import METHODS
 from cnognp.run import run
-from cnognp.training import train
+from cnognp.training.config import Config, RunFolder
+from cnognp.training.curvature import stability_of
+from cnognp.training.session import checkpoint, train
 from figures.page import figures_of
 from landscape import results
 from landscape.curvature import Hessian
+from landscape.networks.risk import EmpiricalRisk
 from landscape.objective import Analytic, Ridge, Sum
 from landscape.recorder import CurvatureRecorder
 from landscape.recorder.curvature import _trace
 from landscape.recorder.stability import descent, of_optimiser
 from landscape.recorder.tracking import top_pairs
-from landscape.risk import EmpiricalRisk
 
 F64 = torch.float64
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from landscape import results, storage
-from landscape.files import DamagedFile
+from landscape import results
+from landscape.files import DamagedFile, hdf5
 from landscape.results import (
     Gradients,
     History,
@@ -213,9 +213,9 @@ def test_a_result_that_contradicts_its_declaration_is_refused(changes, error, me
 def rewritten(path, change):
     """The saved surface, with its arrays and attributes changed and written anew."""
     save(surface(), path)
-    arrays, attributes = storage.read(path)
+    arrays, attributes = hdf5.read(path)
     change(arrays, attributes)
-    storage.write(path, arrays, attributes)
+    hdf5.write(path, arrays, attributes)
     return path
 
 
@@ -280,7 +280,7 @@ def test_fields_with_the_names_of_what_a_file_says_of_itself_come_back(tmp_path)
     found = load(tmp_path / "a.h5")
     assert (found.kind, found.schema, found.axes) == ("steep", 7, ("a", "b"))
     assert found.height.tolist() == [0, 1, 2]
-    _, attributes = storage.read(tmp_path / "a.h5")
+    _, attributes = hdf5.read(tmp_path / "a.h5")
     assert (attributes["kind"], attributes["schema"]) == ("Worded", 1)
 
 
@@ -295,7 +295,7 @@ def test_arrays_of_such_names_come_back_from_files_of_any_age(tmp_path):
     before = {
         "kind": "Arrayed", "schema": 1, "axes": {"kind": ["n"], "schema": ["n"]}, "provenance": {},
     }  # fmt: skip
-    storage.write(tmp_path / "old.h5", arrays, before)
+    hdf5.write(tmp_path / "old.h5", arrays, before)
     for name in ("new.h5", "old.h5"):
         found = load(tmp_path / name)
         assert found.kind.tolist() == [0, 1] and found.schema.tolist() == [1.0, 1.0]

@@ -38,13 +38,13 @@ from objectives import case as made
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from landscape import data as data_batches
-from landscape import evaluation as ways
 from landscape import slices
 from landscape.curvature import gradients
+from landscape.networks import data as data_batches
+from landscape.networks import evaluation as ways
+from landscape.networks.reestimation import Stochastic
+from landscape.networks.risk import EmpiricalRisk
 from landscape.objective import Ridge, Sum, hvp, value, value_and_grad
-from landscape.reestimation import Stochastic
-from landscape.risk import EmpiricalRisk
 from landscape.spectrum import top_eigenpairs
 
 close = torch.testing.assert_close

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from objectives import built, normal, seeded
 from torch import nn
 
+from landscape.networks.risk import EmpiricalRisk
 from landscape.objective import Analytic, value
-from landscape.risk import EmpiricalRisk
 from landscape.rounding import in_float64, noise
 
 CPU = {"device": "cpu"}

@@ -9,7 +9,7 @@ import torch
 from populations import Record, risk, seeded, start
 
 from cnognp import METHODS
-from cnognp.descent import SGD, DescentState, GradientDescent
+from cnognp.methods.descent import SGD, DescentState, GradientDescent
 from cnognp.run import run
 from landscape.functions import himmelblau, six_hump_camel
 from landscape.objective import Ridge

@@ -10,16 +10,16 @@ import torch
 from populations import start
 
 from cnognp import METHODS
-from cnognp.adaptive import Adam
-from cnognp.averaging import SWA
-from cnognp.basin_hopping import BasinHopping
-from cnognp.descent import SGD, Epoch, GradientDescent
-from cnognp.noise import NiG, NormalisedGD
-from cnognp.quasi_newton import LBFGSGoldenSection
+from cnognp.methods.adaptive import Adam
+from cnognp.methods.averaging import SWA
+from cnognp.methods.basin_hopping import BasinHopping
+from cnognp.methods.descent import SGD, Epoch, GradientDescent
+from cnognp.methods.noise import NiG, NormalisedGD
+from cnognp.methods.quasi_newton import LBFGSGoldenSection
+from cnognp.methods.schedule import Constant, Cosine, Scheduled, StepDecay, WarmUp, slowed
+from cnognp.methods.sharpness_aware import SAM
+from cnognp.methods.swarm import Swarm
 from cnognp.run import run
-from cnognp.schedule import Constant, Cosine, Scheduled, StepDecay, WarmUp, slowed
-from cnognp.sharpness_aware import SAM
-from cnognp.swarm import Swarm
 from landscape.functions import himmelblau
 from landscape.objective import Analytic
 

@@ -13,10 +13,10 @@ from scipy.optimize import brentq
 from torch import nn
 
 from landscape.functions import f1, f2, himmelblau
+from landscape.networks.risk import EmpiricalRisk
 from landscape.objective import Analytic, Ridge, Sum
 from landscape.randomness import derive
 from landscape.results import load, save, table
-from landscape.risk import EmpiricalRisk
 from landscape.sharpness import MEASURES, Options, panel, worst_case
 from landscape.sharpness.basin import median, widths
 from landscape.sharpness.relative_flatness import relative_flatness

@@ -12,20 +12,20 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from cnognp import METHODS
-from cnognp.adaptive import Adam, AdamW
-from cnognp.averaging import SWA
-from cnognp.centralisation import Centralised, centralised
-from cnognp.descent import SGD, Epoch, GradientDescent
 from cnognp.method import norms
-from cnognp.quasi_newton import LBFGS
+from cnognp.methods.adaptive import Adam, AdamW
+from cnognp.methods.averaging import SWA
+from cnognp.methods.centralisation import Centralised, centralised
+from cnognp.methods.descent import SGD, Epoch, GradientDescent
+from cnognp.methods.quasi_newton import LBFGS
+from cnognp.methods.schedule import Cosine, Scheduled, WarmUp
+from cnognp.methods.sharpness_aware import GCSAM, GNP, SAM
+from cnognp.methods.swarm import Swarm
 from cnognp.run import run
-from cnognp.schedule import Cosine, Scheduled, WarmUp
-from cnognp.sharpness_aware import GCSAM, GNP, SAM
-from cnognp.swarm import Swarm
 from landscape.functions import himmelblau
-from landscape.layout import Entry, Layout
+from landscape.networks.layout import Entry, Layout
+from landscape.networks.risk import EmpiricalRisk
 from landscape.objective import Analytic, value_and_grad
-from landscape.risk import EmpiricalRisk
 
 STEP = SGD(lr=0.003, momentum=0.5)
 METHODS_HERE = {

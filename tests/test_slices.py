@@ -8,10 +8,10 @@ from objectives import case as made
 from torch import nn
 
 from landscape import directions
+from landscape.networks.risk import EmpiricalRisk
 from landscape.objective import Analytic, Ridge, Sum, value
 from landscape.restriction import Restriction
 from landscape.results import load, save
-from landscape.risk import EmpiricalRisk
 from landscape.slices import line, plane
 
 

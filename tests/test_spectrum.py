@@ -13,10 +13,10 @@ from sklearn.datasets import load_wine
 from torch import nn
 
 from landscape.curvature import Hessian
+from landscape.networks.risk import EmpiricalRisk
 from landscape.objective import Analytic, Ridge, Sum
 from landscape.restriction import Restriction
 from landscape.results import load, save
-from landscape.risk import EmpiricalRisk
 from landscape.spectrum import top_eigenpairs
 
 WHICH = ("LM", "LA", "SA", "BE")

@@ -12,7 +12,7 @@ from analyses.basins import BASINS, CELLS, areas, basins, flow
 from analyses.outcomes import labels, mirror_p_value, mirror_pairs, wilson
 from analyses.restarts import Plan, ends, starts
 from analyses.stationary import STEPS, Config, study
-from cnognp.descent import GradientDescent
+from cnognp.methods.descent import GradientDescent
 from cnognp.run import run
 from landscape.functions import CATALOGUE, f1, f2, himmelblau, six_hump_camel, two_wells
 from landscape.objective import value, value_and_grad

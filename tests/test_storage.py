@@ -19,8 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from landscape import claims, storage
-from landscape.files import DamagedFile
+from landscape.files import DamagedFile, declarations, hdf5
 
 ARRAYS = {
     "alpha": np.linspace(-1, 1, 7),
@@ -58,8 +57,8 @@ def same(ours, theirs):
 @pytest.mark.parametrize("digest", [False, True])
 def test_what_is_written_is_read(tmp_path, compress, digest):
     path = tmp_path / "a.h5"
-    storage.write(path, ARRAYS, ATTRIBUTES, compress=compress, digest=digest)
-    arrays, attributes = storage.read(path, digest=digest)
+    hdf5.write(path, ARRAYS, ATTRIBUTES, compress=compress, digest=digest)
+    arrays, attributes = hdf5.read(path, digest=digest)
     assert attributes == ATTRIBUTES
     assert arrays.keys() == ARRAYS.keys()
     assert all(same(ARRAYS[name], arrays[name]) for name in ARRAYS)
@@ -77,8 +76,8 @@ def test_any_array_and_any_attribute_comes_back_equal(
 ):
     path = tmp_path_factory.mktemp("any") / "a.h5"
     arrays = {"/".join(part): data.draw(anything) for part in parts}
-    storage.write(path, arrays, attributes, compress=compress)
-    found, told = storage.read(path)
+    hdf5.write(path, arrays, attributes, compress=compress)
+    found, told = hdf5.read(path)
     assert found.keys() == arrays.keys()
     assert all(same(arrays[name], found[name]) for name in arrays)
     assert repr(told) == repr({name: told[name] for name in sorted(told)})
@@ -92,15 +91,15 @@ def test_arrays_of_many_chunks_come_back_equal(tmp_path):
         "columns": generator.random((2**18 + 1, 3)),
         "strided": generator.random((700, 900))[::2, ::3].T,
     }
-    storage.write(tmp_path / "a.h5", arrays, {}, digest=True)
-    found, _ = storage.read(tmp_path / "a.h5", digest=True)
+    hdf5.write(tmp_path / "a.h5", arrays, {}, digest=True)
+    found, _ = hdf5.read(tmp_path / "a.h5", digest=True)
     assert all(np.array_equal(arrays[name], found[name]) for name in arrays)
 
 
 @pytest.mark.parametrize("shape", [(1, 2**18 + 1), (5, 300_001), (2**20 + 1,), (2**17 + 1, 3)])
 def test_chunks_have_at_most_a_mebibyte_and_the_last_one_is_nearly_full(tmp_path, shape):
     array = np.zeros(shape, dtype=np.float32)
-    storage.write(tmp_path / "a.h5", {"x": array}, {})
+    hdf5.write(tmp_path / "a.h5", {"x": array}, {})
     assert os.path.getsize(tmp_path / "a.h5") < 1.01 * array.nbytes + 10_000
     with h5py.File(tmp_path / "a.h5") as file:
         assert 2**19 <= np.prod(file["x"].chunks) * 4 <= 2**20
@@ -108,20 +107,20 @@ def test_chunks_have_at_most_a_mebibyte_and_the_last_one_is_nearly_full(tmp_path
 
 
 def test_equal_content_gives_equal_bytes_at_another_time_and_in_another_order(tmp_path):
-    storage.write(tmp_path / "a.h5", ARRAYS, ATTRIBUTES)
+    hdf5.write(tmp_path / "a.h5", ARRAYS, ATTRIBUTES)
     time.sleep(1.1)
     turned = dict(reversed(ARRAYS.items()))
-    storage.write(tmp_path / "b.h5", turned, dict(reversed(ATTRIBUTES.items())))
+    hdf5.write(tmp_path / "b.h5", turned, dict(reversed(ATTRIBUTES.items())))
     assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
 
 
 def test_compression_is_left_out_where_it_would_look_like_a_bomb(tmp_path):
-    storage.write(tmp_path / "a.h5", {"x": np.zeros(2**21)}, {}, compress=True)
+    hdf5.write(tmp_path / "a.h5", {"x": np.zeros(2**21)}, {}, compress=True)
     assert os.path.getsize(tmp_path / "a.h5") < 2**24 / 100
-    storage.write(tmp_path / "b.h5", {"x": np.zeros(2**23 + 1)}, {}, compress=True)
+    hdf5.write(tmp_path / "b.h5", {"x": np.zeros(2**23 + 1)}, {}, compress=True)
     assert os.path.getsize(tmp_path / "b.h5") > 2**26
     for name, size in (("a.h5", 2**21), ("b.h5", 2**23 + 1)):
-        assert same(storage.read(tmp_path / name)[0]["x"], np.zeros(size))
+        assert same(hdf5.read(tmp_path / name)[0]["x"], np.zeros(size))
 
 
 @pytest.mark.parametrize(
@@ -147,7 +146,7 @@ def test_compression_is_left_out_where_it_would_look_like_a_bomb(tmp_path):
 )
 def test_what_the_reader_would_refuse_is_not_written(tmp_path, arrays, attributes, error, message):
     with pytest.raises(error, match=message):
-        storage.write(tmp_path / "a.h5", arrays, attributes)
+        hdf5.write(tmp_path / "a.h5", arrays, attributes)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -157,51 +156,51 @@ def test_what_the_reader_would_refuse_is_not_written(tmp_path, arrays, attribute
         (b"", "it is empty"),
         (pickle.dumps({"a": 1}), "not an HDF5 file, it begins with"),
         (b"hello", "not an HDF5 file"),
-        (storage.SIGNATURE, "a.h5 cannot be read"),
-        (storage.SIGNATURE + bytes(4096), "a.h5 cannot be read"),
+        (hdf5.SIGNATURE, "a.h5 cannot be read"),
+        (hdf5.SIGNATURE + bytes(4096), "a.h5 cannot be read"),
     ],
 )
 def test_a_file_of_another_kind_is_refused(tmp_path, content, message):
     path = tmp_path / "a.h5"
     path.write_bytes(content)
     with pytest.raises(DamagedFile, match=message):
-        storage.read(path)
+        hdf5.read(path)
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=2000))
 def test_garbage_behind_the_signature_is_refused(tmp_path_factory, garbage):
     path = tmp_path_factory.mktemp("garbage") / "a.h5"
-    path.write_bytes(storage.SIGNATURE + garbage)
+    path.write_bytes(hdf5.SIGNATURE + garbage)
     with pytest.raises(DamagedFile, match="cannot be read"):
-        storage.read(path)
+        hdf5.read(path)
 
 
 def test_what_is_not_a_file_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="a.h5"):
-        storage.read(tmp_path / "a.h5")
+        hdf5.read(tmp_path / "a.h5")
     with pytest.raises(DamagedFile, match="not a regular file"):
-        storage.read(tmp_path)
+        hdf5.read(tmp_path)
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(DamagedFile, match="not a regular file"):
-        storage.read(tmp_path / "pipe")
+        hdf5.read(tmp_path / "pipe")
 
 
 def test_every_truncation_is_refused(tmp_path):
     path = tmp_path / "a.h5"
-    storage.write(path, SMALL, {"seed": 7})
+    hdf5.write(path, SMALL, {"seed": 7})
     content = path.read_bytes()
     for length in range(len(content)):
         path.write_bytes(content[:length])
         with pytest.raises(DamagedFile, match="cannot be read"):
-            storage.read(path)
+            hdf5.read(path)
 
 
 @pytest.mark.parametrize("compress", [False, True])
 def test_no_flipped_byte_is_read_as_something_else_even_without_a_digest(tmp_path, compress):
     path = tmp_path / "a.h5"
-    storage.write(path, SMALL, {"seed": 7}, compress=compress)
-    content, expected = path.read_bytes(), storage.read(path)
+    hdf5.write(path, SMALL, {"seed": 7}, compress=compress)
+    content, expected = path.read_bytes(), hdf5.read(path)
 
     def flip_all():
         signal.alarm(120)
@@ -210,7 +209,7 @@ def test_no_flipped_byte_is_read_as_something_else_even_without_a_digest(tmp_pat
             flipped[place] ^= 1 << place * 5 % 8
             path.write_bytes(flipped)
             try:
-                arrays, attributes = storage.read(path)
+                arrays, attributes = hdf5.read(path)
             except DamagedFile:
                 continue
             assert attributes == expected[1]
@@ -237,19 +236,19 @@ def status_of_child(action):
 
 def test_arrays_beyond_the_budget_are_refused_before_they_are_read(tmp_path):
     path = tmp_path / "a.h5"
-    storage.write(path, {"x": np.zeros(1000), "y": np.zeros(500)}, {})
-    assert len(storage.read(path, budget=12_000)[0]) == 2
+    hdf5.write(path, {"x": np.zeros(1000), "y": np.zeros(500)}, {})
+    assert len(hdf5.read(path, budget=12_000)[0]) == 2
     with pytest.raises(DamagedFile, match="declare 12000 bytes and the budget is 11999.*larger"):
-        storage.read(path, budget=11_999)
+        hdf5.read(path, budget=11_999)
 
 
 def test_a_damaged_digest_is_found_before_hdf5_sees_the_file(tmp_path, monkeypatch):
     path = tmp_path / "a.h5"
-    storage.write(path, ARRAYS, ATTRIBUTES, digest=True)
+    hdf5.write(path, ARRAYS, ATTRIBUTES, digest=True)
     (tmp_path / "a.sha256").write_text("0" * 64)
     monkeypatch.setattr(h5py, "File", None)
     with pytest.raises(DamagedFile, match="SHA-256"):
-        storage.read(path, digest=True)
+        hdf5.read(path, digest=True)
 
 
 @pytest.mark.parametrize("digest", [False, True])
@@ -258,7 +257,7 @@ def test_a_disk_that_fills_up_is_a_clear_error_and_the_older_file_stays(
     tmp_path, monkeypatch, digest, room
 ):
     path = tmp_path / "a.h5"
-    storage.write(path, ARRAYS, ATTRIBUTES)
+    hdf5.write(path, ARRAYS, ATTRIBUTES)
     older = path.read_bytes()
     write = Path.write_bytes
 
@@ -268,7 +267,7 @@ def test_a_disk_that_fills_up_is_a_clear_error_and_the_older_file_stays(
 
     monkeypatch.setattr(Path, "write_bytes", limited)
     with pytest.raises(OSError, match=r"could not write .*a\.h5: No space.* try again") as full:
-        storage.write(path, SMALL, {}, digest=digest)
+        hdf5.write(path, SMALL, {}, digest=digest)
     assert full.value.errno == errno.ENOSPC
     assert path.read_bytes() == older
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.h5"]
@@ -279,7 +278,7 @@ def test_a_limit_on_file_size_is_a_clear_error(tmp_path):
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
         with pytest.raises(OSError, match=r"could not write .*a\.h5: File too large"):
-            storage.write(tmp_path / "a.h5", {"x": np.zeros(10**6)}, {})
+            hdf5.write(tmp_path / "a.h5", {"x": np.zeros(10**6)}, {})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(tmp_path.iterdir()) == []
@@ -288,7 +287,7 @@ def test_a_limit_on_file_size_is_a_clear_error(tmp_path):
 SCRIPT = """
 import ctypes, os, resource, signal, sys
 import numpy as np
-from landscape import storage
+from landscape.files import hdf5 as storage
 
 x = np.zeros((8, 10**6))
 def leak(error):
@@ -312,13 +311,13 @@ def test_a_process_that_met_a_full_disk_goes_on_and_ends_well(tmp_path):
 for size in (0, 1, 3000, 3 * 10**7):
     limit(size)
     try:
-        storage.write("a.h5", {"x": x}, {})
+        hdf5.write("a.h5", {"x": x}, {})
     except OSError as error:
         leak(error)
         print("refused")
 limit(resource.RLIM_INFINITY)
-storage.write("b.h5", {"x": x}, {})
-print(storage.read("b.h5")[0]["x"].shape, os.listdir())
+hdf5.write("b.h5", {"x": x}, {})
+print(hdf5.read("b.h5")[0]["x"].shape, os.listdir())
 """,
     )
     assert done.stdout == "refused\n" * 4 + "(8, 1000000) ['b.h5']\n"
@@ -329,15 +328,15 @@ def test_an_error_that_nobody_catches_ends_the_process_with_a_message_and_no_cra
     done = run_script(tmp_path, "limit(10**6)\nstorage.write('a.h5', {'x': x}, {})")
     assert done.returncode == 1
     assert "could not write a.h5: File too large" in done.stderr
-    (tmp_path / "b.h5").write_bytes(storage.SIGNATURE + bytes(100))
-    done = run_script(tmp_path, "storage.read('b.h5')")
+    (tmp_path / "b.h5").write_bytes(hdf5.SIGNATURE + bytes(100))
+    done = run_script(tmp_path, "hdf5.read('b.h5')")
     assert done.returncode == 1
     assert "DamagedFile: b.h5 cannot be read" in done.stderr
     done = run_script(
         tmp_path,
         """
 try:
-    storage.read("b.h5")
+    hdf5.read("b.h5")
 except ValueError as error:
     leak(error)
 """,
@@ -359,13 +358,13 @@ for step in range(25):
     timer = threading.Timer(0.001 + step * 0.008, signal.pthread_kill, (main, signal.SIGINT))
     try:
         timer.start()
-        storage.write("a.h5", {"x": x[:, :300_000]}, {}, digest=True)
+        hdf5.write("a.h5", {"x": x[:, :300_000]}, {}, digest=True)
         time.sleep(0.3)
     except KeyboardInterrupt:
         caught += 1
     assert set(os.listdir()) <= {"a.h5", "a.sha256"}, os.listdir()
-storage.write("b.h5", {"x": x}, {})
-print(caught, storage.read("b.h5")[0]["x"].shape)
+hdf5.write("b.h5", {"x": x}, {})
+print(caught, hdf5.read("b.h5")[0]["x"].shape)
 """,
     )
     # Python itself drops an interrupt that comes while h5py frees an object, and says so.
@@ -382,11 +381,11 @@ def test_a_lack_of_memory_is_an_error_before_hdf5_begins(tmp_path):
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 30_000_000, resource.RLIM_INFINITY))
 try:
-    storage.write("a.h5", {"x": x}, {})
+    hdf5.write("a.h5", {"x": x}, {})
 except MemoryError:
     print("refused", os.listdir())
-storage.write("b.h5", {"x": x[:, :1000]}, {})
-print(storage.read("b.h5")[0]["x"].shape)
+hdf5.write("b.h5", {"x": x[:, :1000]}, {})
+print(hdf5.read("b.h5")[0]["x"].shape)
 """,
     )
     if not os.path.exists("/proc/self/statm"):
@@ -397,33 +396,33 @@ print(storage.read("b.h5")[0]["x"].shape)
 
 def test_a_file_open_elsewhere_can_be_read(tmp_path):
     path = tmp_path / "a.h5"
-    storage.write(path, ARRAYS, ATTRIBUTES)
+    hdf5.write(path, ARRAYS, ATTRIBUTES)
     with h5py.File(path, "r"):
-        assert storage.read(path)[1] == ATTRIBUTES
+        assert hdf5.read(path)[1] == ATTRIBUTES
 
 
 def test_small_attributes_lie_under_a_checksum_in_the_header(tmp_path):
-    storage.write(tmp_path / "a.h5", {}, {f"a{i}": "x" * 20_000 for i in range(50)})
+    hdf5.write(tmp_path / "a.h5", {}, {f"a{i}": "x" * 20_000 for i in range(50)})
     content = (tmp_path / "a.h5").read_bytes()
     place = content.rindex(b"xxxx")
     (tmp_path / "a.h5").write_bytes(content[:place] + b"y" + content[place + 1 :])
     with pytest.raises(DamagedFile, match="cannot be read"):
-        storage.read(tmp_path / "a.h5")
+        hdf5.read(tmp_path / "a.h5")
 
 
 @pytest.mark.slow
 def test_the_writer_knows_the_limits_of_the_reader(tmp_path):
-    arrays = {f"a{i}": np.zeros(0) for i in range(claims.MEMBERS - 1)}
+    arrays = {f"a{i}": np.zeros(0) for i in range(declarations.MEMBERS - 1)}
     arrays["g/x"] = arrays.pop("a0")
-    attributes = {f"a{i}": i for i in range(claims.ATTRIBUTES)}
-    storage.write(tmp_path / "a.h5", arrays, attributes)
-    found, told = storage.read(tmp_path / "a.h5")
-    assert len(found) == len(arrays) == claims.MEMBERS - 1
+    attributes = {f"a{i}": i for i in range(declarations.ATTRIBUTES)}
+    hdf5.write(tmp_path / "a.h5", arrays, attributes)
+    found, told = hdf5.read(tmp_path / "a.h5")
+    assert len(found) == len(arrays) == declarations.MEMBERS - 1
     assert told == attributes
 
 
 def test_nothing_here_imports_torch():
-    modules = "landscape.files, landscape.claims, landscape.storage, landscape.results"
-    code = f"import {modules}, cnognp.checkpoint, sys; print('torch' in sys.modules)"
+    modules = "landscape.files, landscape.files.hdf5, landscape.results"
+    code = f"import {modules}, cnognp.training.checkpoint, sys; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("False\n", "")

@@ -13,11 +13,11 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import vector_to_parameters
 
 from cnognp import METHODS
-from cnognp.descent import GradientDescent
-from cnognp.fitness import Fitness, GradientNormPenalty, Loss
-from cnognp.flat_fitness import BallGradientNorm, HessianEigenvalue, SAMSharpness
+from cnognp.methods.descent import GradientDescent
+from cnognp.methods.fitness import Fitness, GradientNormPenalty, Loss
+from cnognp.methods.flat_fitness import BallGradientNorm, HessianEigenvalue, SAMSharpness
+from cnognp.methods.swarm import Swarm, WaveletMutation
 from cnognp.run import run
-from cnognp.swarm import Swarm, WaveletMutation
 from landscape.functions import CATALOGUE, f2, himmelblau, six_hump_camel
 from landscape.objective import Ridge, Sum, hvp, value, value_and_grad
 from landscape.randomness import derive
@@ -320,7 +320,8 @@ def test_a_step_evaluates_every_member_as_often_as_it_says(method, values, gradi
 def test_what_a_fitness_evaluates_itself_is_counted(fitness, stale, monkeypatch):
     products = []
     monkeypatch.setattr(
-        "cnognp.flat_fitness.hvp", lambda f, z, u: products.append(len(z)) or hvp(himmelblau, z, u)
+        "cnognp.methods.flat_fitness.hvp",
+        lambda f, z, u: products.append(len(z)) or hvp(himmelblau, z, u),
     )
     counted, told = Counting(himmelblau), []
     swarm = Swarm(lr=0.001, fitness=fitness, stale_fitness=stale)

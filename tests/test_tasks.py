@@ -23,10 +23,10 @@ from cnognp.tasks.networks import mlp
 from cnognp.tasks.registry import builder
 from cnognp.tasks.tabular import held_out, split
 from cnognp.tasks.task import accuracy, binary_accuracy, binary_cross_entropy
-from landscape.data import Data
-from landscape.layout import Layout
+from landscape.networks.data import Data
+from landscape.networks.layout import Layout
+from landscape.networks.risk import EmpiricalRisk
 from landscape.objective import value
-from landscape.risk import EmpiricalRisk
 
 ADULT = Path(__file__).resolve().parents[2] / "shared" / "data" / "adult"
 EMBEDDED = ("wine", "breast-cancer", "digits")
@@ -473,7 +473,7 @@ import random
 import numpy, torch
 import sklearn.datasets  # its import draws, once
 from cnognp.tasks import initial_population, load
-from landscape.layout import Layout
+from landscape.networks.layout import Layout
 before = random.getstate(), numpy.random.get_state()[1].copy(), torch.get_rng_state()
 for name, keywords in (("wine", {}), ("breast-cancer", {}), ("digits", {"network": "conv"})):
     task = load(name, seed=1, **keywords)

@@ -11,10 +11,10 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from cnognp import METHODS, torch_optim
-from cnognp.closure import Closure, Flat
 from cnognp.run import run
+from cnognp.torch_optim.flat import Closure, Flat
+from landscape.networks.risk import EmpiricalRisk
 from landscape.objective import hvp, value
-from landscape.risk import EmpiricalRisk
 
 CPU = torch.device("cpu")
 DESCENTS = ("SGD", "NormalisedGD", "Adam", "AdamW", "NiG", "NiM", "SAM", "ASAM", "GCSAM", "GNP")

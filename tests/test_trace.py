@@ -28,10 +28,10 @@ from torch import nn
 from cnognp.tasks.networks import resnet20
 from landscape.curvature import Hessian
 from landscape.functions import himmelblau
+from landscape.networks.risk import EmpiricalRisk
 from landscape.objective import Analytic, Ridge, Sum
 from landscape.operators import GaussNewton
 from landscape.results import load, save
-from landscape.risk import EmpiricalRisk
 from landscape.trace import finite_scale, trace
 from landscape.trace.hutchinson import hutchinson, summary
 

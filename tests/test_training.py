@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 
 from cnognp import METHODS, tasks
-from cnognp.config import Config, RunFolder
 from cnognp.method import Info
-from cnognp.problem import Problem
-from cnognp.record import Record
-from cnognp.training import train
+from cnognp.tasks.problem import Problem
+from cnognp.training.config import Config, RunFolder
+from cnognp.training.record import Record
+from cnognp.training.session import train
 from landscape import results
 from landscape.objective import value
 
@@ -486,7 +486,7 @@ def test_unknown_names_are_refused_before_a_folder_is_made(tmp_path):
 @pytest.mark.parametrize("name", ["sgd", "adam", "sam", "swa", "cno"])
 def test_mini_batches_are_seen_however_deep_a_method_holds_them(name):
     from cnognp import METHODS
-    from cnognp.problem import takes_minibatches
+    from cnognp.tasks.problem import takes_minibatches
 
     assert takes_minibatches(METHODS[name](batch_size=8))
     assert not takes_minibatches(METHODS[name](batch_size=0))

@@ -14,10 +14,10 @@ from figures import style, trajectory
 from figures.page import figures_of
 from landscape import results
 from landscape.functions import himmelblau
-from landscape.layout import Layout
+from landscape.networks.layout import Layout
+from landscape.networks.risk import EmpiricalRisk
 from landscape.objective import Analytic, value
 from landscape.recorder import TrajectoryRecorder, plane_of, project
-from landscape.risk import EmpiricalRisk
 from landscape.slices import plane
 
 F64 = torch.float64

@@ -8,7 +8,7 @@ from jsonargparse import SUPPRESS, ArgumentParser, Namespace
 
 from cnognp.cli import console, words
 from cnognp.cli.arguments import value_of
-from cnognp.config import RunFolder
+from cnognp.training.config import RunFolder
 
 _KINDS = "gradient,spectrum,trace,line,plane"
 _FLATNESS = "--sharpness."
@@ -161,7 +161,7 @@ def command(options: Namespace) -> None:
         Exception: what a measurement raises, when it is said what was saved before.
         KeyboardInterrupt: likewise.
     """
-    from cnognp import analysis
+    from cnognp.measuring import subjects
 
     settings = settings_of(options)
     kinds = _names(options.only) + ["crosscheck"] * options.crosscheck
@@ -176,7 +176,7 @@ def command(options: Namespace) -> None:
         try:
             for subject in _subjects(options):
                 _check(subject)
-                for name, result in analysis.measured(subject, folder, kinds, settings, told):
+                for name, result in subjects.measured(subject, folder, kinds, settings, told):
                     found[name] = result
         except (Exception, KeyboardInterrupt):
             if found:
@@ -211,7 +211,7 @@ def settings_of(options: Namespace) -> Any:
     Raises:
         ValueError: if one is out of range.
     """
-    from cnognp.measures import Settings
+    from cnognp.measuring.measures import Settings
     from landscape.sharpness import Options
 
     flat = vars(options).get("sharpness")
@@ -327,8 +327,9 @@ def _subjects(options: Namespace) -> Iterator[Any]:
     Raises:
         ValueError: if an argument belongs to another kind of subject.
     """
-    from cnognp import analysis, checkpoint
-    from cnognp.problem import Problem, choose_device, task_of
+    from cnognp.measuring import subjects
+    from cnognp.tasks.problem import Problem, choose_device, task_of
+    from cnognp.training.session import checkpoint
 
     if options.run.endswith(".py"):
         raise ValueError(
@@ -343,7 +344,7 @@ def _subjects(options: Namespace) -> Iterator[Any]:
         if options.eval_mode:
             task.model.eval()
         problem = Problem(task, choose_device(options.device or "auto"), **_trust(options))
-        yield analysis.of_weights(problem, options.point and Path(options.point))
+        yield subjects.of_weights(problem, options.point and Path(options.point))
         return
     if options.point is not None or options.data is not None:
         raise ValueError("--point and --data go with my_task.py:make_task, not with a run")
@@ -355,7 +356,7 @@ def _subjects(options: Namespace) -> Iterator[Any]:
     if options.checkpoint == "all":
         steps = [str(step) for step in checkpoint.steps(run.checkpoints)]
     for step in steps:
-        yield analysis.of_run(
+        yield subjects.of_run(
             run, options.member, step, options.device, options.eval_mode, **_trust(options)
         )
 

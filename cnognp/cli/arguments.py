@@ -10,7 +10,7 @@ from typing import Any
 
 from jsonargparse import SUPPRESS, ArgumentParser
 
-from cnognp.config import text_of, tree_in
+from cnognp.training.config import text_of, tree_in
 
 # Flags that take no value, so that the word behind them may be the TASK.
 _SWITCHES = ("--resume", "--json", "--help", "--eval-mode")

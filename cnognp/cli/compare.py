@@ -7,7 +7,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from cnognp.cli import console
 from cnognp.cli.show import summary
-from cnognp.config import RunFolder
+from cnognp.training.config import RunFolder
 from landscape.files import check_writable
 
 _HISTORY = "history.h5"

@@ -6,7 +6,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from cnognp.cli import console
-from cnognp.config import RunFolder
+from cnognp.training.config import RunFolder
 from landscape.files import DamagedFile, check_writable
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from cnognp.cli import console
-from cnognp.config import RunFolder
+from cnognp.training.config import RunFolder
 
 _UNJUDGED: dict[str, Any] = {
     "constant_loss": None, "constant_metrics": {}, "start_loss": None, "remark": "",

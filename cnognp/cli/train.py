@@ -10,9 +10,9 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from cnognp.cli import arguments, console, signals
-from cnognp.config import Config, RunFolder
 from cnognp.methods import METHODS
 from cnognp.tasks.registry import TASKS, builder
+from cnognp.training.config import Config, RunFolder
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
@@ -126,7 +126,7 @@ def command(options: Namespace) -> int:
         raise FileExistsError(
             f"{folder.path} exists; go on with --resume, or choose another folder with --out"
         )
-    from cnognp.training import INTERRUPTED, Training, train
+    from cnognp.training.session import INTERRUPTED, Training, train
 
     received: list[int] = []
     before = {s: signal.signal(s, partial(_receive, received)) for s in _SIGNALS}

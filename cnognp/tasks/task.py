@@ -11,10 +11,10 @@ from torch.nn import functional as F
 from torch.nn.utils import rnn
 from torch.utils.data import DataLoader, Dataset
 
-from landscape.batches import Unpack, dense_parts, tensors_of
-from landscape.data import Data, is_dataset
-from landscape.layout import Layout
-from landscape.network import Network
+from landscape.networks.batches import Unpack, dense_parts, tensors_of
+from landscape.networks.data import Data, is_dataset
+from landscape.networks.layout import Layout
+from landscape.networks.network import Network
 from landscape.randomness import derived_seed
 
 Initial = Callable[[Layout, torch.Generator], Tensor]
@@ -26,8 +26,8 @@ class Task:
     """What is trained and measured: a model, a loss and up to three splits of data.
 
     A split is one batch ``(inputs, target)``, a list of batches, a ``Dataset`` or a ``DataLoader``;
-    what else a batch may be says `landscape.batches.batch_of`. Inputs go into the model as one
-    argument, ``*tuple`` or ``**dict``.
+    what else a batch may be says `landscape.networks.batches.batch_of`. Inputs go into the model as
+    one argument, ``*tuple`` or ``**dict``.
 
     Args:
         model: any module. Member 0 of a population starts at its parameters.
@@ -41,7 +41,7 @@ class Task:
             None resets the model's modules, see `initial_population`.
         name: what results and pictures call it.
         loss_of: ``"output"``; or ``"model"``, where loss and metrics are functions
-            ``(model, batch)`` of the whole model, as in `landscape.risk.ModelRisk`.
+            ``(model, batch)`` of the whole model, as in `landscape.networks.risk.ModelRisk`.
         unpack: a function from a batch to (inputs, target, samples), where a batch is no pair.
 
     Raises:

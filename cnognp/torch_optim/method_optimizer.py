@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cnognp.closure import Closure, Flat
 from cnognp.methods import METHODS
 from cnognp.state import from_tensors, to_tensors
+from cnognp.torch_optim.flat import Closure, Flat
 from landscape.randomness import derived_seed
 
 # What may differ between parameter groups: one number per coordinate does.

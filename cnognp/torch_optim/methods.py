@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from cnognp import sharpness_aware
+from cnognp.methods import sharpness_aware
 from cnognp.torch_optim.method_optimizer import MethodOptimizer
 from cnognp.torch_optim.sharpness import NOBODY, SharpnessAware
 

@@ -7,13 +7,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from cnognp import sharpness_aware
-from cnognp.builders.parts import schedule
-from cnognp.closure import Closure, Flat
-from cnognp.descent import GradientDescent
-from cnognp.hyperparameters import require_not_negative
-from cnognp.methods import METHODS
+from cnognp.methods import METHODS, sharpness_aware
+from cnognp.methods.builders.parts import schedule
+from cnognp.methods.descent import GradientDescent
+from cnognp.methods.hyperparameters import require_not_negative
 from cnognp.torch_optim.bases import Base, based
+from cnognp.torch_optim.flat import Closure, Flat
 
 # Keywords of the named methods that are none of ours: the base has them, or a step is what it is.
 _OF_THE_BASE = ("lr", "momentum", "weight_decay", "base", "batch_size")

@@ -13,7 +13,7 @@ from torch import Tensor
 from landscape.directions.parts import By, blocks
 from landscape.directions.principal import pca
 from landscape.directions.sources import eigenvectors, given, gradient, moments
-from landscape.layout import Layout
+from landscape.networks.layout import Layout
 
 __all__ = ["between", "eigenvectors", "given", "gradient", "moments", "normalise", "orthogonalise",
            "pca", "random"]  # fmt: skip
@@ -138,7 +138,7 @@ def normalise(
         z: (p,), the point.
         u: directions; leading axes are batch.
         by: what a part is: a ``"filter"`` (output unit of a convolution or a linear layer, row of
-            an embedding, head of a fused projection; see `landscape.layout.Layout.of`), a
+            an embedding, head of a fused projection; see `landscape.networks.layout.Layout.of`), a
             ``"layer"`` (one tensor), the whole ``"model"``; ``"none"`` only zeroes what is ignored.
         ignore: roles that become zero; normalisation scales and biases unless told otherwise.
 

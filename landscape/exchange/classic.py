@@ -17,8 +17,7 @@ import h5py
 import numpy as np
 from h5py import h5d, h5g, h5s, h5t
 
-from landscape import claims, storage
-from landscape.files import DamagedFile, PathLike, open_regular, replacing
+from landscape.files import DamagedFile, PathLike, declarations, hdf5, open_regular, replacing
 from landscape.results import Line, Surface, Trajectory, provenance
 
 UNDONE = -1.0
@@ -110,7 +109,7 @@ def write_directions(path: PathLike, x: Iterable[Any], y: Iterable[Any] | None =
     Args:
         path: the file; its folder must exist.
         x: arrays or tensors in the order of ``net.parameters()``: the values of
-            `landscape.layout.Layout.unflatten`.
+            `landscape.networks.layout.Layout.unflatten`.
         y: the same for the second direction.
 
     Raises:
@@ -120,7 +119,7 @@ def write_directions(path: PathLike, x: Iterable[Any], y: Iterable[Any] | None =
     for name, direction in (("xdirection", x), ("ydirection", y)):
         for i, tensor in enumerate(direction if direction is not None else ()):
             tensor = tensor.detach().cpu() if hasattr(tensor, "detach") else tensor
-            entries[f"{name}/{i}"] = storage.storable(f"{name}/{i}", tensor)
+            entries[f"{name}/{i}"] = hdf5.storable(f"{name}/{i}", tensor)
     data = _image(entries)
     with replacing(path) as temporary:
         temporary.write_bytes(data)
@@ -182,18 +181,18 @@ def read(path: PathLike) -> Surface | Line | Trajectory | None:
         FileNotFoundError: if there is no such file.
     """
     with open_regular(path) as raw:
-        storage.signed_size(path, raw)
+        hdf5.signed_size(path, raw)
         raw.seek(0)
         try:
             with (
-                storage.access_through(raw) as access,
-                h5py.File(h5py.h5f.open(storage.NAME, h5py.h5f.ACC_RDONLY, access)) as file,
+                hdf5.access_through(raw) as access,
+                h5py.File(h5py.h5f.open(hdf5.NAME, h5py.h5f.ACC_RDONLY, access)) as file,
             ):
                 root = h5g.open(file.id, b"/")
                 surface, trajectory = (
                     name.encode() in root for name in (_COORDINATES[0], _PATH[0])
                 )
-        except storage.HDF5_ERRORS as error:
+        except hdf5.HDF5_ERRORS as error:
             raise DamagedFile(path, str(error) or type(error).__name__) from None
     if surface:
         return read_surface(path)
@@ -226,27 +225,27 @@ def _image(entries: Mapping[str, Any]) -> bytes:
 
 
 def _read(path: PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The arrays of a file by path and its texts, after the checks of `landscape.storage.read`.
+    """The arrays of a file by path and its texts, after the checks of `landscape.files.hdf5.read`.
 
     Raises:
         DamagedFile: if the file is not whole or holds what this layout never has.
     """
     with open_regular(path) as raw:
-        size = storage.signed_size(path, raw)
+        size = hdf5.signed_size(path, raw)
         raw.seek(0)
         try:
-            with storage.access_through(raw) as access:
-                file = h5py.File(h5py.h5f.open(storage.NAME, h5py.h5f.ACC_RDONLY, access))
+            with hdf5.access_through(raw) as access:
+                file = h5py.File(h5py.h5f.open(hdf5.NAME, h5py.h5f.ACC_RDONLY, access))
                 with file:
-                    found = claims.datasets(h5g.open(file.id, b"/"))
+                    found = declarations.datasets(h5g.open(file.id, b"/"))
                     texts = (
                         {"dir_file": _text(found.pop("dir_file"), raw, size)}
                         if "dir_file" in found
                         else {}
                     )
-                    claims.check(found, size, max(storage.BUDGET, size))
-                    arrays = {name: storage.loaded(name, found[name]) for name in sorted(found)}
-        except storage.HDF5_ERRORS as error:
+                    declarations.check(found, size, max(hdf5.BUDGET, size))
+                    arrays = {name: hdf5.loaded(name, found[name]) for name in sorted(found)}
+        except hdf5.HDF5_ERRORS as error:
             raise DamagedFile(path, str(error) or type(error).__name__) from None
     return arrays, texts
 

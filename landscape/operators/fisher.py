@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from landscape.batches import Batch
 from landscape.curvature import GRAPH_BYTES, graphs
+from landscape.networks.batches import Batch
+from landscape.networks.risk import EmpiricalRisk
 from landscape.objective import Objective, second_order
 from landscape.operators.outputs import (
     Bend,
@@ -26,7 +27,6 @@ from landscape.operators.outputs import (
     risks_of,
     sample_losses,
 )
-from landscape.risk import EmpiricalRisk
 
 Likelihood = Literal["categorical", "gaussian"]
 

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from landscape import batches as data_batches
-from landscape.batches import Batch
+from landscape.networks import batches as data_batches
+from landscape.networks.batches import Batch
+from landscape.networks.risk import EmpiricalRisk
 from landscape.objective import second_order, widened
 from landscape.operators.outputs import (
     Bend,
@@ -18,7 +19,6 @@ from landscape.operators.outputs import (
     loss_hessian,
     outputs_at,
 )
-from landscape.risk import EmpiricalRisk
 
 _BYTES = 2**24
 

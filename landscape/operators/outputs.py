@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from landscape import batches as data_batches
-from landscape.batches import Batch
+from landscape.networks import batches as data_batches
+from landscape.networks.batches import Batch
+from landscape.networks.risk import EmpiricalRisk
 from landscape.objective import Objective, Ridge, Sum, ordinary
-from landscape.risk import EmpiricalRisk
 
 Bend = Callable[[list[Tensor]], list[Tensor]]
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from landscape.layout import Entry, Layout
+from landscape.networks.layout import Entry, Layout
 from landscape.objective import Objective, Term, batched_terms, ordinary
 
 Where: TypeAlias = str | Sequence[str] | Callable[[Entry], bool] | Tensor | slice

@@ -52,7 +52,7 @@ class CurvatureRecorder:
 
     Args:
         objective: the loss whose curvature is recorded; not random. One that has ``at(z)``, such as
-            `landscape.reestimation.Reestimated`, is asked once per record for what belongs to z.
+            `landscape.networks.Reestimated`, is asked once per record for what belongs to z.
         every: steps between records; a call at any other step returns at once.
         k: how many eigenvalues.
         tolerance: of the eigenvalues, relative to the largest.

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from landscape.layout import Layout
+from landscape.networks.layout import Layout
 
 
 def point_of(

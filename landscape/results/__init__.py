@@ -6,6 +6,7 @@ Needs numpy and h5py, not torch, so that pictures can be drawn where nothing is 
 from landscape.results.crosscheck import Crosscheck
 from landscape.results.curvature import Gradients, Spectrum
 from landscape.results.density import Density
+from landscape.results.record import Result, axes, load, provenance, save
 from landscape.results.recorder import Recording, Trajectory
 from landscape.results.sharpness import Flatness, Panel, table
 from landscape.results.slices import Line, Lines, Surface
@@ -13,7 +14,6 @@ from landscape.results.stationary import Distribution, Maps, Stationary
 from landscape.results.trace import Diagonal, FiniteScaleTrace, FrobeniusNorm, Trace
 from landscape.results.training import History
 from landscape.results.walks import Cycle, Walks
-from landscape.schema import Result, axes, load, provenance, save
 
 __all__ = [
     "Crosscheck",

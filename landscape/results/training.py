@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from landscape.schema import Result, axes
+from landscape.results.record import Result, axes
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

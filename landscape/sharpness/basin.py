@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from landscape.networks.quiet import binom
 from landscape.objective import Objective, value, widened
-from landscape.quiet import binom
 
 _RUNGS = 14
 _BISECTIONS = 12

@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.nn import CrossEntropyLoss
 from torch.nn.functional import cross_entropy
 
+from landscape.networks.risk import EmpiricalRisk
 from landscape.objective import Objective, widened
 from landscape.operators import EmpiricalFisher, Fisher
 from landscape.operators.fisher import Factored
-from landscape.risk import EmpiricalRisk
 from landscape.rounding import in_float64
 from landscape.sharpness.reading import Reading, Site, estimate, exact, undefined
 from landscape.sharpness.relative_flatness import relative_flatness

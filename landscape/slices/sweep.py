@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.batches import dense_parts, tensors_of
 from landscape.files import PathLike
+from landscape.networks.batches import dense_parts, tensors_of
+from landscape.networks.reestimation import reestimated
 from landscape.objective import (
     Objective,
     check_deterministic,
@@ -21,7 +22,6 @@ from landscape.objective import (
     value,
     widened,
 )
-from landscape.reestimation import reestimated
 from landscape.slices.evaluators import Evaluation, Plain, evaluator, has_fast, shares_of
 from landscape.slices.journal import Journal
 from landscape.slices.metrics import MEASURED, Metric

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from landscape.networks.quiet import student
 from landscape.objective import widened
 from landscape.operators.blocks import name_of
-from landscape.quiet import student
 from landscape.results import Trace, provenance
 
 LEAST_PROBES = 64

@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from landscape import batches as data_batches
 from landscape.curvature import Hessian
+from landscape.networks import batches as data_batches
+from landscape.networks.risk import EmpiricalRisk
 from landscape.objective import Objective, second_order
 from landscape.operators import GaussNewton
 from landscape.operators.gauss_newton import gauss_newton_diagonal
-from landscape.risk import EmpiricalRisk
 
 _DENSE_DIM = 32
 _CHECKS = 2

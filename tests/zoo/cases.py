@@ -32,7 +32,7 @@ class Case:
 
     Attributes:
         own: from (model, data, loss) to the right scalar, in plain torch; the truth is its.
-        risk: which class of `landscape.risk` takes it.
+        risk: which class of `landscape.networks.risk` takes it.
         options: keywords of that class.
         refused: what must stand in the message where there is no right answer, as a pattern.
         excused: a pattern of the message where refusing is as good as the right answer.

@@ -21,7 +21,7 @@ from torch import nn
 from truth import Known, Truth
 
 from landscape import directions, slices
-from landscape import risk as risks
+from landscape.networks import risk as risks
 from landscape.objective import hvp, value, value_and_grad
 from landscape.spectrum import top_eigenpairs
 from landscape.trace import trace

@@ -1,0 +1,290 @@
+"""The measurements of a run's members, or of given weights, as results in a folder."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cnognp.measuring.measures import MEASURES, Place, Settings, check, check_apart
+from cnognp.tasks.problem import Problem, problem_of
+from cnognp.training import checkpoint, weights
+from cnognp.training.checkpoint import Checkpoint
+from cnognp.training.config import RunFolder
+from landscape import results
+from landscape.curvature import gradients
+from landscape.files import DamagedFile, UnfitFile, check_writable
+from landscape.objective import check_deterministic
+from landscape.results import Result
+from landscape.slices.metrics import MEASURED
+
+KINDS = ("gradient", *MEASURES)
+SLICES = ("line", "plane")
+# Batches into which data that are one are cut for a standard error over batches.
+_SHARDS = 16
+Told = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Points of one problem by name, and what is known of where they come from.
+
+    ``own_statistics``: BatchNorm normalises with what comes with the model, and not with what is
+    re-estimated at every point. ``shards``: into how many batches data that are one are cut.
+    ``towards``: the point that slices go to, where they do.
+    """
+
+    problem: Problem
+    points: dict[str, Tensor]
+    population: Tensor
+    origin: dict[str, Any]
+    suffix: str = ""
+    own_statistics: bool = False
+    shards: int = 1
+    towards: Tensor | None = None
+
+    def objective(self, z: Tensor | None) -> Any:
+        """What the point ``z``, or the whole population, is measured on."""
+        if self.own_statistics:
+            return self.problem.as_given
+        return self.problem.evaluation if z is None else self.problem.at(z)
+
+    def place(
+        self,
+        z: Tensor,
+        metrics: Sequence[str] = (),
+        store: Path | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Place:
+        """Where the measurements of ``z`` are taken.
+
+        Raises:
+            ValueError: if the task has no such metric.
+        """
+        own = self.own_statistics
+        found = {
+            name: self.problem.metric(name, z, own_statistics=own)
+            for name in metrics if name not in MEASURED
+        }  # fmt: skip
+        objective = self.objective(z)
+        if self.shards > 1 and isinstance(objective.batches, list) and len(objective.batches) < 2:
+            objective = objective.sharded(min(self.shards, objective.samples))
+        return Place(objective, z, self.population, found, store, progress, self.towards)
+
+
+def of_run(
+    folder: RunFolder, member: str, step: str, device: str, evaluate: bool, **options: Any
+) -> Subject:
+    """The best member, one member, or all members of a run at a checkpoint.
+
+    Args:
+        folder: the run.
+        member: ``best``, ``all`` or an index.
+        step: ``last`` or the round of a checkpoint.
+        device: where to measure; empty for the device of the run.
+        evaluate: measure the model in evaluation mode.
+        options: of `cnognp.tasks.problem.Problem`.
+
+    Raises:
+        ValueError: if there is no such member or checkpoint.
+        DamagedFile: if the checkpoint is damaged.
+        UnfitFile: if it belongs to another model, or to other data.
+    """
+    config = folder.config()
+    found = _found(folder, step)
+    problem = problem_of(replace(config, device=device or config.device), **options)
+    if evaluate:
+        problem.task.model.eval()
+        problem = Problem(problem.task, problem.device, **options)
+    model = problem.as_given.layout.digest
+    if found.meta.get("model") != model or found.meta.get("data") != problem.data_digest:
+        raise UnfitFile(
+            folder.checkpoints,
+            "it belongs to another model or to other data",
+            f"Make the task {config.task} what it was when the run was trained",
+        )
+    population = _points(folder, found, problem)
+    members = {f"member{i:03d}": z for i, z in enumerate(population)}
+    if member == "best":
+        best = found.arrays.get("best/position")
+        if best is None:
+            raise ValueError(f"{folder.path} has no best member yet: no finite point was seen")
+        points = {"": torch.as_tensor(best, device=problem.device)}
+    elif member == "all":
+        points = members
+    else:
+        name = f"member{int(member):03d}" if member.isdigit() else member
+        if name not in members:
+            raise ValueError(f"member must be best, all or 0 to {len(members) - 1}, got {member}")
+        points = {name: members[name]}
+    origin = {
+        "run": config.to_yaml(),
+        "round": found.iteration,
+        "member": member,
+        "model": model,
+        "data": problem.data_digest,
+    }
+    suffix = "" if step == "last" else f"step{step}"
+    return Subject(problem, points, population, origin, suffix)
+
+
+def of_weights(problem: Problem, file: Path | None) -> Subject:
+    """The point that a file of weights holds, or the model as it is given.
+
+    Raises:
+        DamagedFile: if the file cannot be read (see `cnognp.training.weights.read`), or holds
+            another model's weights, or numbers that are not finite.
+        FileNotFoundError: if there is none.
+    """
+    named: dict[str, Any] = {"weights": str(file)}
+    if file is not None:
+        named = weights.load(file, problem.task.model)
+        problem = Problem(problem.task, problem.device, **problem.options)
+    z = problem.as_given.point()
+    origin = {
+        **named,
+        "model": problem.as_given.layout.digest,
+        "data": problem.data_digest,
+    }
+    return Subject(problem, {"": z}, z.unsqueeze(0), origin, own_statistics=True)
+
+
+def analyze(
+    subject: Subject,
+    folder: Path,
+    kinds: Sequence[str],
+    settings: Settings,
+    told: Told = lambda name, done, total: None,
+) -> dict[str, Result]:
+    """The results by file name; each is saved into ``folder`` as soon as it is there.
+
+    Arguments and errors are those of `measured`.
+    """
+    return dict(measured(subject, folder, kinds, settings, told))
+
+
+def measured(
+    subject: Subject,
+    folder: Path,
+    kinds: Sequence[str],
+    settings: Settings,
+    told: Told = lambda name, done, total: None,
+) -> Iterator[tuple[str, Result]]:
+    """File names and results, one after the other, each when it is saved in ``folder``.
+
+    A slice keeps the cells that are done beside its result until that is saved, so that the same
+    call after a kill goes on where it was.
+
+    Args:
+        subject: the points.
+        folder: made where it is missing.
+        kinds: names from `KINDS`.
+        settings: how fine.
+        told: called with the name of a file and how many of its parts are done, of how many.
+
+    Raises:
+        ValueError: if a kind does not exist, or none is named, a metric or a layer is not known, or
+            a kind does not go with the matrix that is asked for.
+        DamagedFile: if the file of weights that slices go to cannot be read or is of another model.
+        RuntimeError: if the model is random.
+        OSError: if the disk refuses.
+    """
+    unknown = [kind for kind in kinds if kind not in KINDS]
+    if unknown or not kinds:
+        what = f"unknown measurement {unknown[0]!r}" if unknown else "no measurement is named"
+        raise ValueError(f"{what}; there are {', '.join(KINDS)}")
+    check(subject.problem.as_given, kinds, settings)
+    for name in set(settings.metrics) - set(MEASURED):
+        subject.problem.located(name)
+    check_deterministic(subject.problem.as_given, subject.population[0])
+    if settings.file is not None and set(kinds) & set(SLICES):
+        subject = _going_to(subject, settings.file)
+    check_writable(folder)
+    for kind in kinds:
+        points = {"": None} if kind == "gradient" else subject.points
+        for name, z in points.items():
+            file = "-".join(filter(None, (kind, name, subject.suffix)))
+            told(file, 0, 1)
+            began = time.perf_counter()
+            if z is None:
+                result: Result = gradients(subject.objective(None), subject.population)
+            else:
+                result = _measured(subject, kind, z, settings, folder / f"{file}.part", told)
+            took = {"wall_seconds": time.perf_counter() - began, "settings": asdict(settings)}
+            result = replace(result, provenance={**result.provenance, **subject.origin, **took})
+            results.save(result, folder / f"{file}.h5")
+            (folder / f"{file}.part").unlink(missing_ok=True)
+            told(file, 1, 1)
+            yield file, result
+
+
+def _going_to(subject: Subject, file: Path) -> Subject:
+    """The subject with the weights in a file as the point that its slices go to.
+
+    Raises:
+        ValueError: if they are those of a point of its own.
+        DamagedFile: if the file cannot be read, or is of another model.
+    """
+    held = weights.read(file)
+    found = weights.fitted(held, subject.problem.task.model)
+    risk = subject.problem.training
+    tensors = {name: found.state[name].to(risk.point_dtype) for name in risk.layout.names}
+    towards = risk.layout.flatten(tensors).to(subject.problem.device)
+    for z in subject.points.values():
+        check_apart(z, towards, file)
+    # Frozen parameters and statistics do not move with the point.
+    own = risk.state_dict(risk.point())
+    kept = [
+        name
+        for name in own.keys() - set(risk.layout.names)
+        if name in found.state and _differs(own[name], found.state[name])
+    ]
+    noted = {"towards": {**weights.origin(held, found), "kept": sorted(kept)}}
+    return replace(subject, towards=towards, origin={**subject.origin, **noted})
+
+
+def _differs(own: Any, other: Any) -> bool:
+    """Whether numbers of a network are others; counts of batches, which nothing depends on, no."""
+    if not isinstance(own, Tensor) or not own.is_floating_point():
+        return False
+    return not torch.equal(own.cpu(), other.to(own.dtype))
+
+
+def _measured(
+    subject: Subject, kind: str, z: Tensor, settings: Settings, part: Path, told: Told
+) -> Result:
+    if kind not in SLICES:
+        return MEASURES[kind](subject.place(z), settings)
+    name = part.stem
+    if settings.standard_errors:
+        subject = replace(subject, shards=_SHARDS)
+    store = None if settings.seeds > 1 and kind == "line" else part
+    place = subject.place(z, settings.metrics, store, lambda done, total: told(name, done, total))
+    return MEASURES[kind](place, settings)
+
+
+def _found(folder: RunFolder, step: str) -> Checkpoint:
+    if step != "last":
+        steps = checkpoint.steps(folder.checkpoints) if folder.checkpoints.is_dir() else []
+        if not step.isdigit() or int(step) not in steps:
+            raise ValueError(f"checkpoint must be last or one of {steps}, got {step}")
+        return folder.load(int(step))
+    found, _ = folder.newest()
+    if found is None:
+        raise ValueError(f"{folder.path} has no checkpoint yet: train it first")
+    return found
+
+
+def _points(folder: RunFolder, found: Checkpoint, problem: Problem) -> Tensor:
+    """The members (n, p) in a checkpoint.
+
+    Raises:
+        DamagedFile: if there are none of this model.
+    """
+    array = found.arrays.get("state/position")
+    if array is None or array.ndim != 2 or array.shape[1] != problem.as_given.dim:
+        raise DamagedFile(folder.checkpoints, "it holds no members of this model")
+    return torch.as_tensor(array, device=problem.device)

@@ -1,0 +1,1 @@
+"""Functions with plain keywords that return a `Method`, for the registry."""

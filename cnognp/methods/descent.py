@@ -1,0 +1,161 @@
+"""Gradient descent and stochastic gradient descent on whole populations."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from cnognp.method import Info, Method, kept, norms, require
+from cnognp.methods.hyperparameters import Rate, descended, require_not_negative
+from landscape.objective import Objective, value_and_grad
+from landscape.randomness import derive
+
+
+class DescentState(NamedTuple):
+    """Where the members are."""
+
+    position: Tensor
+
+
+class MomentumState(NamedTuple):
+    """Where the members are, and their velocities."""
+
+    position: Tensor
+    velocity: Tensor
+
+
+class EpochState(NamedTuple):
+    """Where the members are, and the state of the method that runs inside."""
+
+    position: Tensor
+    inner: Any
+
+
+@dataclass(frozen=True)
+class GradientDescent:
+    r"""Gradient descent, :math:`z \leftarrow z - \eta \nabla f(z)`.
+
+    Args:
+        lr: step length :math:`\eta`, not negative; one number, or one per coordinate (p,).
+
+    Raises:
+        ValueError: if ``lr`` is out of range.
+    """
+
+    lr: Rate
+
+    def __post_init__(self):
+        require_not_negative("lr", self.lr)
+
+    def init(self, objective: Objective, z: Tensor) -> DescentState:
+        return DescentState(z)
+
+    def step(
+        self, objective: Objective, state: DescentState, generator: torch.Generator
+    ) -> tuple[DescentState, Info]:
+        z = state.position
+        loss, grad = value_and_grad(objective, z)
+        return DescentState(descended(z, self.lr, grad)), Info(z, loss, norms(grad), loss, 1)
+
+
+@dataclass(frozen=True)
+class SGD:
+    r"""Gradient descent with momentum, as ``torch.optim.SGD`` defines it.
+
+    :math:`g \leftarrow \nabla f(z) + \delta z`, :math:`v \leftarrow \mu v + g`, and the step is
+    along v, or along :math:`g + \mu v` with Nesterov's look-ahead. With ``decoupled`` decay g is
+    the gradient alone, and :math:`z \leftarrow (1 - \eta \delta) z` before the step, which
+    velocities never see. On a stream of mini-batches this is stochastic gradient descent.
+
+    Args:
+        lr: step length, not negative; one number, or one per coordinate (p,).
+        momentum: :math:`\mu`, from 0 to below 1.
+        nesterov: look ahead along the velocity; needs momentum.
+        weight_decay: :math:`\delta`, not negative; a number or (p,).
+        decoupled: whether the decay shrinks the weights beside the step, as in `AdamW`.
+
+    Raises:
+        ValueError: if one is out of range.
+
+    Reference: Loshchilov & Hutter (2019), algorithm 1, for the decoupled decay, scaled by the step
+    length.
+    """
+
+    lr: Rate
+    momentum: float = 0.0
+    nesterov: bool = False
+    weight_decay: Rate = 0.0
+    decoupled: bool = False
+
+    def __post_init__(self):
+        require_not_negative("lr", self.lr)
+        require(0 <= self.momentum < 1, "momentum", "from 0 to below 1", self.momentum)
+        require_not_negative("weight_decay", self.weight_decay)
+        require(not self.nesterov or self.momentum > 0, "momentum", "positive with nesterov", 0)
+
+    def init(self, objective: Objective, z: Tensor) -> MomentumState:
+        return MomentumState(z, torch.zeros_like(z))
+
+    def step(
+        self, objective: Objective, state: MomentumState, generator: torch.Generator
+    ) -> tuple[MomentumState, Info]:
+        z = state.position
+        loss, grad = value_and_grad(objective, z)
+        info = Info(z, loss, norms(grad), loss, 1)
+        if isinstance(self.weight_decay, Tensor) or self.weight_decay:
+            if self.decoupled:
+                z = z * (1 - self.lr * self.weight_decay)
+            else:
+                grad = (self.weight_decay * z).add_(grad)
+        velocity, along = state.velocity, grad
+        if self.momentum:
+            velocity = (self.momentum * state.velocity).add_(grad)
+            along = (self.momentum * velocity).add_(grad) if self.nesterov else velocity
+            velocity = kept(objective, velocity, state.velocity)
+        z = kept(objective, descended(z, self.lr, along), state.position)
+        return MomentumState(z, velocity), info
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch of mini-batches as one step of another method.
+
+    An objective that has no mini-batches is its own only one.
+
+    Args:
+        method: what moves on each mini-batch.
+        size: samples in a mini-batch, at least 1.
+        evaluate: whether the whole objective is evaluated at the end, so that `Info` can report it.
+            A swarm that evaluates its own new points sets it to False.
+
+    Raises:
+        ValueError: if ``size`` is not positive.
+    """
+
+    method: Method
+    size: int
+    evaluate: bool = True
+
+    def __post_init__(self):
+        require(self.size >= 1, "size", "at least 1", self.size)
+
+    def init(self, objective: Objective, z: Tensor) -> EpochState:
+        return EpochState(z, self.method.init(objective, z))
+
+    def step(
+        self, objective: Objective, state: EpochState, generator: torch.Generator
+    ) -> tuple[EpochState, Info]:
+        inner = state.inner._replace(position=state.position)
+        stream = [objective]
+        if hasattr(objective, "minibatches"):
+            stream = objective.minibatches(self.size, derive(generator, "epoch"), epochs=1)
+        costs = []
+        for k, batch in enumerate(stream):
+            inner, info = self.method.step(batch, inner, derive(generator, "step", k))
+            costs.append(info.evaluations)
+        z, cost = inner.position, sum(costs) / len(costs)
+        if not self.evaluate:
+            return EpochState(z, inner), Info(None, None, None, None, cost)
+        loss, grad = value_and_grad(objective, z)
+        return EpochState(z, inner), Info(z, loss, norms(grad), loss, cost)

@@ -1,0 +1,166 @@
+"""Step lengths that change from round to round, for any method that has one."""
+
+import math
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from cnognp.method import Info, Method, require
+from cnognp.methods.swarm import Swarm
+from landscape.objective import Objective
+
+
+@runtime_checkable
+class Schedule(Protocol):
+    """A factor on the step length, at least 0, as a function of the round, which counts from 0."""
+
+    def __call__(self, round: int) -> float: ...
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The factor 1 in every round."""
+
+    def __call__(self, round: int) -> float:
+        return 1.0
+
+
+@dataclass(frozen=True)
+class StepDecay:
+    r"""The factor :math:`\gamma^{\lfloor k / n \rfloor}`, as ``torch.optim.lr_scheduler.StepLR``.
+
+    Args:
+        every: n, the rounds between two drops, at least 1.
+        factor: :math:`\gamma`, what the step length is multiplied by, in (0, 1].
+
+    Raises:
+        ValueError: if one is out of range.
+    """
+
+    every: int
+    factor: float = 0.1
+
+    def __post_init__(self):
+        require(self.every >= 1, "every", "at least 1", self.every)
+        require(0 < self.factor <= 1, "factor", "above 0 and at most 1", self.factor)
+
+    def __call__(self, round: int) -> float:
+        return self.factor ** (round // self.every)
+
+
+@dataclass(frozen=True)
+class Cosine:
+    r"""The factor :math:`c + (1 - c) (1 + \cos(\pi k / K)) / 2`, which is c in round K.
+
+    There it stays, also where c is 0; until then it is that of
+    ``torch.optim.lr_scheduler.CosineAnnealingLR``.
+
+    Args:
+        horizon: K, rounds, at least 1.
+        final: c, from 0 to 1.
+
+    Raises:
+        ValueError: if one is out of range.
+    """
+
+    horizon: int
+    final: float = 0.0
+
+    def __post_init__(self):
+        require(self.horizon >= 1, "horizon", "at least 1", self.horizon)
+        require(0 <= self.final <= 1, "final", "from 0 to 1", self.final)
+
+    def __call__(self, round: int) -> float:
+        done = min(round, self.horizon) / self.horizon
+        return self.final + (1 - self.final) * (1 + math.cos(math.pi * done)) / 2
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    r"""The factor :math:`(k + 1) / n` for n rounds, then another schedule from its beginning.
+
+    Args:
+        rounds: n, at least 0.
+        then: the schedule that follows.
+
+    Raises:
+        ValueError: if ``rounds`` is negative.
+    """
+
+    rounds: int
+    then: Schedule = Constant()
+
+    def __post_init__(self):
+        require(self.rounds >= 0, "rounds", "at least 0", self.rounds)
+
+    def __call__(self, round: int) -> float:
+        if round < self.rounds:
+            return (round + 1) / self.rounds
+        return self.then(round - self.rounds)
+
+
+class ScheduledState(NamedTuple):
+    """Where the members are, the state of the method that moves them, and the rounds so far."""
+
+    position: Tensor
+    inner: Any
+    round: Tensor
+
+
+@dataclass(frozen=True)
+class Scheduled:
+    """A method whose step length is multiplied by a schedule's factor.
+
+    Every field ``lr`` is multiplied, of the method and of the methods inside it. A round is one
+    step of ``method``: an epoch where it is an `Epoch`, a mini-batch where this stands inside one.
+
+    Args:
+        method: any method that has a step length, itself or in a part.
+        schedule: from the round to a factor, at least 0.
+
+    Raises:
+        ValueError: if nothing in ``method`` has an ``lr``; 0 is none in a `Swarm`.
+    """
+
+    method: Method
+    schedule: Schedule
+
+    def __post_init__(self):
+        found = _has_rate(self.method)
+        require(found, "method", "one with an lr, itself or in a part", self.method)
+
+    def init(self, objective: Objective, z: Tensor) -> ScheduledState:
+        rounds = torch.zeros((), dtype=torch.int64, device="cpu")
+        return ScheduledState(z, self.method.init(objective, z), rounds)
+
+    def step(
+        self, objective: Objective, state: ScheduledState, generator: torch.Generator
+    ) -> tuple[ScheduledState, Info]:
+        method = slowed(self.method, self.schedule(int(state.round)))
+        inner = state.inner._replace(position=state.position)
+        inner, info = method.step(objective, inner, generator)
+        return ScheduledState(inner.position, inner, state.round + 1), info
+
+
+def slowed(method: Any, factor: float) -> Any:
+    """``method`` with every step length in it multiplied by ``factor``."""
+    changes: dict[str, Any] = {name: slowed(part, factor) for name, part in _parts(method)}
+    if hasattr(method, "lr"):
+        changes["lr"] = method.lr * factor
+    return replace(method, **changes) if changes else method
+
+
+def _parts(method: Any) -> list[tuple[str, Any]]:
+    """The methods inside a method, by the names of their fields."""
+    if not is_dataclass(method):
+        return []
+    known = ((field.name, getattr(method, field.name)) for field in fields(method))
+    return [(name, part) for name, part in known if isinstance(part, Method)]
+
+
+def _has_rate(method: Any) -> bool:
+    """Whether a method, or one inside it, has a step length that a factor can change."""
+    own = method.lr > 0 if isinstance(method, Swarm) else hasattr(method, "lr")
+    return own or any(_has_rate(part) for _, part in _parts(method))

@@ -1,0 +1,262 @@
+"""Swarms of gradient flows: CNO, CNOGNP, PSO and their hybrids are one method with other parts."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from cnognp.method import Info, Method, norms, require
+from cnognp.methods.fitness import Fitness, Loss
+from landscape.objective import Objective, value, value_and_grad
+from landscape.randomness import derive, draw_rows
+
+
+class SwarmState(NamedTuple):
+    """Members with loss and gradient at their positions, and the best points that they have seen.
+
+    ``best`` and ``best_fitness`` were produced by one evaluation. ``velocity``, ``grad`` and
+    ``local`` are None where the swarm has no use for them. ``round`` counts the steps; it lives on
+    the CPU, so that no step waits for an accelerator.
+    """
+
+    position: Tensor
+    loss: Tensor
+    grad: Tensor | None
+    best: Tensor
+    best_fitness: Tensor
+    velocity: Tensor | None
+    local: Any
+    round: Tensor
+
+
+@dataclass(frozen=True)
+class WaveletMutation:
+    r"""Members that have come too close are scattered by a Morlet wavelet.
+
+    Where the mean distance to the leader is below ``threshold``:
+    :math:`a = e^{10 j / J}`, :math:`\varphi \sim U(-2.5 a, 2.5 a)`,
+    :math:`\mu = a^{-1/2} e^{-(\varphi/a)^2/2} \cos(5 \varphi / a)`; then
+    :math:`x \leftarrow x + \mu (x_{\max} - x)` for positive and :math:`x + \mu (x - x_{\min})`
+    for negative :math:`\mu`.
+
+    Args:
+        threshold: distance below which members mutate, positive.
+        horizon: J, the iterations over which the mutation narrows.
+
+    Raises:
+        ValueError: if one is not positive.
+
+    Reference: the diversity step of collaborative neurodynamic optimisation (Yan, Fan & Wang 2017).
+    """
+
+    threshold: float
+    horizon: int
+
+    def __post_init__(self):
+        require(self.threshold > 0, "threshold", "positive", self.threshold)
+        require(self.horizon > 0, "horizon", "positive", self.horizon)
+
+    def __call__(
+        self, z: Tensor, low: Tensor, high: Tensor, round: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        width = torch.exp(10 * round.to(z) / self.horizon)
+        ratio = 5 * draw_rows("uniform", (len(z), 1), generator, z) - 2.5
+        mu = torch.exp(-(ratio**2) / 2) * torch.cos(5 * ratio) / width.sqrt()
+        return torch.where(mu > 0, z + mu * (high - z), z + mu * (z - low))
+
+
+@dataclass(frozen=True)
+class Swarm:
+    r"""A population of local searches, drawn to the best points so far.
+
+    .. math:: z \leftarrow z + \omega (\bar z - z) + c_1 r_1 (p - z) + c_2 r_2 (g - z)
+
+    with :math:`\bar z` where the local search leads, p the best point of the member, g that of all,
+    and :math:`r \sim U(0, 1)`. The local search is one gradient step,
+    :math:`\bar z = z - \eta \nabla f(z)`, or a step of any other method. With ``velocity``, the
+    swarm of Kennedy & Eberhart: :math:`v \leftarrow \omega v + c_1 r_1 (p - z) + c_2 r_2 (g - z)`,
+    :math:`z \leftarrow z + v`.
+
+    The new points are evaluated once, and this one evaluation gives their fitness and the gradient
+    of the next step. All members move at once, so that their order does not matter. A fitness that
+    is not finite is worse than any other, so that no diverged member leads.
+
+    A step costs this evaluation, what the fitness says it costs and what the local search did; the
+    first one those of the starts, too.
+
+    Args:
+        lr: :math:`\eta` of the gradient step; 0 for none, also where ``local`` takes its place.
+        local: another method as the local search.
+        fitness: what members are ranked by.
+        inertia: :math:`\omega`.
+        cognitive: :math:`c_1`.
+        social: :math:`c_2`. At a minimum of curvature l with p = g the error shrinks in every step
+            if and only if :math:`\omega \eta l + c_1 + c_2 \le 2`.
+        velocity: whether velocity is remembered (PSO).
+        randomness: one r per ``"particle"``, per ``"tensor"`` (needs a layout) or ``"coordinate"``.
+        box: (low, high) for all coordinates, or one pair for each; positions are clipped to it.
+        mutation: scatters members that came too close; needs a finite box.
+        stale_fitness: rank new positions by the fitness of the previous ones, as the published code
+            does by mistake. The stored best fitness is then not that of the stored best point.
+
+    Raises:
+        ValueError: if one is out of range, or a mutation has no finite box.
+
+    Reference: the steps of the published CNOGNP code, with the fitness taken at the new position.
+    """
+
+    lr: float = 0.1
+    local: Method | None = None
+    fitness: Fitness = Loss()
+    inertia: float = 1.0
+    cognitive: float = 0.5
+    social: float = 0.5
+    velocity: bool = False
+    randomness: Literal["particle", "tensor", "coordinate"] = "particle"
+    box: Sequence | None = None
+    mutation: WaveletMutation | None = None
+    stale_fitness: bool = False
+
+    def __post_init__(self):
+        for name in ("lr", "inertia", "cognitive", "social"):
+            value = getattr(self, name)
+            require(value >= 0 and math.isfinite(value), name, "at least 0 and finite", value)
+        choices = ("particle", "tensor", "coordinate")
+        require(self.randomness in choices, "randomness", f"one of {choices}", self.randomness)
+        if self.box is not None:
+            nested = bool(self.box) and isinstance(self.box[0], Sequence)
+            pairs = self.box if nested else (self.box,)
+            ordered = all(len(pair) == 2 and pair[0] < pair[1] for pair in pairs)
+            require(ordered, "box", "(low, high) with low below high", self.box)
+        if self.mutation is not None and not (self.box and _finite(self.box)):
+            raise ValueError(
+                "mutation scatters members inside a box: give a finite box=(low, high), not "
+                f"{self.box}"
+            )
+        if isinstance(self.local, Swarm):
+            raise ValueError(
+                "a swarm cannot be the local search of a swarm: its loss and gradient would not "
+                "belong to where the outer one has put its members"
+            )
+        if self.local is not None and self.lr:
+            raise ValueError("lr is the step of the swarm's own local search: set lr=0 with local")
+
+    def init(self, objective: Objective, z: Tensor) -> SwarmState:
+        z = self._clipped(z)
+        loss, grad = _evaluated(objective, z, self.lr > 0 or self.fitness.needs_gradient)
+        fitness = self.fitness(objective, z, loss, grad)
+        return SwarmState(
+            position=z,
+            loss=loss,
+            grad=grad,
+            best=z,
+            # argmin would return the index of a NaN.
+            best_fitness=torch.where(fitness.isfinite(), fitness, math.inf),
+            velocity=torch.zeros_like(z) if self.velocity else None,
+            local=None if self.local is None else self.local.init(objective, z),
+            round=torch.zeros((), dtype=torch.int64, device="cpu"),
+        )
+
+    def step(
+        self, objective: Objective, state: SwarmState, generator: torch.Generator
+    ) -> tuple[SwarmState, Info]:
+        z, velocity, local = state.position, state.velocity, state.local
+        moved, cost = z, self._cost if int(state.round) else 2 * self._cost
+        if self.local is not None:
+            local, info = self.local.step(objective, _at(local, z), derive(generator, "local"))
+            moved, cost = z + self.inertia * (local.position - z), cost + info.evaluations
+        elif self.lr:
+            moved = z - self.inertia * self.lr * state.grad  # type: ignore[operator]
+        pull = self._pull(objective, state, generator)
+        if velocity is not None:
+            pull = velocity = self.inertia * velocity + pull
+        z = self._clipped(moved + pull)
+        if self.mutation is not None:
+            z = self._mutated(z, state, generator)
+        # Not where lr is positive now: a schedule may have made it 0 for this step alone.
+        loss, grad = _evaluated(objective, z, state.grad is not None)
+        judged = (state.position, state.loss, state.grad) if self.stale_fitness else (z, loss, grad)
+        fitness = self.fitness(objective, *judged)
+        better = fitness.isfinite() & (fitness < state.best_fitness)
+        new = SwarmState(
+            position=z,
+            loss=loss,
+            grad=grad,
+            best=torch.where(better.unsqueeze(-1), z, state.best),
+            best_fitness=torch.where(better, fitness, state.best_fitness),
+            velocity=velocity,
+            local=local,
+            round=state.round + 1,
+        )
+        return new, Info(z, loss, None if grad is None else norms(grad), fitness, cost)
+
+    @property
+    def couples_members(self) -> bool:
+        """Whether members learn from each other: by attraction, or by when they scatter."""
+        return bool(self.social or self.mutation)
+
+    @property
+    def _cost(self) -> float:
+        """Evaluations for each member that judging one point takes."""
+        return 1.0 + getattr(self.fitness, "evaluations", 0)
+
+    def _pull(
+        self, objective: Objective, state: SwarmState, generator: torch.Generator
+    ) -> Tensor | float:
+        """The attraction to the bests; row i of the random numbers belongs to member i.
+
+        Raises:
+            ValueError: if one number per tensor is wanted and the objective knows no tensors.
+        """
+        if not (self.cognitive or self.social):
+            return 0.0
+        z = state.position
+        leader = state.best[state.best_fitness.argmin()]
+        layout = getattr(objective, "layout", None)
+        if self.randomness == "tensor" and layout is None:
+            raise ValueError("randomness='tensor' needs an objective with a layout, a network's")
+        width = {"particle": 1, "tensor": len(layout.names) if layout else 1}.get(
+            self.randomness, z.shape[-1]
+        )
+        r = draw_rows("uniform", (len(z), 2, width), derive(generator, "attraction"), z)
+        if self.randomness == "tensor":
+            r = layout.spread(r)  # type: ignore[union-attr]
+        own = self.cognitive * r[:, 0] * (state.best - z)
+        return own + self.social * r[:, 1] * (leader - z)
+
+    def _mutated(self, z: Tensor, state: SwarmState, generator: torch.Generator) -> Tensor:
+        leader = state.best[state.best_fitness.argmin()]
+        # A member that has diverged must not keep the others from scattering.
+        diversity = norms(z - leader).nanmean()
+        low, high = self._bounds(z)
+        scattered = self.mutation(z, low, high, state.round, derive(generator, "mutation"))  # type: ignore[misc]
+        return torch.where(diversity < self.mutation.threshold, scattered, z)  # type: ignore[union-attr]
+
+    def _clipped(self, z: Tensor) -> Tensor:
+        if self.box is None:
+            return z
+        low, high = self._bounds(z)
+        return torch.minimum(torch.maximum(z, low), high)
+
+    def _bounds(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        pairs = torch.as_tensor(self.box, dtype=z.dtype, device=z.device)
+        if pairs.ndim == 2 and len(pairs) not in (1, z.shape[-1]):
+            raise ValueError(f"box has {len(pairs)} pairs for {z.shape[-1]} coordinates")
+        return pairs[..., 0], pairs[..., 1]
+
+
+def _finite(box: Sequence) -> bool:
+    return all(_finite(end) if isinstance(end, Sequence) else math.isfinite(end) for end in box)
+
+
+def _at(state: Any, z: Tensor) -> Any:
+    """The local search's state, moved to where the swarm has put its members."""
+    return state._replace(position=z)
+
+
+def _evaluated(objective: Objective, z: Tensor, slope: bool) -> tuple[Tensor, Tensor | None]:
+    """Loss, and gradient where a slope is wanted, at z."""
+    return value_and_grad(objective, z) if slope else (value(objective, z), None)

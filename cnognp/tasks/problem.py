@@ -1,0 +1,397 @@
+"""A task on a device: what is trained on, what is judged by, and what is reported."""
+
+import copy
+import hashlib
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from cnognp.method import Method
+from cnognp.methods import METHODS
+from cnognp.methods.descent import Epoch
+from cnognp.tasks.registry import load
+from cnognp.tasks.task import Task
+from landscape.networks.batches import dense_parts, tensors_of
+from landscape.networks.data import Data
+from landscape.networks.network import called, is_batchnorm
+from landscape.networks.reestimation import Reestimated, Stochastic
+from landscape.networks.risk import Derivatives, EmpiricalRisk, ModelRisk, Risk
+from landscape.networks.weighing import weighing
+from landscape.objective import Objective, value
+from landscape.randomness import derived_seed
+from landscape.slices.metrics import MEASURED
+
+if TYPE_CHECKING:
+    from cnognp.training.config import Config
+
+SPLITS = ("train", "validation", "test")
+_BATCH = 4096
+# What NumPy and HDF5 know.
+_KEPT = (torch.float16, torch.float32, torch.float64)
+
+
+class Problem:
+    """A task's objectives on a device.
+
+    Training sees batch statistics in BatchNorm and dropout as the model has it. Judging sees the
+    model in evaluation mode, with BatchNorm statistics that belong to the point: re-estimated on
+    the training data at every point.
+
+    Args:
+        task: the model, its loss and its data; not written to.
+        device: where everything is evaluated.
+        data_seed: data that a loader draws anew in every pass are judged and measured on the copy
+            that belongs to this seed; where None, measurements of them are refused.
+        noise_seed: what the model or the loss draws at random is measured for this seed; where
+            None, measurements of it are refused.
+        derivatives: how products with the Hessian are taken, as in `landscape.networks.risk.Risk`.
+        check: whether the first measurement checks the loss, see `landscape.networks.gate`.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        device: torch.device,
+        *,
+        data_seed: int | None = None,
+        noise_seed: int | None = None,
+        derivatives: Derivatives = "exact",
+        check: bool = True,
+    ):
+        self.task = task
+        self.device = device
+        self._model = _on(device, task.model)
+        self._loss = _on(device, task.loss) if isinstance(task.loss, nn.Module) else task.loss
+        self.normalised = any(is_batchnorm(module) for module in self._model.modules())
+        self._seed = data_seed
+        self._options: dict[str, Any] = {"derivatives": derivatives, "check": check}
+        self.options: dict[str, Any] = {
+            "data_seed": data_seed,
+            "noise_seed": noise_seed,
+            **self._options,
+        }
+        self._splits: dict[str, Data | None] = {}
+
+    @cached_property
+    def training(self) -> Risk:
+        """The loss on the training data, as training sees it."""
+        return self._on_training(statistics="batch")
+
+    @cached_property
+    def evaluation(self) -> Risk | Reestimated:
+        """The loss on the training data, as it is judged."""
+        return Reestimated(self._judged) if self.normalised else self._judged
+
+    @cached_property
+    def as_given(self) -> Risk:
+        """The loss on the training data of the model in the mode in which it came."""
+        return self._on_training(seed=self.options["noise_seed"])
+
+    @cached_property
+    def _judged(self) -> Risk:
+        """The loss on the training data of the model in evaluation mode, its statistics its own."""
+        return self._on_training(mode="eval", seed=self.options["noise_seed"])
+
+    def data(self, split: str) -> Data | None:
+        """The data of a split on the device; None where the task has none."""
+        source = getattr(self.task, split)
+        if split not in self._splits:
+            self._splits[split] = None if source is None else self._read(source)
+        return self._splits[split]
+
+    def at(self, z: Tensor) -> Risk:
+        """The risk that the point ``z`` is measured on, its BatchNorm statistics frozen there."""
+        evaluation = self.evaluation
+        return evaluation.at(z) if isinstance(evaluation, Reestimated) else evaluation
+
+    def stream(self, method: Method, seed: int, start: int = 0) -> Iterator[Objective]:
+        """One objective per step, endless, from step ``start``.
+
+        A method of mini-batches draws them from the training risk and is judged by the evaluation;
+        any other takes steps on the whole training risk, its dropout drawn anew in every step.
+        """
+        random = bool(self.training.stochastic_modules() or self.training.data.random)
+        plain = not (random or self.normalised)
+        fixed: Objective = self.training
+        if takes_minibatches(method) and not plain:
+            fixed, random = Stochastic(self.evaluation, self.training), False
+        for k in count(start):
+            yield self.training.seeded(derived_seed(seed, "dropout", k)) if random else fixed
+
+    def metrics(self, z: Tensor) -> dict[str, dict[str, float]]:
+        """Loss and metrics of the point ``z`` on every split that the task has."""
+        measures = {"loss": self._loss, **self.task.metrics}
+        found: dict[str, dict[str, float]] = {}
+        for split in SPLITS:
+            data = self.data(split)
+            found[split] = (
+                {}
+                if data is None
+                else {
+                    name: float(value(self._risk(data, measure, z), z))
+                    for name, measure in measures.items()
+                }
+            )
+        return found
+
+    def metric(self, name: str, z: Tensor, *, own_statistics: bool = False) -> Risk:
+        """A metric of the task as a function of the point.
+
+        ``"accuracy"`` is on the training data, ``"test_loss"`` and ``"test_accuracy"`` on others.
+
+        Args:
+            name: of a metric, of a loss or metric behind the name of its split.
+            z: the point, at which BatchNorm statistics are re-estimated.
+            own_statistics: keep those of the model instead.
+
+        Raises:
+            ValueError: if there is none of this name.
+        """
+        split, measure = self.located(name)
+        data = self.data(split)
+        if own_statistics:
+            return self.as_given.measuring(measure, data)
+        return self._risk(data, measure, z)
+
+    def located(self, name: str) -> tuple[str, Any]:
+        """The split and the function of a metric of the task.
+
+        Raises:
+            ValueError: if there is none of this name.
+        """
+        measures = {"loss": self._loss, **self.task.metrics}
+        known = {
+            f"{split}_{key}": (split, measure)
+            for split in SPLITS if getattr(self.task, split) is not None
+            for key, measure in measures.items()
+        } | {key: ("train", measure) for key, measure in self.task.metrics.items()}  # fmt: skip
+        if name not in known:
+            raise ValueError(
+                f"the task has no metric {name!r}; there are {', '.join(known)}, and for every "
+                f"task {', '.join(MEASURED)}"
+            )
+        return known[name]
+
+    def state_dict(self, z: Tensor) -> dict[str, Tensor]:
+        """What the plain module loads to become the network at ``z``, on the CPU."""
+        return {name: tensor.cpu() for name, tensor in self.at(z).state_dict(z).items()}
+
+    @cached_property
+    def data_digest(self) -> str:
+        """SHA-256 of the training data's first batches, to recognise another task's data."""
+        digest = hashlib.sha256()
+        data: Any = self.data("train")
+        for batch in data:
+            for tensor in tensors_of(batch[:2]):
+                digest.update(str((tuple(tensor.shape), tensor.dtype)).encode())
+                for part in dense_parts(tensor.detach().cpu()):
+                    array = part.contiguous()
+                    digest.update(array.view(torch.uint8).numpy().tobytes() if array.ndim else b"")
+            if not data.resident:
+                break
+        return digest.hexdigest()
+
+    def check_finite(self) -> None:
+        """Nothing, if the training data that are kept in memory are finite numbers.
+
+        Raises:
+            ValueError: if they are not; a `Task` does not see what a loader gives.
+        """
+        data = self.training.data
+        for number, batch in enumerate(data if data.resident else ()):
+            tensors = [dense_parts(t)[-1] for t in tensors_of(batch[:2]) if t.is_floating_point()]
+            for tensor in tensors:
+                finite = tensor.isfinite()
+                if len(tensors) > 1:
+                    # A mask beside other inputs.
+                    finite |= tensor == -torch.inf
+                if not finite.all():
+                    raise ValueError(
+                        f"train batch {number} holds a number that is not finite; fill the gap or "
+                        "drop the row"
+                    )
+
+    def check_metrics(self) -> None:
+        """Nothing, if every metric gives a number on the first training batch.
+
+        Metrics are first needed when all of the training is done.
+
+        Raises:
+            ValueError: if one does not.
+        """
+        first = self.training.data.of([self.training.data.first])
+        for name, metric in self.task.metrics.items():
+            try:
+                self._judged.measuring(metric, first)
+            except Exception as error:
+                reason = str(error).replace("loss must return", "it must return")
+                raise ValueError(
+                    f"metric {name!r} fails on the first training batch: {type(error).__name__}: "
+                    f"{reason}"
+                ) from error
+
+    def check_means(self) -> None:
+        """Nothing, if it is known what the batches of every split weigh in the loss.
+
+        Raises:
+            ValueError: if not.
+            RuntimeError: if a parameter reaches the training loss past the model.
+        """
+        self._judged.gate.admit(self._judged)
+        for split in SPLITS[1:]:
+            data = self.data(split)
+            if data is not None:
+                try:
+                    weighing(self._judged.measuring(self._loss, data))
+                except ValueError as error:
+                    raise ValueError(f"{split} data: {error}") from None
+
+    def check_slope(self) -> None:
+        """Nothing, if the training loss can be differentiated.
+
+        Raises:
+            ValueError: if it does not depend on the parameters at all.
+        """
+        z = self.training.point().requires_grad_()
+        with torch.random.fork_rng(devices=[z.device] if z.device.type == "cuda" else []):
+            with torch.enable_grad():
+                depends = next(self.training.terms())(z).requires_grad
+        if not depends:
+            raise ValueError(
+                "the training loss does not depend on the parameters: was the output or the loss "
+                "detached, or computed under no_grad?"
+            )
+
+    def _on_training(self, **options: Any) -> Risk:
+        """The loss on the training data.
+
+        Raises:
+            ValueError: if the loss cannot take what the model returns; says what that is.
+        """
+        kind = ModelRisk if self.task.loss_of == "model" else EmpiricalRisk
+        try:
+            # Large batches are cut only where that leaves the loss what it is.
+            risk = kind(self._model, self.data("train"), self._loss, **self._options, **options)
+            return risk.limited(_BATCH)
+        except Exception as error:
+            if advice := self._advice():
+                raise ValueError(f"{type(error).__name__}: {error}; {advice}") from error
+            raise
+
+    def _read(self, source: Any) -> Data:
+        if isinstance(source, Data):
+            return source
+        return Data(
+            source, self.device, unpack=self.task.unpack, whole=self.task.loss_of == "model",
+            seed=self._seed,
+        )  # fmt: skip
+
+    def _advice(self) -> str:
+        """What to change where the loss gets what it cannot take; empty where that is not known."""
+        if isinstance(self.task.loss, type):
+            name = self.task.loss.__name__
+            return f"the loss is the class {name}: give an object, {name}()"
+        if self.task.loss_of == "model":
+            return ""
+        try:
+            data = self._read(self.task.train)
+            inputs = data.first.inputs
+            words = isinstance(inputs, Mapping)
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                output = called(self._model, inputs)
+        except Exception:
+            return ""
+        if isinstance(output, Tensor):
+            return ""
+        keys = (
+            f" with the keys {', '.join(map(str, output))}" if isinstance(output, Mapping) else ""
+        )
+        behind = "the whole batch, a dictionary," if words else "the target"
+        return (
+            f"the model returned no tensor but {type(output).__name__}{keys}, and the loss gets "
+            f"that and {behind} behind it: choose there, for instance loss=lambda output, batch: "
+            "output['loss']"
+        )
+
+    def _risk(self, data: Any, measure: Any, z: Tensor) -> Risk:
+        risk = self._judged.measuring(measure, data).limited(_BATCH)
+        return risk.reestimated(z, self.data("train")) if self.normalised else risk
+
+
+def _on(device: torch.device, module: nn.Module) -> nn.Module:
+    """The module itself if it is on the device, else a copy there."""
+    tensors = [*module.parameters(), *module.buffers()]
+    if all(tensor.device == device for tensor in tensors):
+        return module
+    try:
+        return copy.deepcopy(module).to(device)
+    except (RuntimeError, TypeError):
+        # What cannot be copied is moved: a task is made for one problem.
+        return module.to(device)
+
+
+def problem_of(config: "Config", **options: Any) -> Problem:
+    """The task of a configuration on its device; options are those of `Problem`.
+
+    Raises:
+        ValueError: if the task, the method or the device does not exist, the loss or a metric does
+            not fit the model, the loss does not depend on the parameters, its batches are weighed
+            by something that is not known, or parameters have a type that checkpoints do not hold.
+        RuntimeError: if a parameter reaches the loss past the model.
+    """
+    if config.method not in METHODS:
+        raise ValueError(f"unknown method {config.method!r}; there are {', '.join(METHODS)}")
+    task = task_of(config.task, config.seed, config.task_options)
+    problem = Problem(task, choose_device(config.device), **options)
+    if problem.training.point_dtype not in _KEPT:
+        raise ValueError(
+            f"the model's parameters are {problem.training.point_dtype}, which a checkpoint cannot "
+            "hold: give a model in float32 (model.float()); cnognp analyze measures it as it is"
+        )
+    problem.check_metrics()
+    problem.check_slope()
+    problem.check_means()
+    return problem
+
+
+def task_of(name: str, seed: int, options: Mapping[str, Any]) -> Task:
+    """The task called ``name``; what it draws from torch's default generator follows from the seed.
+
+    Modules draw their first weights there, and many a user's file its data: a run that goes on and
+    a measurement must find the same.
+
+    Raises:
+        ValueError: if there is no such task, or it does not take the options.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derived_seed(seed, "task"))
+        return load(name, **{"seed": seed, **options})
+
+
+def takes_minibatches(method: Method) -> bool:
+    """Whether a step of the method, or of one that moves inside it, is made of mini-batches."""
+    inside = (getattr(method, name, None) for name in ("local", "method", "base"))
+    return isinstance(method, Epoch) or any(takes_minibatches(m) for m in inside if m is not None)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called ``name``; ``"auto"`` is the first accelerator there is, else the CPU.
+
+    Raises:
+        ValueError: if the device does not exist here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        float(torch.zeros((), device=device, dtype=torch.float32))
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"device {name!r} cannot be used here: {reason}; try auto or cpu"
+        ) from None
+    return device

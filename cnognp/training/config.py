@@ -1,0 +1,352 @@
+"""The whole configuration of a training run, and the folder that the run lives in."""
+
+import hashlib
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from landscape.files import DamagedFile, check_writable, replacing, temporaries
+
+if TYPE_CHECKING:
+    from cnognp.training.checkpoint import Checkpoint
+
+# What the description of a run says in every checkpoint, and of which kind.
+_DESCRIBED = {
+    "config": str, "status": str, "task": str, "method": str, "iterations": int, "best": dict,
+}  # fmt: skip
+
+
+_DIGEST = "# sha256 of the lines below: "
+_CHANGED = "it is not the text that was written, its SHA-256 is another"
+# More than any configuration has: references in a hostile file unfold to billions of entries.
+_BYTES, _ENTRIES = 1 << 20, 10_000
+
+
+@dataclass(frozen=True)
+class Config:
+    """What a run is made of; equal configurations give equal runs on the same machine.
+
+    Args:
+        task: name of a built-in task, or ``path/to/file.py:function``.
+        method: a name of ``cnognp.METHODS``.
+        members: size of the population, at least 1.
+        iterations: rounds, at least 1.
+        seed: of the splits, the starts, the mini-batches and every other draw.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ...
+        threads: of torch on the CPU; sums depend on it in the last bits. 0 keeps torch's choice.
+        checkpoint_every: rounds between checkpoints; 0 for ten in a run.
+        record_curvature: rounds between records of the curvature at member 0; 0 for none.
+        task_options: keywords of the task.
+        method_options: keywords of the method.
+
+    Raises:
+        ValueError: if a number is out of range.
+    """
+
+    task: str
+    method: str = "cnognp"
+    members: int = 20
+    iterations: int = 100
+    seed: int = 0
+    device: str = "auto"
+    threads: int = 0
+    checkpoint_every: int = 0
+    record_curvature: int = 0
+    task_options: dict[str, Any] = field(default_factory=dict)
+    method_options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        least = {"members": 1, "iterations": 1, "seed": 0, "threads": 0}
+        least |= {"checkpoint_every": 0, "record_curvature": 0}
+        for name, bound in least.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < bound:
+                raise ValueError(f"{name} must be a whole number of at least {bound}, got {value}")
+        if not isinstance(self.device, str):
+            raise ValueError(f"device must be a name, got {self.device}")
+
+    @property
+    def interval(self) -> int:
+        """Rounds between checkpoints."""
+        return self.checkpoint_every or max(1, -(-self.iterations // 10))
+
+    def to_yaml(self) -> str:
+        """The text of ``run.yaml``: task and method each with their keywords.
+
+        Its first line is a comment with the SHA-256 of the others: no kill can leave a text beside
+        the digest of another one.
+        """
+        tree = asdict(self)
+        tree["task"] = {"name": self.task, **tree.pop("task_options")}
+        tree["method"] = {"name": self.method, **tree.pop("method_options")}
+        text = yaml.safe_dump(_plain(tree), sort_keys=False, allow_unicode=True)
+        return f"{_DIGEST}{_sha256(text)}\n{text}"
+
+    def differences(self, other: "Config") -> list[str]:
+        """What ``other`` has otherwise, one entry for each key: ``"members 20, not 30"``.
+
+        The keys of another task or method are not listed beside its name.
+        """
+        ours, theirs = self._flat(), other._flat()
+        renamed = tuple(f"{n}." for n in ("task", "method") if ours[n] != theirs[n])
+        different = {
+            key: f"{key} {theirs.get(key)}, not {ours.get(key)}"
+            for key in {**theirs, **ours}
+            if ours.get(key) != theirs.get(key)
+        }
+        return [text for key, text in different.items() if not key.startswith(renamed)]
+
+    def _flat(self) -> dict[str, Any]:
+        tree = yaml.safe_load(self.to_yaml())
+        nouns = {noun: tree.pop(noun) for noun in ("task", "method")}
+        names = {noun: part.pop("name") for noun, part in nouns.items()}
+        keys = {f"{noun}.{key}": part[key] for noun, part in nouns.items() for key in part}
+        return {**names, **tree, **keys}
+
+    @classmethod
+    def from_yaml(cls, text: str) -> "Config":
+        """The configuration in the text of a ``run.yaml``.
+
+        Raises:
+            ValueError: if it is no such text, or not the one that its digest is of.
+        """
+        if not _whole(text):
+            raise ValueError(_CHANGED)
+        tree = tree_in(text)
+        if not isinstance(tree, dict) or not {"task", "method"} <= set(tree):
+            raise ValueError("a run's configuration has the keys task and method")
+        options: dict[str, Any] = {}
+        for noun in ("task", "method"):
+            part = tree[noun] if isinstance(tree[noun], dict) else {"name": tree[noun]}
+            if not isinstance(part.get("name"), str):
+                raise ValueError(f"{noun} needs a name")
+            tree[noun], options[f"{noun}_options"] = part.pop("name"), _tuples(part)
+        unknown = set(tree) - {f.name for f in fields(cls)}
+        if unknown:
+            raise ValueError(f"unknown key {sorted(unknown)[0]!r}")
+        return cls(**{**tree, **options})
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A folder with the configuration, the checkpoints and the results of one run."""
+
+    path: Path
+
+    @property
+    def config_path(self) -> Path:
+        """``run.yaml``."""
+        return self.path / "run.yaml"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of immutable checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def analysis(self) -> Path:
+        """Folder of results."""
+        return self.path / "analysis"
+
+    @property
+    def figures(self) -> Path:
+        """Folder of pictures."""
+        return self.path / "figures"
+
+    @property
+    def best_loss(self) -> Path:
+        """The loss of the best member as a state dict, where it is a module with tensors."""
+        return self.path / "best_loss.safetensors"
+
+    @property
+    def best(self) -> Path:
+        """The best member as a state dict."""
+        return self.path / "best.safetensors"
+
+    def create(self, config: Config, *, fresh: bool = True) -> None:
+        """Makes the folder and writes its configuration.
+
+        Args:
+            config: what is trained.
+            fresh: whether the folder must not be there yet: of two runs that are started together,
+                one gets it.
+
+        Raises:
+            FileExistsError: if it must not, and is.
+            OSError: if the disk refuses.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=not fresh)
+        except FileExistsError:
+            raise FileExistsError(
+                f"{self.path} exists; go on with --resume, or choose another folder with --out"
+            ) from None
+        self.checkpoints.mkdir(exist_ok=True)
+        with replacing(self.config_path) as temporary:
+            temporary.write_text(config.to_yaml(), encoding="utf-8")
+
+    def newest(self) -> "tuple[Checkpoint | None, list[Path]]":
+        """The newest whole checkpoint, and the damaged ones that are newer; None before the first.
+
+        Raises:
+            DamagedFile: if there are checkpoints, but none of them is whole, or of a run.
+        """
+        from cnognp.training.session import checkpoint
+
+        if not self.checkpoints.is_dir():
+            return None, []
+        found, damaged = checkpoint.newest(self.checkpoints)
+        if found is not None:
+            self._check(found.meta)
+        return found, damaged
+
+    def load(self, step: int) -> "Checkpoint":
+        """The checkpoint of that round.
+
+        Raises:
+            DamagedFile: if it is not whole, or not of this run.
+            FileNotFoundError: if there is none.
+        """
+        from cnognp.training.session import checkpoint
+
+        found = checkpoint.load(self.checkpoints, step)
+        self._check(found.meta)
+        return found
+
+    def _check(self, meta: dict[str, Any]) -> None:
+        """Nothing, if a checkpoint describes this run; device and threads do not matter.
+
+        Raises:
+            DamagedFile: if it does not.
+        """
+        wrong = [key for key, kind in _DESCRIBED.items() if not isinstance(meta.get(key), kind)]
+        if wrong:
+            raise DamagedFile(self.checkpoints, f"the newest says no {wrong[0]} of its run")
+        try:
+            theirs = Config.from_yaml(meta["config"])
+        except (ValueError, TypeError) as error:
+            raise DamagedFile(
+                self.checkpoints, f"the newest has no configuration: {error}"
+            ) from None
+        ours = replace(self.config(), device=theirs.device, threads=theirs.threads)
+        if different := ours.differences(theirs):
+            raise DamagedFile(
+                self.checkpoints, f"the newest is of a run with {', '.join(different)}"
+            )
+
+    def clear_stale(self) -> None:
+        """Removes what a killed writer left; nobody else may be at work here.
+
+        Raises:
+            OSError: if the folder of checkpoints cannot be written to, before hours of training.
+        """
+        from cnognp.training.session import checkpoint
+
+        check_writable(self.checkpoints)
+        checkpoint.clear_stale(self.checkpoints)
+        for path in (*temporaries(self.path), *temporaries(self.analysis)):
+            path.unlink(missing_ok=True)
+
+    def verify(self) -> None:
+        """Nothing, if ``run.yaml`` is the one that was written, or says no digest.
+
+        Raises:
+            DamagedFile: if not.
+            ValueError: if it is no text.
+        """
+        if not _whole(text_of(self.config_path)):
+            raise DamagedFile(
+                self.config_path,
+                _CHANGED,
+                "restore it (every checkpoint holds a copy), or take its first line away if the "
+                "others were changed on purpose",
+            )
+
+    def config(self) -> Config:
+        """The configuration that the folder was made with.
+
+        Raises:
+            DamagedFile: if it is not the one that was written.
+            FileNotFoundError: if there is none.
+            ValueError: if it cannot be read.
+        """
+        if not self.config_path.is_file():
+            raise FileNotFoundError(f"{self.path} is no run: it has no run.yaml")
+        try:
+            self.verify()
+            return Config.from_yaml(text_of(self.config_path))
+        except DamagedFile:
+            raise
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{self.config_path} cannot be used: {error}") from None
+
+
+def text_of(path: Path) -> str:
+    """The text of a configuration file.
+
+    Raises:
+        ValueError: if it is too long for one, or no text.
+        OSError: if it cannot be read.
+    """
+    with open(path, "rb") as file:
+        found = file.read(_BYTES + 1)
+    if len(found) > _BYTES:
+        raise ValueError(f"it has more than {_BYTES} bytes, which no configuration has")
+    try:
+        return found.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not YAML: {error}") from None
+
+
+def tree_in(text: str) -> Any:
+    """What a YAML text says, of the size that configurations have.
+
+    Raises:
+        ValueError: if it is no YAML, or says too much, or too deep, with its references unfolded.
+    """
+    try:
+        left, entries = [yaml.compose(text, Loader=yaml.SafeLoader)], 0
+        while left:
+            entries += 1
+            if entries > _ENTRIES:
+                break
+            node = left.pop()
+            if isinstance(node, yaml.SequenceNode):
+                left += node.value
+            elif isinstance(node, yaml.MappingNode):
+                left += [part for pair in node.value for part in pair]
+        else:
+            return yaml.safe_load(text)
+    except RecursionError:
+        raise ValueError("not YAML: it is nested too deep") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"not YAML: {' '.join(str(error).split())}") from None
+    raise ValueError(f"it says more than {_ENTRIES} things, its references unfolded")
+
+
+def _tuples(item: Any) -> Any:
+    """Lists as tuples, which is what tasks and methods take."""
+    if isinstance(item, dict):
+        return {key: _tuples(value) for key, value in item.items()}
+    return tuple(_tuples(value) for value in item) if isinstance(item, list) else item
+
+
+def _plain(item: Any) -> Any:
+    """Tuples as lists, so that the text is plain YAML."""
+    if isinstance(item, dict):
+        return {key: _plain(value) for key, value in item.items()}
+    return [_plain(value) for value in item] if isinstance(item, (list, tuple)) else item
+
+
+def _whole(text: str) -> bool:
+    """Whether a configuration is the one that its first line has the digest of, if it has one."""
+    first, _, others = text.replace("\r\n", "\n").partition("\n")
+    if not first.startswith(_DIGEST):
+        return True
+    return first.removeprefix(_DIGEST).strip() == _sha256(others)
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,379 @@
+"""A training run from its configuration to its folder: resumable, and equal however it was cut."""
+
+import importlib.metadata
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cache
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cnognp.method import Info, Method
+from cnognp.methods import METHODS
+from cnognp.run import run
+from cnognp.state import from_arrays, to_arrays
+from cnognp.tasks.problem import Problem, choose_device, problem_of
+from cnognp.tasks.task import initial_population
+from cnognp.training import baseline, checkpoint, minibatches
+from cnognp.training.checkpoint import Checkpoint
+from cnognp.training.config import Config, RunFolder
+from cnognp.training.curvature import (
+    MEMBER,
+    minibatch_of,
+    recorder_of,
+    save_recording,
+    stability_of,
+)
+from cnognp.training.record import Record
+from cnognp.training.weights import encoded
+from landscape import results
+from landscape.files import DamagedFile, replacing
+from landscape.objective import value_and_grad
+from landscape.randomness import derived_seed
+from landscape.recorder import CurvatureRecorder
+
+_CURVATURE = "curvature/"
+FINISHED, DIVERGED, INTERRUPTED, RUNNING = "finished", "diverged", "interrupted", "running"
+
+
+@dataclass
+class Training:
+    """One run in memory: its problem, its method, and where it stands after some rounds."""
+
+    config: Config
+    problem: Problem
+    method: Method
+    start: Tensor
+    state: Any
+    record: Record
+    recorder: CurvatureRecorder | None = None
+    iteration: int = 0
+    status: str = RUNNING
+    measured: dict[str, Any] = field(default_factory=dict)
+    began: float = field(default_factory=time.perf_counter)
+
+    @classmethod
+    def of(cls, config: Config) -> "Training":
+        """A run that has not begun.
+
+        Raises:
+            ValueError: if the task, the method, a keyword or the device does not exist or fit, or
+                the data are not finite.
+        """
+        # What is random is judged, and its curvature recorded, on one draw of it.
+        problem = problem_of(config, data_seed=0, noise_seed=0)
+        problem.check_finite()
+        config = minibatches.settled(config, problem)
+        method = METHODS[config.method](**config.method_options)
+        layout = problem.training.layout
+        start = initial_population(
+            problem.task, layout, config.members, config.seed, problem.device,
+            problem.training.point_dtype,
+        )  # fmt: skip
+        recorder = recorder_of(config, problem, method)
+        if size := minibatch_of(method):
+            # What cannot be cut so is refused before there is a folder.
+            generator = torch.Generator(device="cpu").manual_seed(0)
+            next(problem.training.minibatches(size, generator))
+        return cls(config, problem, method, start, None, Record(), recorder)
+
+    def restore(self, found: Checkpoint) -> None:
+        """Goes to where the checkpoint stands.
+
+        Raises:
+            ValueError: if it belongs to another model, data, method or population.
+        """
+        for name, own in self.identity.items():
+            if found.meta.get(name) != own:
+                raise ValueError(f"the newest whole one belongs to another {name}")
+        self.state = from_arrays(self._begun(), found.arrays)
+        self.record = Record.from_arrays(found.arrays, found.iteration, self.start)
+        if self.recorder is not None:
+            own = {n: array for n, array in found.arrays.items() if n.startswith(_CURVATURE)}
+            self.recorder.load_state_dict({n.removeprefix(_CURVATURE): a for n, a in own.items()})
+        self.iteration = found.iteration
+
+    def advance(self, after: Callable[["Training", Info], bool]) -> None:
+        """Rounds until the last, a divergence, or until ``after`` says to leave.
+
+        Where all members diverge in a round, the state before that round is kept.
+        """
+        stream = self.problem.stream(self.method, self._seed, self.iteration)
+        generator = torch.Generator(device="cpu").manual_seed(self._seed)
+        rounds = run(
+            self.method, stream, self.start, generator, state=self.state, start=self.iteration
+        )
+        self.status = RUNNING
+        if self.iteration == 0:
+            self._observe()
+        while self.iteration < self.config.iterations:
+            state, info = next(rounds)
+            self.iteration += 1
+            if self.record.exploded(state, info):
+                self.status = DIVERGED
+                break
+            self.state = state
+            self.record.update(state, info)
+            self._observe()
+            if self.iteration == self.config.iterations:
+                self._judge_last(info)
+                self.status = DIVERGED if self.record.ended_worse() else FINISHED
+            if after(self, info):
+                break
+        if self.state is None:
+            self._stay_at_the_start()
+        if self.status == RUNNING:
+            self.status = INTERRUPTED
+        else:
+            self._compare()
+
+    def checkpoint(self) -> Checkpoint:
+        """Everything that a resumed run needs, and what ``show`` prints."""
+        record = self.record
+        meta = {
+            "status": self.status,
+            "method": self.config.method,
+            "task": self.config.task,
+            "iterations": self.iteration,
+            "not_finite": record.not_finite(self.state.position),
+            "best": {
+                "member": None if record.best is None else record.best_member,
+                "fitness": record.best_fitness,
+            },
+            "seed": self.config.seed,
+            "config": self.config.to_yaml(),
+            "versions": dict(_versions()),
+            **self.identity,
+        }
+        if self.status != RUNNING:
+            meta["best"] |= self.measured or self._best_measured()
+        if record.judgement:
+            meta["judgement"] = record.judgement
+        arrays = {**to_arrays(self.state), **record.to_arrays()}
+        if self.recorder is not None:
+            arrays |= {_CURVATURE + name: a for name, a in self.recorder.state_dict().items()}
+        return Checkpoint(self.iteration, arrays, meta)
+
+    def best(self) -> Tensor:
+        """The best point so far, (p,); the first member where none was finite."""
+        if self.record.best is None:
+            return self.state.position[0]
+        return torch.as_tensor(self.record.best, device=self.problem.device)
+
+    def _observe(self) -> None:
+        """Records the curvature where the run stands, if that is wanted in this round."""
+        if self.recorder is not None:
+            position = self.start if self.state is None else self.state.position
+            stability = stability_of(self.method, self.state)
+            self.recorder(self.iteration, position[MEMBER], stability=stability)
+
+    def _begun(self) -> Any:
+        return self.method.init(next(self.problem.stream(self.method, self._seed)), self.start)
+
+    @property
+    def _seed(self) -> int:
+        return derived_seed(self.config.seed, "training")
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint must have in common with the run that goes on from it."""
+        return {
+            "model": self.problem.training.layout.digest,
+            "data": self.problem.data_digest,
+        }
+
+    def _stay_at_the_start(self) -> None:
+        """Where the very first round diverged, the starts are all that is known.
+
+        Raises:
+            RuntimeError: if the loss is finite at none of them.
+        """
+        self.state = self._begun()
+        if hasattr(self.state, "best_fitness"):
+            self.record.offer(self.state.best, self.state.best_fitness)
+        else:
+            objective = next(self.problem.stream(self.method, self._seed))
+            self.record.offer(*_valued(objective, self.start))
+        if self.record.best is None:
+            raise RuntimeError(
+                "the loss is finite at no member's start: look at the data, the loss and the "
+                "starting weights"
+            )
+
+    def _judge_last(self, info: Info) -> None:
+        """A method that moves after it evaluates leaves its last points to be evaluated here."""
+        if hasattr(self.state, "best_fitness") or info.position is self.state.position:
+            return
+        objective = next(self.problem.stream(self.method, self._seed, self.iteration))
+        self.record.offer(*_valued(objective, self.state.position))
+
+    def _compare(self) -> None:
+        """Notes whether the best point is better than a constant output, and than the starts."""
+        self.measured = self._best_measured()
+        self.record.judgement = baseline.judgement(self.problem, self.start, self.measured)
+
+    def _best_measured(self) -> dict[str, Any]:
+        """The best point judged on the whole data, without penalty."""
+        z = self.best()
+        loss, grad = value_and_grad(self.problem.evaluation, z)
+        norm = torch.linalg.vector_norm(grad.double())
+        measured = {"loss": float(loss), "gradient_norm": float(norm)}
+        fitness = getattr(self.method, "fitness", None)
+        if fitness is not None and not getattr(self.method, "stale_fitness", False):
+            judged = fitness(self.problem.evaluation, z[None], loss[None], grad[None])
+            measured["fitness"] = float(judged[0])
+        elif fitness is None:
+            measured["fitness"] = float(loss)
+        return {**measured, "metrics": self.problem.metrics(z)}
+
+
+def train(
+    config: Config,
+    folder: RunFolder,
+    *,
+    resume: bool = False,
+    progress: Callable[[Training, Info], None] | None = None,
+    leave: Callable[[], bool] = lambda: False,
+    warn: Callable[[str], None] = lambda message: None,
+) -> Checkpoint:
+    """The last checkpoint of the run in ``folder``, which is trained, or trained to its end.
+
+    Args:
+        config: what to train.
+        folder: where it lives; must not exist unless ``resume``.
+        resume: go on from the newest whole checkpoint, or begin where there is none.
+        progress: called after every round.
+        leave: asked after every round; where it says so, the run ends with a checkpoint.
+        warn: gets one line for each damaged checkpoint that was passed over.
+
+    Raises:
+        FileExistsError: if the folder exists and ``resume`` is False.
+        ValueError: if the configuration does not fit, or not that of the folder.
+        DamagedFile: if there are checkpoints but none is whole, or of another model.
+        OSError: if the disk refuses.
+    """
+    if folder.path.exists() and not resume:
+        raise FileExistsError(
+            f"{folder.path} exists; go on with --resume, or choose another folder with --out"
+        )
+    found = _newest(folder, warn) if resume else None
+    config = _settled(config, folder, found)
+    if found is not None and found.meta["status"] in (FINISHED, DIVERGED):
+        return found
+    with _threads(config.threads):
+        training = Training.of(config)
+        config = training.config
+        if found is None:
+            folder.create(config, fresh=not resume)
+        else:
+            try:
+                training.restore(found)
+            except ValueError as error:
+                raise DamagedFile(folder.checkpoints, str(error)) from None
+        folder.clear_stale()
+
+        def after(training: Training, info: Info) -> bool:
+            if progress is not None:
+                progress(training, info)
+            if training.status != RUNNING or leave():
+                return True
+            if training.iteration % config.interval == 0:
+                save_recording(training.recorder, folder, config, training.identity)
+                checkpoint.save(folder.checkpoints, training.checkpoint())
+            return False
+
+        training.advance(after)
+        # What belongs to a finished run is in place before the checkpoint that says so.
+        _export(training, folder)
+        last = training.checkpoint()
+        checkpoint.save(folder.checkpoints, last)
+    return last
+
+
+def _newest(folder: RunFolder, warn: Callable[[str], None]) -> Checkpoint | None:
+    found, damaged = folder.newest()
+    for path in damaged:
+        warn(f"{path} is damaged; going on from the checkpoint before it")
+    return found
+
+
+def _settled(config: Config, folder: RunFolder, found: Checkpoint | None) -> Config:
+    """The configuration with device and threads as they are here, or were when the run began.
+
+    Raises:
+        ValueError: if it is not the one that the run was begun with.
+    """
+    threads = config.threads or torch.get_num_threads()
+    device = str(choose_device(config.device))
+    if found is None:
+        return replace(config, device=device, threads=threads)
+    begun = folder.config()
+    config = replace(
+        config,
+        device=begun.device if config.device == "auto" else device,
+        threads=config.threads or begun.threads,
+    )
+    if config.method == begun.method and minibatches.left_open(config):
+        config = minibatches.with_size(config, minibatches.size_in(begun))
+    if different := config.differences(begun):
+        raise ValueError(
+            f"{folder.path} was begun with {', '.join(different)}; give the same configuration, "
+            "or choose another folder with --out"
+        )
+    return begun
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Torch uses so many threads inside, because sums depend on it in the last bits."""
+    before = torch.get_num_threads()
+    if count in (0, before):
+        yield
+        return
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _export(training: Training, folder: RunFolder) -> None:
+    """Writes the learning curves, and the best member as a state dict; beside it that of a loss.
+
+    The latter have the digest of their tensors and no other metadata, so that equal runs give equal
+    bytes.
+    """
+    folder.analysis.mkdir(exist_ok=True)
+    config = training.config
+    history = training.record.history(config.method, config.task, training.status)
+    origin = {
+        "run": config.to_yaml(),
+        "seed": config.seed,
+        "wall_seconds": time.perf_counter() - training.began,
+        **training.identity,
+    }
+    history = replace(history, provenance={**history.provenance, **origin})
+    results.save(history, folder.analysis / "history.h5")
+    save_recording(training.recorder, folder, config, training.identity)
+    files = {folder.best: training.problem.state_dict(training.best())}
+    if of_loss := training.problem.training.loss_state_dict(training.best()):
+        files[folder.best_loss] = {name: tensor.cpu() for name, tensor in of_loss.items()}
+    for path, tensors in files.items():
+        with replacing(path) as temporary:
+            temporary.write_bytes(encoded(tensors))
+
+
+def _valued(objective: Any, z: Tensor) -> tuple[Tensor, Tensor]:
+    return z, value_and_grad(objective, z)[0]
+
+
+@cache
+def _versions() -> Mapping[str, str]:
+    names = ("torch", "numpy", "h5py", "safetensors")
+    found = {name: importlib.metadata.version(name) for name in names}
+    return MappingProxyType({"python": platform.python_version(), **found})
