@@ -173,7 +173,7 @@ def calls(capsys):
 
 def final(folder):
     """The newest whole checkpoint of a run."""
-    from cnognp.training.session import checkpoint
+    from cnognp.training import checkpoint
 
     found, damaged = checkpoint.newest(Path(folder) / "checkpoints")
     assert found is not None and damaged == []

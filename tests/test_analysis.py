@@ -13,8 +13,8 @@ from torch.nn.utils import vector_to_parameters
 from cnognp import tasks
 from cnognp.measuring import subjects
 from cnognp.measuring.measures import Settings
+from cnognp.training import checkpoint
 from cnognp.training.config import RunFolder
-from cnognp.training.session import checkpoint
 from landscape import directions, results
 from landscape.networks.layout import Layout
 

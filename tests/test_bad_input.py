@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from cnognp import METHODS
 from cnognp.cli import arguments
 from cnognp.tasks import TASKS
+from cnognp.training import checkpoint
 from cnognp.training.config import RunFolder
-from cnognp.training.session import checkpoint
 from landscape.files import hdf5
 
 METHOD_NAMES = ", ".join(METHODS)

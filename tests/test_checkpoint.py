@@ -15,8 +15,8 @@ import h5py
 import numpy as np
 import pytest
 
+from cnognp.training import checkpoint
 from cnognp.training.checkpoint import Checkpoint
-from cnognp.training.session import checkpoint
 from landscape.files import DamagedFile, hdf5, temporaries
 
 SIZE = 3000

@@ -10,7 +10,7 @@ import time
 import pytest
 import runs
 
-from cnognp.training.session import checkpoint
+from cnognp.training import checkpoint
 from landscape.files import DamagedFile, temporaries
 
 KILLED = -signal.SIGKILL

@@ -14,9 +14,10 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 from cnognp import METHODS
 from cnognp.run import run
+from cnognp.training import checkpoint
 from cnognp.training.config import Config, RunFolder
 from cnognp.training.curvature import stability_of
-from cnognp.training.session import checkpoint, train
+from cnognp.training.session import train
 from figures.page import figures_of
 from landscape import results
 from landscape.curvature import Hessian

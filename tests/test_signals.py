@@ -10,7 +10,7 @@ import time
 import pytest
 import runs
 
-from cnognp.training.session import checkpoint
+from cnognp.training import checkpoint
 
 SIGNALS = {"SIGTERM": 143, "SIGUSR1": 138, "SIGINT": 130}
 

@@ -287,7 +287,7 @@ def test_a_limit_on_file_size_is_a_clear_error(tmp_path):
 SCRIPT = """
 import ctypes, os, resource, signal, sys
 import numpy as np
-from landscape.files import hdf5 as storage
+from landscape.files import hdf5
 
 x = np.zeros((8, 10**6))
 def leak(error):
@@ -325,7 +325,7 @@ print(hdf5.read("b.h5")[0]["x"].shape, os.listdir())
 
 
 def test_an_error_that_nobody_catches_ends_the_process_with_a_message_and_no_crash(tmp_path):
-    done = run_script(tmp_path, "limit(10**6)\nstorage.write('a.h5', {'x': x}, {})")
+    done = run_script(tmp_path, "limit(10**6)\nhdf5.write('a.h5', {'x': x}, {})")
     assert done.returncode == 1
     assert "could not write a.h5: File too large" in done.stderr
     (tmp_path / "b.h5").write_bytes(hdf5.SIGNATURE + bytes(100))

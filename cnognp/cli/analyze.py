@@ -329,7 +329,7 @@ def _subjects(options: Namespace) -> Iterator[Any]:
     """
     from cnognp.measuring import subjects
     from cnognp.tasks.problem import Problem, choose_device, task_of
-    from cnognp.training.session import checkpoint
+    from cnognp.training import checkpoint
 
     if options.run.endswith(".py"):
         raise ValueError(

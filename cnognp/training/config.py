@@ -193,7 +193,7 @@ class RunFolder:
         Raises:
             DamagedFile: if there are checkpoints, but none of them is whole, or of a run.
         """
-        from cnognp.training.session import checkpoint
+        from cnognp.training import checkpoint
 
         if not self.checkpoints.is_dir():
             return None, []
@@ -209,7 +209,7 @@ class RunFolder:
             DamagedFile: if it is not whole, or not of this run.
             FileNotFoundError: if there is none.
         """
-        from cnognp.training.session import checkpoint
+        from cnognp.training import checkpoint
 
         found = checkpoint.load(self.checkpoints, step)
         self._check(found.meta)
@@ -242,7 +242,7 @@ class RunFolder:
         Raises:
             OSError: if the folder of checkpoints cannot be written to, before hours of training.
         """
-        from cnognp.training.session import checkpoint
+        from cnognp.training import checkpoint
 
         check_writable(self.checkpoints)
         checkpoint.clear_stale(self.checkpoints)

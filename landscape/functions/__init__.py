@@ -6,6 +6,7 @@ from landscape.functions.catalogue import (
     himmelblau,
     six_hump_camel,
     three_hump_camel,
+    three_hump_camel_misprint,
     two_wells,
 )
 
@@ -17,5 +18,6 @@ __all__ = [
     "himmelblau",
     "six_hump_camel",
     "three_hump_camel",
+    "three_hump_camel_misprint",
     "two_wells",
 ]
