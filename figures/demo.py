@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from figures import cycle, distribution, ground, minima, style, walks
+from figures import background, cycle, distribution, minima, style, walks
 from landscape.results import Cycle, Distribution, Maps, Stationary, Walks
 
 
@@ -36,7 +36,7 @@ def _maps(result: Maps) -> Figure:
     if result.points.shape[1] == 2 and result.beta is not None:
         shape = float(np.ptp(result.alpha) / np.ptp(result.beta))
     figure, axes = _panels(len(result.methods), 2.3 * float(np.clip(shape, 0.6, 1.6)), 2.5)
-    ground.maps(result, axes)
+    background.maps(result, axes)
     restarts = style.plural(result.position.shape[1], "restart")
     style.note(figure, result.function, f"{restarts} of each method, from the same starts")
     return figure

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from figures import minima, style
-from figures.ground import ground, label_outer, legend
+from figures.background import ground, label_outer, legend
 from landscape.results import Walks
 
 _COLOURS = (

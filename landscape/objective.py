@@ -137,7 +137,47 @@ class Ridge:
         return self.weight / 2 * (weighted * z).sum(-1)
 
 
-class Sum:
+class Derived:
+    """What objectives that are made of others, or wrap another, have in common.
+
+    Whoever asks for what a risk knows of itself (see `Objective`) finds it through ``parts``, so
+    that a wrapper passes nothing on by hand. What is not said here of the whole, is said by the
+    first part that says it.
+
+    Attributes:
+        parts: the objectives inside, at least one.
+        dim: the length of the whole's own vector.
+    """
+
+    parts: tuple[Any, ...]
+    dim: int
+
+    def inside(self, z: Tensor) -> Tensor:
+        """The points (..., p) of the parts at points (..., dim) of the whole."""
+        return z
+
+    @property
+    def chunk(self) -> int | None:
+        chunks = [c for c in (getattr(part, "chunk", None) for part in self.parts) if c]
+        return min(chunks) if chunks else None
+
+    @property
+    def layout(self) -> Any:
+        found = (getattr(part, "layout", None) for part in self.parts)
+        return next((layout for layout in found if layout is not None), None)
+
+    def terms(self) -> Iterator[Term]:
+        for part in self.parts:
+            for term in part.terms():
+                yield lambda z, term=term: term(self.inside(z))
+
+    def batched_terms(self) -> Iterator[Term]:
+        for part in self.parts:
+            for term in batched_terms(part):
+                yield lambda z, term=term: term(self.inside(z))
+
+
+class Sum(Derived):
     """The sum of objectives over the same vector, for instance a risk and a `Ridge`.
 
     Raises:
@@ -151,27 +191,9 @@ class Sum:
         self.parts = parts
         self.dim = parts[0].dim
 
-    def terms(self) -> Iterator[Term]:
-        for part in self.parts:
-            yield from part.terms()
-
-    def batched_terms(self) -> Iterator[Term]:
-        for part in self.parts:
-            yield from batched_terms(part)
-
     def value_and_grad(self, z: Tensor) -> tuple[Tensor, Tensor]:
         values, grads = zip(*(value_and_grad(part, z) for part in self.parts), strict=True)
         return sum(values[1:], values[0]), sum(grads[1:], grads[0])
-
-    @property
-    def chunk(self) -> int | None:
-        chunks = [c for c in (getattr(part, "chunk", None) for part in self.parts) if c]
-        return min(chunks) if chunks else None
-
-    @property
-    def layout(self) -> Any:
-        found = (getattr(part, "layout", None) for part in self.parts)
-        return next((layout for layout in found if layout is not None), None)
 
     def minibatches(
         self, size: int, generator: torch.Generator, *, epochs: int | None = None
@@ -417,8 +439,7 @@ def judged(objective: Any, z: Tensor, curvature: bool = True) -> dict[str, Any]:
 def _located(objective: Any, z: Tensor) -> Iterator[tuple[Any, Tensor]]:
     """As `leaves`, each with the point in its own coordinates."""
     yield objective, z
-    inside = getattr(objective, "inside", None)
-    place = z if inside is None else inside(z)
+    place = objective.inside(z) if isinstance(objective, Derived) else z
     for part in getattr(objective, "parts", ()):
         yield from _located(part, place)
 

@@ -1,13 +1,11 @@
 """A few coordinates of a large space: slices, line searches, planes."""
 
-from collections.abc import Iterator
-
 from torch import Tensor
 
-from landscape.objective import Objective, Term, batched_terms, ordinary, value_and_grad
+from landscape.objective import Derived, Objective, ordinary, value_and_grad
 
 
-class Restriction:
+class Restriction(Derived):
     """An objective seen along a few directions: ``t -> objective(origin + t @ basis)``.
 
     A slice of a network's loss is thereby a function of one or two coordinates. The points in the
@@ -30,28 +28,18 @@ class Restriction:
                 f"got {tuple(origin.shape)} and {tuple(basis.shape)}"
             )
         self.parts = (objective,)
-        self.layout = None
         self.origin = ordinary(origin)
         self.basis = ordinary(basis).to(self.origin)
         self.dim = basis.shape[0]
 
-    @property
-    def chunk(self) -> int | None:
-        return getattr(self.parts[0], "chunk", None)
+    layout = None  # its coordinates are no tensors
 
     def point(self, t: Tensor) -> Tensor:
         """The point (..., p) at coordinates t (..., k)."""
         return self.origin.to(t) + t @ self.basis.to(t)
 
-    inside = point
-
-    def terms(self) -> Iterator[Term]:
-        for term in self.parts[0].terms():
-            yield lambda t, term=term: term(self.point(t))
-
-    def batched_terms(self) -> Iterator[Term]:
-        for term in batched_terms(self.parts[0]):
-            yield lambda t, term=term: term(self.point(t))
+    def inside(self, z: Tensor) -> Tensor:
+        return self.point(z)
 
     def value_and_grad(self, t: Tensor) -> tuple[Tensor, Tensor]:
         value, grad = value_and_grad(self.parts[0], self.point(t))

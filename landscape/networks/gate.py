@@ -22,8 +22,15 @@ import torch
 from torch import Tensor
 
 from landscape.networks import batches as data_batches
+from landscape.networks.difference_quotients import (
+    LARGE_DIM,
+    SKIP,
+    Quotient,
+    based,
+    check_held,
+    check_types,
+)
 from landscape.networks.draws import seeded
-from landscape.networks.quotient import LARGE_DIM, SKIP, Quotient, based, check_held, check_types
 from landscape.networks.weighing import coupling, shifted, weighing
 from landscape.objective import second_order
 

@@ -8,10 +8,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from landscape.networks.risk import Risk
-from landscape.objective import Sum, Term, batched_terms, value_and_grad
+from landscape.objective import Derived, Sum, Term, value_and_grad
 
 
-class Reestimated:
+class Reestimated(Derived):
     """A risk whose BatchNorm statistics are, at every point, those of the network at that point.
 
     The value at z is that of ``risk.reestimated(z, samples)`` at z. Derivatives hold the statistics
@@ -24,7 +24,6 @@ class Reestimated:
         self.risk = risk
         self.parts = (risk,)
         self.estimation = samples
-        self.layout = risk.layout
         self.dim = risk.dim
         how = "re-estimated at every point (batches by themselves), held fixed"
         self.normalisation = how if risk.normalisation else ""
@@ -68,7 +67,7 @@ def reestimated(objective: Any) -> Any:
     return objective
 
 
-class Stochastic:
+class Stochastic(Derived):
     """One risk to be evaluated and another to draw mini-batches from.
 
     A network that trains with dropout and batch statistics is judged without the one and with
@@ -83,15 +82,11 @@ class Stochastic:
     def __init__(self, evaluation: Any, training: Risk):
         self.parts = (evaluation,)
         self.training = training
-        self.layout = training.layout
         self.dim = training.dim
-        self.chunk = getattr(evaluation, "chunk", None)
 
-    def terms(self) -> Iterator[Term]:
-        return self.parts[0].terms()
-
-    def batched_terms(self) -> Iterator[Term]:
-        return batched_terms(self.parts[0])
+    @property
+    def layout(self) -> Any:
+        return self.training.layout
 
     def value_and_grad(self, z: Tensor) -> tuple[Tensor, Tensor]:
         return value_and_grad(self.parts[0], z)

@@ -1,6 +1,6 @@
 """Some of the coordinates of a flat vector: a layer, a module, whatever a filter accepts."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, TypeAlias
 
@@ -9,7 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from landscape.networks.layout import Entry, Layout
-from landscape.objective import Objective, Term, batched_terms, ordinary
+from landscape.objective import Derived, Objective, ordinary
 
 Where: TypeAlias = str | Sequence[str] | Callable[[Entry], bool] | Tensor | slice
 
@@ -65,7 +65,7 @@ def describe(where: Where | None) -> str:
     return ", ".join(where)
 
 
-class Selection:
+class Selection(Derived):
     """An objective as a function of some of its coordinates, the others held fixed.
 
     Whatever takes an objective then looks at one layer alone, for instance
@@ -88,30 +88,20 @@ class Selection:
         if origin.shape != (objective.dim,):
             raise ValueError(f"origin must be ({objective.dim},), got {tuple(origin.shape)}")
         self.parts = (objective,)
-        self.layout = None
         self.origin = ordinary(origin)
         self.index = selected(objective, where, self.origin.device)
         self.start = self.origin[self.index]
         self.dim = len(self.index)
 
-    @property
-    def chunk(self) -> int | None:
-        return getattr(self.parts[0], "chunk", None)
+    layout = None  # its coordinates are no tensors
 
     def point(self, t: Tensor) -> Tensor:
         """The points (..., p) with chosen coordinates t (..., k)."""
         whole = self.origin.to(t).expand(*t.shape[:-1], -1)
         return whole.index_copy(-1, self.index.to(t.device), t)
 
-    inside = point
-
-    def terms(self) -> Iterator[Term]:
-        for term in self.parts[0].terms():
-            yield lambda t, term=term: term(self.point(t))
-
-    def batched_terms(self) -> Iterator[Term]:
-        for term in batched_terms(self.parts[0]):
-            yield lambda t, term=term: term(self.point(t))
+    def inside(self, z: Tensor) -> Tensor:
+        return self.point(z)
 
 
 def _named(objective: Any, where: Any, device: torch.device) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from landscape.networks.quiet import binom
+from landscape.imports import binom
 from landscape.objective import Objective, value, widened
 
 _RUNGS = 14

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from landscape.curvature import Hessian
-from landscape.networks.quiet import student
+from landscape.imports import student
 from landscape.objective import Objective, value, value_and_grad, widened
 from landscape.randomness import derive
 from landscape.rounding import Noise, in_float64, noise

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from landscape.curvature import Derivatives, Hessian, arithmetic, differentiated
-from landscape.networks.quiet import betainc, eigh_tridiagonal
+from landscape.imports import betainc, eigh_tridiagonal
 from landscape.objective import Objective, check_deterministic, judged, normalisation_of
 from landscape.operators.blocks import Operator, graph_of, matrix, name_of
 from landscape.operators.selection import Where, describe

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from landscape.networks.quiet import student
+from landscape.imports import student
 from landscape.objective import widened
 from landscape.operators.blocks import name_of
 from landscape.results import Trace, provenance

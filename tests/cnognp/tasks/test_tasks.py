@@ -28,7 +28,7 @@ from landscape.networks.layout import Layout
 from landscape.networks.risk import EmpiricalRisk
 from landscape.objective import value
 
-ADULT = Path(__file__).resolve().parents[2] / "shared" / "data" / "adult"
+ADULT = Path(__file__).resolve().parents[4] / "shared" / "data" / "adult"
 EMBEDDED = ("wine", "breast-cancer", "digits")
 SOURCES = {
     "wine": sklearn.datasets.load_wine,

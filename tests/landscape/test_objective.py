@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from objectives import NAMES, RISKS, Coin, chain, normal, seeded
+from objectives import NAMES, RISKS, Coin, X, Y, built, chain, normal, seeded
 from objectives import case as made
 from torch.nn.functional import cross_entropy
 
@@ -11,12 +11,14 @@ from landscape.functions import himmelblau
 from landscape.networks.risk import EmpiricalRisk
 from landscape.objective import (
     Analytic,
+    Derived,
     Objective,
     Ridge,
     Sum,
     batched_terms,
     check_deterministic,
     hvp,
+    judged,
     value,
     value_and_grad,
 )
@@ -317,3 +319,27 @@ def test_a_module_that_draws_random_numbers_is_named_wherever_it_hides():
 
 def test_a_value_that_is_not_a_number_is_not_taken_for_random():
     check_deterministic(Analytic(lambda z: z.sum(-1) * float("nan"), 2), normal(2))
+
+
+class Doubled(Derived):
+    """A wrapper that says nothing but where its part's coordinates lie."""
+
+    def __init__(self, part):
+        self.parts, self.dim = (part,), part.dim
+
+    def inside(self, z):
+        return 2 * z
+
+
+def test_a_wrapper_of_ones_own_is_differentiated_measured_and_judged_where_its_part_lies():
+    risk = EmpiricalRisk(built(chain), (X, Y), cross_entropy)
+    z = risk.point()
+    wrapped = Doubled(risk)
+    assert wrapped.layout is risk.layout and wrapped.chunk == risk.chunk
+    torch.testing.assert_close(value(wrapped, z / 2), value(risk, z))
+    expected = value_and_grad(risk, z)[1]
+    torch.testing.assert_close(value_and_grad(wrapped, z / 2)[1], 2 * expected)
+    u = normal(risk.dim)
+    torch.testing.assert_close(hvp(wrapped, z / 2, u), 4 * hvp(risk, z, u))
+    check_deterministic(wrapped, z / 2)
+    assert judged(wrapped, z / 2) == judged(risk, z)

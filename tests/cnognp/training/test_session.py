@@ -23,7 +23,7 @@ from cnognp.training.session import train
 from landscape import results
 from landscape.objective import value
 
-ADULT = Path(__file__).resolve().parents[2] / "shared" / "data" / "adult"
+ADULT = Path(__file__).resolve().parents[4] / "shared" / "data" / "adult"
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from cnognp.tasks import load
 from figures import style
 from figures.gallery import __main__ as gallery
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT.parent / "shared" / "data"
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 # Modules that tests import by a name which a folder at the top may have as well.
 NAMES = ("runs", "invariants", "objectives", "populations", "data")
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from cnognp.tasks.networks import BasicBlock, mlp, resnet20, resnet32, small_conv
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+SHARED = Path(__file__).resolve().parents[4] / "shared" / "data"
 
 BUILDS = {
     "mlp": lambda **k: mlp(7, (5, 4), 3, **k),

@@ -15,8 +15,8 @@ from analyses.distribution import maps, measured
 from cnognp import METHODS
 from figures import animation, page, style
 from figures import walks as drawing
+from figures.background import maps as draw_maps
 from figures.demo import moving
-from figures.ground import maps as draw_maps
 from landscape.functions import CATALOGUE, himmelblau
 from landscape.objective import value, value_and_grad
 from landscape.results import load, save
