@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 # What is linted: these and nothing that runs or users put beside them.
 SOURCES := landscape cnognp analyses figures benchmarks tests
 
-.PHONY: demo test install lint clean
+.PHONY: demo test test-all install lint clean
 
 # A population trained on real data, measured and drawn, and the minima maps of three functions.
 demo: install
@@ -16,7 +16,11 @@ demo: install
 	@echo "Pictures: runs/wine/figures and runs/demo/figures"
 
 test: install lint
-	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -q -n 2
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -q -n 2 -m "not slow"
+
+# The tests, and those besides that take long and rarely fail.
+test-all: test
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -q -n 2 -m slow
 
 lint: install
 	$(RUN)/ruff format --check $(SOURCES)

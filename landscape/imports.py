@@ -8,8 +8,8 @@ import warnings
 
 with warnings.catch_warnings():
     from scipy.linalg import eigh_tridiagonal
-    from scipy.special import betainc
-    from scipy.stats import binom
-    from scipy.stats import t as student
 
-__all__ = ["betainc", "binom", "eigh_tridiagonal", "student"]
+    # Not of scipy.stats, whose import takes half a second.
+    from scipy.special import bdtr, bdtrik, betainc, stdtrit
+
+__all__ = ["bdtr", "bdtrik", "betainc", "eigh_tridiagonal", "stdtrit"]

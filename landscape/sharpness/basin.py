@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from landscape.imports import binom
+from landscape.imports import bdtr, bdtrik
 from landscape.objective import Objective, value, widened
 
 _RUNGS = 14
@@ -101,7 +101,11 @@ def median(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float, 
     count = len(ordered)
     lower, upper = ordered[(count - 1) // 2], ordered[count // 2]
     middle = float(lower) if lower == upper else float(lower + upper) / 2
-    below = int(binom.ppf((1 - confidence) / 2, count, 0.5))
-    if below < 1 or 2 * binom.cdf(below - 1, count, 0.5) > 1 - confidence:
+    # As many values may lie below as a fair coin shows heads at most, but for that probability.
+    rare = (1 - confidence) / 2
+    below = math.ceil(bdtrik(rare, count, 0.5)) if count and bdtr(0, count, 0.5) < rare else 0
+    while below and bdtr(below - 1, count, 0.5) >= rare:
+        below -= 1  # the inverse is rounded
+    if below < 1:
         return middle, math.nan, math.nan
     return middle, float(ordered[below - 1]), float(ordered[count - below])

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from landscape.curvature import Hessian
-from landscape.imports import student
+from landscape.imports import stdtrit
 from landscape.objective import Objective, value, value_and_grad, widened
 from landscape.randomness import derive
 from landscape.rounding import Noise, in_float64, noise
@@ -184,7 +184,7 @@ def exact(value: float, words: str = "", **more: Any) -> Reading:
 
 def estimate(value: float, error: float, samples: int, **more: Any) -> Reading:
     """The reading of a mean of samples with its standard error and Student's 95 % interval."""
-    half = float(student.ppf(0.975, samples - 1)) * error
+    half = float(stdtrit(samples - 1, 0.975)) * error
     return Reading(value, "estimate", error, value - half, value + half, **more)
 
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from landscape.imports import student
+from landscape.imports import stdtrit
 from landscape.objective import widened
 from landscape.operators.blocks import name_of
 from landscape.results import Trace, provenance
@@ -95,7 +95,7 @@ def summary(samples: Float[np.ndarray, " n"]) -> tuple[float, float, Float[np.nd
     if not (math.isfinite(spread) and math.isfinite(mean)):
         return mean, float("nan"), np.full(2, np.nan)
     error = spread / math.sqrt(count)
-    quantile = float(student.ppf((1 + _CONFIDENCE) / 2, count - 1))
+    quantile = float(stdtrit(count - 1, (1 + _CONFIDENCE) / 2))
     skewness = 0.0 if spread == 0 else float((((samples - mean) / spread) ** 3).mean())
     if abs(skewness) < 1e-6:
         return mean, error, np.array([mean - quantile * error, mean + quantile * error])
