@@ -37,6 +37,7 @@ def panel(
     *,
     options: Options | None = None,
     only: Sequence[str] = (),
+    further: Mapping[str, Measure] = MappingProxyType({}),
     generator: torch.Generator | None = None,
 ) -> Panel:
     """Every flatness measure of the point ``z``, one entry a measure.
@@ -56,6 +57,7 @@ def panel(
         z: (p,), the point, in float32 or float64.
         options: radii and budgets.
         only: names of `MEASURES`, all where empty; measured and reported in the order given.
+        further: measures of one's own by name, which are known beside those.
         generator: its seed is that of all draws; seed 0 where None.
 
     Raises:
@@ -65,14 +67,15 @@ def panel(
     """
     began = time.perf_counter()
     options = options or Options()
-    names = tuple(only) or tuple(MEASURES)
-    _check(objective, z, names)
+    measures = {**further, **MEASURES}
+    names = tuple(only) or (*MEASURES, *further)
+    _check(objective, z, names, measures, further)
     check_deterministic(objective, z)
     generator = generator or torch.Generator(device="cpu").manual_seed(0)
     site = Site(objective, z.detach(), options, generator)
     rows: list[tuple[str, Measure, Reading]] = []
     for name in names:
-        measure = MEASURES[name]
+        measure = measures[name]
         taken = measure.take(site) if math.isfinite(site.loss) else _nowhere(site)
         for reading in (taken,) if isinstance(taken, Reading) else taken:
             rows.append((f"{name} {reading.part}".strip(), measure, reading))
@@ -180,7 +183,13 @@ def _assembled(rows: list[tuple[str, Measure, Reading]], site: Site, seconds: fl
     )
 
 
-def _check(objective: Objective, z: Tensor, names: Sequence[str]) -> None:
+def _check(
+    objective: Objective,
+    z: Tensor,
+    names: Sequence[str],
+    known: Mapping[str, Measure],
+    further: Mapping[str, Measure],
+) -> None:
     if z.shape != (objective.dim,):
         raise ValueError(f"one point ({objective.dim},) is needed, got shape {tuple(z.shape)}")
     if z.dtype not in (torch.float32, torch.float64):
@@ -190,7 +199,9 @@ def _check(objective: Objective, z: Tensor, names: Sequence[str]) -> None:
         )
     if not bool(torch.isfinite(z).all()):
         raise ValueError("the point has NaN or infinite entries: there is nothing to measure there")
-    unknown = [name for name in names if name not in MEASURES]
+    if taken := sorted(further.keys() & MEASURES.keys()):
+        raise ValueError(f"further: {taken[0]!r} is a measure already: take another name")
+    unknown = [name for name in names if name not in known]
     if unknown or len(set(names)) < len(names):
         what = f"unknown measure {unknown[0]!r}" if unknown else "a measure is named twice"
-        raise ValueError(f"{what}; there are {', '.join(MEASURES)}")
+        raise ValueError(f"{what}; there are {', '.join(known)}")

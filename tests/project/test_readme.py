@@ -33,10 +33,10 @@ def checkout(tmp_path_factory) -> Path:
     return folder
 
 
-def test_the_two_commands_are_those_of_the_makefile_and_of_continuous_integration():
+def test_the_two_commands_are_those_of_continuous_integration():
     commands = re.search(r"## Two commands.*?```\n(.*?)```", README, re.S).group(1).split("\n")
     assert commands[:2] == ["make demo", "make test"]
-    assert "make test" in (ROOT / ".ci" / "run").read_text().splitlines()
+    assert "make test-all" in (ROOT / ".ci" / "run").read_text().splitlines()
 
 
 def test_make_test_runs_linter_types_import_rules_and_tests(checkout):

@@ -17,7 +17,7 @@ from landscape.networks.risk import EmpiricalRisk
 from landscape.objective import Analytic, Ridge, Sum
 from landscape.randomness import derive
 from landscape.results import load, save, table
-from landscape.sharpness import MEASURES, Options, panel, worst_case
+from landscape.sharpness import MEASURES, Measure, Options, Reading, panel, worst_case
 from landscape.sharpness.basin import median, widths
 from landscape.sharpness.relative_flatness import relative_flatness
 
@@ -756,3 +756,15 @@ def test_a_rise_below_the_noise_does_not_end_a_basin():
     row = reading(bowl, torch.ones(3, device="cpu"), "basin-width", delta=1e-6)
     assert row["kind"] == "unresolved" and "delta is no larger than the noise" in row["status"]
     assert reading(bowl, point(1.0, 1.0, 1.0), "basin-width", delta=1e-6)["kind"] == "estimate"
+
+
+def test_a_measure_of_ones_own_stands_beside_the_others_and_may_not_take_their_names():
+    height = Measure(lambda site: Reading(site.loss, evaluations=1), "loss", "at the point", "", "")
+    z = torch.tensor([1.0, 2.0], dtype=torch.float64)
+    found = panel(himmelblau, z, only=["height", "trace"], further={"height": height})
+    assert found.measures == ("height", "trace")
+    assert found.value[0] == float(himmelblau.formula(z)) and found.kinds[0] == "exact"
+    with pytest.raises(ValueError, match="'trace' is a measure already"):
+        panel(himmelblau, z, further={"trace": height})
+    with pytest.raises(ValueError, match="unknown measure 'depth'; there are height, lambda-max"):
+        panel(himmelblau, z, only=["depth"], further={"height": height})
