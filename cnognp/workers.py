@@ -80,7 +80,8 @@ class Pool:
         """Ends the workers, whatever they do."""
         for worker in (*self._free, *(worker for worker, _ in self._busy.values())):
             worker.end()
-        self._free, self._busy = [], {}
+        self._free.clear()
+        self._busy.clear()
 
     def outcomes(
         self, work: Callable[..., Any], arguments: Sequence[tuple]
@@ -98,28 +99,34 @@ class Pool:
             return
         waiting = list(reversed(range(len(arguments))))
         tried = [0] * len(arguments)
-        while waiting or self._busy:
-            while waiting and len(self._busy) < self.workers:
-                place = waiting.pop()
-                tried[place] += 1
-                worker = self._free.pop() if self._free else _Worker(self.threads)
-                self._busy[worker.pipe] = worker, place
-                # One that has died since takes nothing; that it is gone is seen below.
-                with suppress(ConnectionError):
-                    worker.pipe.send((work, arguments[place]))
-            for pipe in wait(list(self._busy)):
-                worker, place = self._busy.pop(pipe)
-                try:
-                    outcome = worker.pipe.recv()
-                except (EOFError, ConnectionError):
-                    code = worker.end()
-                    if tried[place] < ATTEMPTS:
-                        waiting.append(place)
-                        continue
-                    outcome = Failure(f"its worker died {ATTEMPTS} times, at last with {code}")
-                else:
-                    self._free.append(worker)
-                yield place, outcome
+        try:
+            while waiting or self._busy:
+                while waiting and len(self._busy) < self.workers:
+                    place = waiting.pop()
+                    tried[place] += 1
+                    worker = self._free.pop() if self._free else _Worker(self.threads)
+                    self._busy[worker.pipe] = worker, place
+                    # One that has died since takes nothing; that it is gone is seen below.
+                    with suppress(ConnectionError):
+                        worker.pipe.send((work, arguments[place]))
+                for pipe in wait(list(self._busy)):
+                    worker, place = self._busy.pop(pipe)
+                    try:
+                        outcome = worker.pipe.recv()
+                    except (EOFError, ConnectionError):
+                        code = worker.end()
+                        if tried[place] < ATTEMPTS:
+                            waiting.append(place)
+                            continue
+                        outcome = Failure(f"its worker died {ATTEMPTS} times, at last with {code}")
+                    else:
+                        self._free.append(worker)
+                    yield place, outcome
+        finally:
+            # Who stops asking wants no more of these, and the next call none of them either.
+            for worker, _ in self._busy.values():
+                worker.end()
+            self._busy.clear()
 
 
 def results_of(

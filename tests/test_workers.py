@@ -173,6 +173,13 @@ def test_what_a_unit_prints_in_a_worker_stays_off_the_standard_output(capfd):
     assert out == "" and "what a library says" in err
 
 
+def test_what_nobody_waits_for_any_more_does_not_come_to_the_next_call(pool):
+    outcomes = pool.outcomes(time.sleep, [(0,), (60,), (60,)])
+    assert next(outcomes) == (0, None)
+    outcomes.close()
+    assert losses(results_of(units(drawn, [3, 4]), pool=pool)) == losses([drawn(3), drawn(4)])
+
+
 def test_a_pool_that_is_closed_leaves_no_process():
     made = Pool(2)
     started = time.monotonic()
