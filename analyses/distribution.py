@@ -28,6 +28,7 @@ from analyses.outcomes import beside_others
 from analyses.published import NAMES, compared, remarks
 from analyses.tabulation import Cell, tabulated
 from cnognp import METHODS
+from cnognp.workers import Unit, results_of
 from landscape.functions import CATALOGUE
 from landscape.results import Distribution, Maps, Stationary, provenance
 
@@ -112,6 +113,22 @@ def study(config: Config, progress: Callable[[str], None] | None = None) -> Dist
     return distribution(config, measured(config, progress))
 
 
+def units(config: Config) -> list[Unit]:
+    """Every method on every function, one by one."""
+    return [
+        Unit(f"{method} on {function}", stationary.study, config.row(function, method))
+        for method in config.methods
+        for function in config.functions
+    ]
+
+
+def joined(config: Config, found: Sequence[Stationary]) -> dict[str, Distribution | Maps]:
+    """The table and a map of each function, by name, of what the `units` found."""
+    cells = _by_function(config, found)
+    shown = {shown.function: shown for shown in maps(cells)}
+    return {"distribution": distribution(config, cells), **shown}
+
+
 def measured(
     config: Config, progress: Callable[[str], None] | None = None
 ) -> dict[str, list[Stationary]]:
@@ -121,13 +138,14 @@ def measured(
         config: what is run.
         progress: called with the name of a row when it is done.
     """
-    found: dict[str, list[Stationary]] = {function: [] for function in config.functions}
-    for method in config.methods:
-        for function in config.functions:
-            found[function].append(stationary.study(config.row(function, method)))
-            if progress is not None:
-                progress(f"{method} on {function}")
-    return found
+    return _by_function(config, results_of(units(config), progress=progress))
+
+
+def _by_function(config: Config, found: Sequence[Any]) -> dict[str, list[Stationary]]:
+    """The results of `units` by function."""
+    return {
+        name: list(found[k :: len(config.functions)]) for k, name in enumerate(config.functions)
+    }
 
 
 def maps(found: Mapping[str, Sequence[Stationary]]) -> list[Maps]:

@@ -18,6 +18,7 @@ Cost: a panel for each point, which for a small network is about a second.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +35,7 @@ from cnognp.method import couples_members
 from cnognp.methods import METHODS
 from cnognp.training.config import Config as RunConfig
 from cnognp.training.config import RunFolder
+from cnognp.workers import Unit
 from landscape.results import Flatness, Panel, provenance
 from landscape.sharpness import MEASURES, Options, panel
 
@@ -125,7 +127,51 @@ def study(config: Config, progress: Progress | None = None) -> Flatness:
     return replace(found, provenance={**found.provenance, **took})
 
 
-def measured(config: Config, progress: Progress | None = None) -> Measured:
+class Point(NamedTuple):
+    """What a unit of the study needs to know of one member; the digest is that of its weights."""
+
+    config: Config
+    run: str
+    member: str
+    digest: str
+
+
+def units(config: Config) -> list[Unit]:
+    """The members of the runs that are finite, one by one.
+
+    Raises:
+        ValueError: if no run is named.
+    """
+    found = []
+    # How the panels are compared does not change them.
+    plain = replace(config, runs=(), resamples=Config.resamples, confidence=Config.confidence)
+    for folder, run in zip(_folders(config), config.runs, strict=True):
+        subject = _subject(folder, "all", config)
+        here = replace(plain, checkpoint=str(subject.origin["round"]))
+        for member, z in subject.points.items():
+            if bool(torch.isfinite(z).all()):
+                digest = sha256(
+                    z.cpu().contiguous().view(torch.uint8).numpy().tobytes()
+                ).hexdigest()
+                point = Point(here, run, member, digest)
+                found.append(Unit(f"{run} {member}", panel_of, point))
+    return found
+
+
+def panel_of(point: Point) -> Panel:
+    """The panel of a member, with what it reaches on seen and held-out data in its provenance."""
+    subject = _subject(RunFolder(Path(point.run)), point.member, point.config)
+    return _panel(subject, subject.points[point.member], point.config)
+
+
+def joined(config: Config, found: Sequence[Panel]) -> dict[str, Flatness]:
+    """The comparison by name: what the results of `units` make together."""
+    return {"flatness": compared(measured(config, found=found), config)}
+
+
+def measured(
+    config: Config, progress: Progress | None = None, found: Sequence[Panel] = ()
+) -> Measured:
     """The members of the runs with their panels and risks.
 
     Two runs belong to one group if their configurations agree in all but the seed and in where and
@@ -135,42 +181,37 @@ def measured(config: Config, progress: Progress | None = None) -> Measured:
     Args:
         config: what is measured.
         progress: as in `study`.
+        found: the panels of `units`, where these have been measured.
 
     Raises:
         ValueError: if no run is named, or its task holds no such split or criterion.
     """
-    if not config.runs:
-        raise ValueError("runs must name at least one folder of a run")
     told = progress or _silent
-    folders = [RunFolder(Path(path)) for path in config.runs]
+    folders = _folders(config)
     configs = [folder.config() for folder in folders]
     total = sum(each.members for each in configs)
     names: list[str] = []
     panels: list[Panel] = []
-    risks: list[tuple[float, float]] = []
     places: list[Tensor] = []
     run: list[int] = []
     lost = 0
     for number, folder in enumerate(folders):
-        subject = subjects.of_run(
-            folder, "all", config.checkpoint, config.device, config.evaluate
-        )  # fmt: skip
+        subject = _subject(folder, "all", config)
         for member, z in subject.points.items():
             if not bool(torch.isfinite(z).all()):
                 lost += 1
                 continue
             names.append(f"{folder.path.name} {member}")
             told(names[-1], len(panels) + lost, total)
-            metrics = subject.problem.metrics(z)
-            risks.append((_criterion(metrics, "train", config), _held_out(metrics, config)))
-            panels.append(_panel(subject, z, config))
+            panels.append(found[len(panels)] if found else _panel(subject, z, config))
             places.append(z.cpu())
             run.append(number)
     told("", total, total)
     keys = [_hyperparameters(each) for each in configs]
     order = {key: place for place, key in enumerate(dict.fromkeys(keys))}
     couples = [couples_members(METHODS[each.method](**each.method_options)) for each in configs]
-    train, test = np.array(risks).reshape(-1, 2).T
+    risks = [(each.provenance["train"], each.provenance["test"]) for each in panels]
+    train, test = np.array(risks, dtype=float).reshape(-1, 2).T
     return Measured(
         points=tuple(names),
         panels=tuple(panels),
@@ -269,11 +310,24 @@ def compared(given: Measured, config: Config) -> Flatness:
     return replace(made, conclusion=conclusion(made, given.lost))
 
 
+def _folders(config: Config) -> list[RunFolder]:
+    if not config.runs:
+        raise ValueError("runs must name at least one folder of a run")
+    return [RunFolder(Path(path)) for path in config.runs]
+
+
+def _subject(folder: RunFolder, member: str, config: Config) -> subjects.Subject:
+    return subjects.of_run(folder, member, config.checkpoint, config.device, config.evaluate)
+
+
 def _panel(subject: subjects.Subject, z: Tensor, config: Config) -> Panel:
+    metrics = subject.problem.metrics(z)
+    reached = {"train": _criterion(metrics, "train", config), "test": _held_out(metrics, config)}
     source = torch.Generator(device="cpu").manual_seed(config.seed)
-    return panel(
+    found = panel(
         subject.objective(z), z, options=config.options, only=config.measures, generator=source
-    )
+    )  # fmt: skip
+    return replace(found, provenance={**found.provenance, **reached})
 
 
 def _silent(name: str, done: int, total: int) -> None:

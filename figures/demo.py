@@ -155,3 +155,7 @@ def _side_by_side(result: Distribution) -> tuple[str, ...]:
         f"{' to '.join(costs)} gradient evaluations for each restart",
         f"a minimum within {result.tolerance:g}",
     )
+
+
+FRAMES: Mapping[str, Callable[[Any], list[np.ndarray]]] = MappingProxyType({"Walks": moving})
+"""What moves, by the kind of result."""

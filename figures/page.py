@@ -49,6 +49,12 @@ def figures_of(result: Any) -> dict[str, Figure]:
     return found
 
 
+def frames_of(result: Any) -> list[np.ndarray] | None:
+    """The frames of the result's animation; None for a kind of result that has none."""
+    draw = demo.FRAMES.get(type(result).__name__)
+    return None if draw is None else draw(result)
+
+
 def _ready(figure: Figure) -> Figure:
     for ax in figure.axes:
         # Ticks are made when they are first drawn, which may be under other settings than ours.

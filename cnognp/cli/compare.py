@@ -5,7 +5,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from cnognp.cli import console
+from cnognp.cli import console, findings
 from cnognp.cli.show import summary
 from cnognp.training.config import RunFolder
 from landscape.files import check_writable
@@ -70,25 +70,14 @@ def command(options: Namespace) -> int:
     if options.json:
         document: dict[str, Any] = {"runs": documents, "figures": [str(path) for path in written]}
         if study is not None:
-            from landscape.results import table
-
-            document |= {
-                "measures": table(study),
-                "trainings": dict(zip(study.points, study.training.tolist(), strict=True)),
-                "nearest": dict(zip(study.points, study.nearest.tolist(), strict=True)),
-                "concluded": concluded,
-                "conclusion": study.conclusion,
-            }
+            document |= findings.document(study)
         console.emit(document)
         return 0 if concluded else 1
     rows = [_row(run, document) for run, document in documents.items()]
     ended = ("run", "method", "status", "best fitness", "loss", "gradient norm", "test loss")
     console.table("runs", ended, rows)
     if study is not None:
-        console.table("flatness against the gap", *_correlations(study))
-        for name in dict.fromkeys(filter(None, study.notes)):
-            console.note(f"note: {name}")
-        console.note(study.conclusion)
+        findings.tell(study)
     console.note(f"pictures in {out / 'figures'}")
     return 0 if concluded else 1
 
@@ -142,43 +131,3 @@ def _row(run: str, document: dict[str, Any]) -> tuple[Any, ...]:
     best = document["best"]
     names = ("fitness", "loss", "gradient_norm")
     return (run, document["method"], document["status"], *(best[name] for name in names), test)
-
-
-def _correlations(study: Any) -> tuple[tuple[str, ...], list[list[Any]]]:
-    """The columns that have something to say, and a row for each measure.
-
-    A dash is what too few trainings or runs do not give; n is the number of trainings.
-    """
-    from analyses.verdict import decided
-    from landscape.results import table
-
-    no = "no" if decided(study) else "-"
-    told: dict[str, Any] = {
-        "measure": lambda row: row["measure"],
-        "tau-b": lambda row: _said(row["tau"]),
-        "95 %": lambda row: _range(row["low"], row["high"]),
-        "p (Holm)": lambda row: _said(row["p (Holm)"]),
-        "in groups": lambda row: _said(row["tau within groups"]),
-        "n": lambda row: row["trainings"],
-        "spread": lambda row: _short(row["spread"]),
-        "own error": lambda row: _short(row["own error"]),
-        "says": lambda row: "yes" if row["says something"] else no,
-    }
-    rows = table(study)
-    if all(row["tau"] != row["tau"] for row in rows):
-        told = {name: told[name] for name in ("measure", "n", "spread", "own error", "says")}
-    elif len(set(study.group.tolist())) == 1:
-        del told["in groups"]
-    return tuple(told), [[cell(row) for cell in told.values()] for row in rows]
-
-
-def _range(low: float, high: float) -> str:
-    return "-" if low != low else f"{low:.2f} to {high:.2f}"
-
-
-def _said(number: Any) -> str:
-    return f"{number:.2f}" if number == number else "-"
-
-
-def _short(number: Any) -> str:
-    return f"{number:.2g}" if number == number else "-"

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import shtab
 from jsonargparse import SUPPRESS, ArgumentParser
 
+from cnognp.cli.study import studies
 from cnognp.methods import METHODS
 from cnognp.tasks.registry import TASKS
 
@@ -53,6 +54,8 @@ def _copy(verb: str, argv: list[str], copy: argparse.ArgumentParser) -> None:
             copy.add_argument(*names, action="store_true", help=action.help)
             continue
         choices = list(METHODS) if names[-1] == "--method" else None
+        if verb == "study" and action.dest == "name":
+            choices = list(studies())
         added = copy.add_argument(
             *names, nargs=action.nargs, choices=choices, help=_text(action.help)
         )

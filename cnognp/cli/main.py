@@ -22,7 +22,8 @@ VERBS = MappingProxyType({
     "compare": "several runs side by side",
     "export": "write a result for other programs",
     "show": "say how a run stands",
-    "demo": "where methods end on two-dimensional test functions",
+    "demo": "where a method ends on two-dimensional test functions",
+    "study": "the studies that there are, or run, resume and draw one",
     "tasks": "the tasks that there are",
     "methods": "the methods that there are, or the keys of one",
 })

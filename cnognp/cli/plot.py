@@ -44,7 +44,8 @@ def draw(files: list[Path], folder: Path) -> list[Path]:
     Raises:
         DamagedFile: if a file is no result, or holds numbers that cannot be drawn.
     """
-    from figures.page import figures_of
+    from figures.animation import save as animate
+    from figures.page import figures_of, frames_of
     from figures.style import save
     from landscape.results import load
 
@@ -58,6 +59,8 @@ def draw(files: list[Path], folder: Path) -> list[Path]:
                 for name, figure in figures_of(result).items():
                     title = file.stem if name == file.stem else f"{file.stem}-{name}"
                     written += save(figure, folder / title)
+                if (frames := frames_of(result)) is not None:
+                    written.append(animate(frames, folder / f"{file.stem}.gif"))
             except ValueError as error:
                 # Numbers that no measurement gives, such as infinite coordinates.
                 raise DamagedFile(file, f"it cannot be drawn: {error}") from error

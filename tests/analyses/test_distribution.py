@@ -311,7 +311,8 @@ def test_the_pictures_show_the_shares_and_what_is_published(descent):
 
 @pytest.mark.slow
 def test_the_command_prints_one_object_with_the_table_and_draws_it(tmp_path, capsys):
-    argv = ["demo", "himmelblau", "--table", "--restarts", "3", "--json", "--out", str(tmp_path)]
+    given = ["--functions", "himmelblau", "--restarts", "3"]
+    argv = ["study", "distribution", *given, "--json", "--out", str(tmp_path)]
     assert main(argv) == 0
     told = json.loads(capsys.readouterr().out)
     assert list(told["methods"]) == list(NAMES.values())

@@ -8,7 +8,15 @@ import runs
 import torch
 from scipy.stats import kendalltau
 
-from analyses.flatness import Config, Measured, _hyperparameters, compared, study
+from analyses.flatness import (
+    Config,
+    Measured,
+    _hyperparameters,
+    compared,
+    joined,
+    study,
+    units,
+)
 from analyses.rank_correlation import LEAST, correlated, holm, resamples, tau_b, telling
 from analyses.trainings import NEAR, distances, half_width, medians, nearest, spread, trainings
 from analyses.verdict import decided
@@ -16,6 +24,7 @@ from cnognp.cli.words import summary, tables
 from cnognp.tasks.problem import problem_of
 from cnognp.training.config import Config as RunConfig
 from cnognp.training.config import RunFolder
+from cnognp.workers import results_of
 from figures import flatness, sharpness, style
 from figures.page import figures_of
 from landscape.results import Flatness, Panel, load, save, table
@@ -508,6 +517,21 @@ def test_a_study_of_runs_takes_every_member_and_its_own_gap(wine):
     assert found.value[3].tolist() == panel(
         problem.at(z), z, only=config.measures, options=QUICK
     ).value.tolist()  # fmt: skip
+
+
+@pytest.mark.slow
+def test_members_measured_one_by_one_make_the_same_study(wine, tmp_path):
+    paths = tuple(str(wine / name) for name in ("one", "other"))
+    config = Config(runs=paths, measures=("sam", "gradient-norm"), options=QUICK, resamples=100)
+    parts = units(config)
+    assert len(parts) == 6 and len({part.argument.digest for part in parts}) == 6
+    apart = joined(config, results_of(parts, tmp_path))["flatness"]
+    for name, entry in vars(study(config)).items():
+        if name != "provenance":
+            np.testing.assert_array_equal(entry, getattr(apart, name))
+    # Another bootstrap asks for the same panels.
+    again = units(replace(config, resamples=200))
+    assert [repr(unit.argument) for unit in again] == [repr(unit.argument) for unit in parts]
 
 
 @pytest.mark.slow

@@ -26,6 +26,8 @@ OBJECTS = {
     "show": ["show", "run", "--json"],
     "demo": ["demo", "six-hump-camel", "--restarts", "50", "--iterations", "300", "--out", "demo",
              "--json"],
+    "study": ["study", "--json"],
+    "study NAME": ["study", "cycle", "--out", "cycle", "--json"],
     "tasks": ["tasks", "--json"],
     "methods": ["methods", "--json"],
     "methods NAME": ["methods", "cnognp", "--json"],
@@ -204,7 +206,7 @@ HELP = [
     *(["train", "--method", name, "--help"] for name in METHODS),
     *(["train", name, "--help"] for name in TASKS),
     *(["demo", "--method", name, "--help"] for name in ("gd", "cno")),
-    ["tasks"], ["methods"], ["--version"], ["--print_completion", "bash"],
+    ["tasks"], ["methods"], ["study"], ["--version"], ["--print_completion", "bash"],
 ]  # fmt: skip
 
 

@@ -1,0 +1,163 @@
+"""``cnognp study``: the studies that there are; runs, resumes and draws any of them."""
+
+import ast
+import importlib
+import json
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_origin, get_type_hints
+
+from jsonargparse import ArgumentParser, Namespace
+
+import analyses
+from cnognp.cli import arguments, console, findings
+from cnognp.cli.plot import draw
+from landscape.files import check_writable
+
+
+def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
+    """Adds the arguments: those of the study that comes first.
+
+    Raises:
+        ValueError: if there is no such study.
+    """
+    known = studies()
+    name = argv[0] if argv and not argv[0].startswith("-") else ""
+    parser.usage = f"cnognp study {name or '[NAME]'} [its options] [--out DIR] [options]"
+    parser.description = "; ".join(f"{study}: {line}" for study, line in known.items())
+    parser.add_argument("name", type=str, nargs="?", default="", help="comes first")
+    parser.add_argument("--json", action="store_true", help="one object on standard output")
+    if not name:
+        return argv
+    if name not in known:
+        raise ValueError(arguments.unknown("study", name, known))
+    module = _module(name)
+    parser.description = module.__doc__
+    hint = f"folder of results, pictures and units; runs/{name} if none"
+    parser.add_argument("--out", type=str, default=f"runs/{name}", help=hint)
+    hint = "go on: what units left under OUT/units with the same options is taken"
+    parser.add_argument("--resume", action="store_true", help=hint)
+    hint = "processes that share the units of the study"
+    parser.add_argument("--workers", type=int, default=1, help=hint)
+    hint = "threads of each process; the last bits may depend on it"
+    parser.add_argument("--threads", type=int, default=1, help=hint)
+    parser.add_class_arguments(module.Config, fail_untyped=False)
+    return _spelled_out(argv, get_type_hints(module.Config))
+
+
+def command(options: Namespace) -> None:
+    """Lists the studies, or runs one, draws it, and prints what came out.
+
+    Raises:
+        ValueError: if the study cannot be run with these options.
+    """
+    if not options.name:
+        known = studies()
+        if options.json:
+            console.emit({"studies": known})
+        else:
+            console.table("", ("study", "question"), known.items())
+        return
+    from cnognp.workers import Pool, Unit, results_of
+    from landscape.results import save
+
+    module = _module(options.name)
+    config = _config(module.Config, options)
+    if hasattr(module, "units"):
+        units, joined = module.units(config), module.joined
+    else:
+        units = [Unit(options.name, module.study, config)]
+        joined = _alone(options.name)
+    with Pool(options.workers, options.threads) as pool:
+        folder = check_writable(Path(options.out) / "analysis").parent
+        with _progress(options.name, len(units)) as told:
+            found = results_of(
+                units, folder / "units", pool=pool, resume=options.resume, progress=told
+            )  # fmt: skip
+    results = joined(config, found)
+    files = [folder / "analysis" / f"{name}.h5" for name in results]
+    for file, result in zip(files, results.values(), strict=True):
+        save(result, file)
+    draw(files, folder / "figures")
+    first = results[next(iter(results))]
+    if options.json:
+        console.emit(findings.document(first))
+        return
+    findings.tell(first)
+    console.note(f"pictures in {folder / 'figures'}")
+
+
+def studies() -> dict[str, str]:
+    """The studies by name, each with its question: what has a `Config` and a `study` in analyses.
+
+    They are read and not imported, since they need torch.
+    """
+    found = {}
+    for path in sorted(Path(analyses.__path__[0]).glob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        if {"Config", "study"} <= {getattr(node, "name", "") for node in tree.body}:
+            line = (ast.get_docstring(tree) or "").partition("\n")[0]
+            found[path.stem.replace("_", "-")] = line
+    return found
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(f"analyses.{name.replace('-', '_')}")
+
+
+def _alone(name: str) -> Callable[[Any, Any], Mapping[str, Any]]:
+    return lambda config, found: {name: found[0]}
+
+
+@contextmanager
+def _progress(name: str, total: int):
+    with console.bar() as bar:
+        line = bar.add_task(name, total=total, note="")
+        yield lambda unit: bar.update(line, advance=1, note=unit)
+
+
+def _spelled_out(argv: list[str], hints: Mapping[str, Any]) -> list[str]:
+    """The arguments with ``--gradient-tolerance`` as the field is called, and ``a,b`` as a list."""
+    words = []
+    listed = False
+    for word in argv:
+        flag, equals, value = word.partition("=")
+        field = flag.removeprefix("--").replace("-", "_")
+        if listed:
+            word = _list(word)
+        if word.startswith("--") and field in hints:
+            word = f"--{field}{equals}{value}"
+            listed = get_origin(hints[field]) is tuple
+            if listed and equals:
+                word = f"--{field}={_list(value)}"
+            listed = listed and not equals
+        else:
+            listed = False
+        words.append(word)
+    return words
+
+
+def _list(text: str) -> str:
+    """``a,b`` as ``["a", "b"]``, with numbers as numbers; brackets stay as they are."""
+    if text.startswith(("[", "--")):
+        return text
+    return json.dumps([_number(part.strip()) for part in text.split(",") if part.strip()])
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _config(cls: Any, options: Namespace) -> Any:
+    """The configuration that the options are."""
+    hints = get_type_hints(cls)
+    given = {field.name: options[field.name] for field in fields(cls)}
+    return cls(**{
+        name: _config(hints[name], value) if is_dataclass(hints[name]) else value
+        for name, value in given.items()
+    })

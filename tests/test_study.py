@@ -1,0 +1,186 @@
+"""``cnognp study``: each study comes out of one command, and what it cannot run is refused."""
+
+import ast
+import subprocess
+import sys
+from dataclasses import fields
+from importlib import import_module
+
+import pytest
+import runs
+
+from analyses.published import NAMES
+from cnognp.cli.study import studies
+from landscape.results import Cycle, Distribution, Stationary, Walks, load
+
+NAMED = ("cycle", "distribution", "flat-minima", "flatness", "stationary", "walks")
+SMALL = ["--functions", "himmelblau", "--restarts", "3", "--budget", "40"]
+
+
+@pytest.fixture
+def call(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return runs.calls(capsys)
+
+
+def test_studies_are_listed_with_their_questions(call):
+    listed = call("study", "--json").document["studies"]
+    assert tuple(listed) == NAMED == tuple(studies())
+    assert all(line.endswith("?") for line in listed.values())
+    assert all(name in call("study").out for name in NAMED)
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_help_of_a_study_has_its_docstring_and_an_option_for_each_field(call, name):
+    module = import_module(f"analyses.{name.replace('-', '_')}")
+    shown = call("study", name, "--help").out
+    assert "Question: " in shown
+    for field in fields(module.Config):
+        assert f"--{field.name}" in shown
+    for option in ("--out", "--workers", "--resume", "--json"):
+        assert option in shown
+
+
+def test_listing_studies_imports_none_of_them():
+    script = (
+        "import sys; from cnognp.cli.main import main; main(['study']); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], env=runs.ENVIRONMENT, capture_output=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_there_is_no_circle_in_the_command_line():
+    from pathlib import Path
+
+    import cnognp.cli
+
+    imports = {}
+    for path in Path(cnognp.cli.__path__[0]).glob("*.py"):
+        tree = ast.walk(ast.parse(path.read_text()))
+        found = [node for node in tree if isinstance(node, ast.ImportFrom) and node.module]
+        imports[path.stem] = {
+            name
+            for node in found
+            for name in (
+                [alias.name for alias in node.names]
+                if node.module == "cnognp.cli"
+                else [node.module.removeprefix("cnognp.cli.")]
+            )
+            if node.module.startswith("cnognp.cli")
+        }
+    while leaves := [name for name, used in imports.items() if not used & set(imports)]:
+        for name in leaves:
+            del imports[name]
+    assert not imports
+
+
+def test_a_result_of_one_method_on_one_function(call, tmp_path):
+    given = ["--method", "sam", "--restarts", "4", "--budget", "6", "--method_options.rho", "0.1"]
+    told = call("study", "stationary", *given, "--out", "s", "--json").document
+    assert (told["method"], told["restarts"]) == ("sam", 4)
+    found = load(tmp_path / "s/analysis/stationary.h5")
+    assert isinstance(found, Stationary)
+    assert found.provenance["configuration"]["method_options"]["rho"] == 0.1
+    assert (tmp_path / "s/figures/stationary-map.png").exists()
+
+
+def test_the_study_of_flat_minima_comes_out_of_one_command(call, tmp_path):
+    sizes = ["--restarts", "3", "--members", "4", "--budget", "18", "--functions", "f2"]
+    outcome = call("study", "flat-minima", *sizes, "--out", "flat", "--json")
+    assert (outcome.code, outcome.err) == (0, "")
+    told = outcome.document
+    assert list(told["methods"])[:2] == ["CNO", "gradient norm 0.01"]
+    cno = told["methods"]["CNO"]
+    assert cno["flattest"]["f2"]["trace"]["share"] == cno["share"]["f2 0"]
+    assert cno["evaluations"] == {"f2": 4 * 18}
+    assert "Not shown" in told["conclusion"]
+    assert isinstance(load(tmp_path / "flat/analysis/flat-minima.h5"), Distribution)
+    drawn = {path.name for path in (tmp_path / "flat/figures").glob("*.png")}
+    assert drawn == {"flat-minima-shares.png", "flat-minima-flattest.png"}
+
+
+@pytest.mark.slow
+def test_flat_minima_are_printed_as_tables_with_a_conclusion(call):
+    sizes = ["--restarts", "2", "--members", "3", "--iterations", "1", "--out", "flat"]
+    outcome = call("study", "flat-minima", *sizes)
+    assert outcome.code == 0
+    assert "at 0, flattest" in outcome.out and "at D, flattest" in outcome.out
+    assert "1 iterations whatever the fitness costs" in " ".join(outcome.err.split())
+
+
+def test_paths_are_drawn_and_animated(call, tmp_path):
+    chosen = ["--methods", "gd,cno", "--evaluations", "8", "--members", "3"]
+    outcome = call("study", "walks", *chosen, "--out", "p", "--json")
+    assert outcome.code == 0
+    assert list(outcome.document["methods"]) == ["gd", "cno"]
+    assert sum(outcome.document["methods"]["gd"]["ends"].values()) == 3
+    assert outcome.document["evaluations"] == 8
+    assert isinstance(load(tmp_path / "p/analysis/walks.h5"), Walks)
+    drawn = {path.name for path in (tmp_path / "p/figures").iterdir() if path.suffix != ".pdf"}
+    assert drawn == {f"walks{end}" for end in (".gif", "-paths.png", "-curves.png")}
+
+
+def test_the_cycle_of_sam_is_printed_beside_its_prediction(call, tmp_path):
+    outcome = call("study", "cycle", "--out", "c")
+    assert outcome.code == 0 and "0.1010245852" in outcome.out and "0.09964" in outcome.out
+    assert isinstance(load(tmp_path / "c/analysis/cycle.h5"), Cycle)
+    assert (tmp_path / "c/figures/cycle-amplitude.png").exists()
+    given = ["--lr", "0.005", "--rho", "0.02", "--offset", "0.4,3"]
+    told = call("study", "cycle", *given, "--out", "d", "--json").document
+    product = 0.005 * 133.7856152130671
+    assert told["predicted"] == pytest.approx(0.02 * product / (2 - product))
+    assert told["measured"]["quadratic"] == pytest.approx(told["predicted"], rel=1e-9)
+
+
+def test_a_table_goes_on_where_it_was_and_two_workers_say_the_same(call, tmp_path):
+    one = call("study", "distribution", *SMALL, "--methods", "gd,sam", "--out", "d", "--json")
+    assert one.code == 0
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "d/units").iterdir()}
+    assert {path.name for path in written} == {"gd-on-himmelblau.h5", "sam-on-himmelblau.h5"}
+    every = ["--methods", "gd,sam,nim", "--out", "d", "--resume", "--workers", "2"]
+    more = call("study", "distribution", *SMALL, *every, "--json").document
+    assert all(path.stat().st_mtime_ns == before for path, before in written.items())
+    for method in ("GD", "SAM"):
+        assert more["methods"][method]["counts"] == one.document["methods"][method]["counts"]
+    assert list(more["methods"]) == ["GD", "SAM", NAMES["nim"]]
+    assert (tmp_path / "d/figures/himmelblau-maps.png").exists()
+
+
+@pytest.mark.slow
+def test_a_study_of_runs_prints_what_compare_prints(call):
+    for name in ("one", "two"):
+        assert call(*runs.train(name, members=2, iterations=2)).code == 0
+    quick = ["--measures", "gradient-norm", "--resamples", "100"]
+    told = call("study", "flatness", "--runs", "one,two", *quick, "--out", "f", "--json").document
+    beside = call("compare", "one", "two", "--flatness", "--measures", "gradient-norm",
+                  "--resamples", "100", "--out", "c", "--json").document  # fmt: skip
+    assert told["measures"] == beside["measures"] and not told["concluded"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ("nosuch", "unknown study 'nosuch'; there are cycle"),
+        ("walk", "did you mean walks?"),
+        ("walks --steps 3", "unknown option --steps"),
+        ("distribution --methods gd,newton", "method must be one of gd, sgd"),
+        ("distribution --methods ,", "methods must be different names, at least one"),
+        ("distribution --restarts 0", "restarts must be at least 1, got 0"),
+        ("distribution --workers 0", "workers must be at least 1, got 0"),
+        ("flat-minima --functions six-hump-camel", "as himmelblau, f2, f2-2d have"),
+        ("flat-minima --budget 3", "budget must be at least 18"),
+        ("flat-minima --restarts -1", "restarts must be at least 1, got -1"),
+        ("walks --function f1", "a function of 2 coordinates; f1 has 1"),
+        ("walks --members 0", "members must be at least 1, got 0"),
+        ("cycle --lr 0.02", "below 2 / 133.786 = 0.01495"),
+        ("cycle --function nosuch", "function must be one of himmelblau"),
+        ("stationary --restarts 1.5", "--restarts: expected int, got 1.5"),
+        ("flatness", "runs must name at least one folder"),
+    ],
+)
+def test_what_cannot_be_run_is_exit_code_2_and_leaves_no_trace(call, tmp_path, argv, said):
+    outcome = call("study", *argv.split())
+    assert (outcome.code, outcome.out) == (2, "")
+    assert said in outcome.err and "Traceback" not in outcome.err
+    assert not list(tmp_path.iterdir())
