@@ -18,7 +18,9 @@ KILLED = -signal.SIGKILL
 
 @pytest.fixture(scope="module")
 def forks():
-    return runs.forks()
+    server = runs.forks()
+    server(["tasks"])  # so that its start is in nobody's time
+    return server
 
 
 @pytest.fixture(scope="module")
