@@ -10,11 +10,14 @@ from typing import Any
 
 from jsonargparse import SUPPRESS, ArgumentParser
 
+from cnognp.methods.composition import COMPOSED
 from cnognp.training.config import text_of, tree_in
 
 # Flags that take no value, so that the word behind them may be the TASK.
 _SWITCHES = ("--resume", "--json", "--help", "--eval-mode")
 _NOUNS = ("task", "method")
+# What is composed with a method is said without its group, too.
+_COMPOSED = {f"--{key.replace('_', '-')}": key for key in COMPOSED}
 
 
 def spelled_out(
@@ -120,6 +123,15 @@ def add_group(
         action.metavar, action.help = "NAME", hint
 
 
+def add_composed(parser: ArgumentParser) -> None:
+    """Lets ``--base``, ``--batch-size`` ... stand for the method's keys of that name."""
+    for flag, key in _COMPOSED.items():
+        action = parser._option_string_actions.get(f"--method.{key}")
+        if action is not None:
+            action.option_strings = [flag, *action.option_strings]
+            parser._option_string_actions[flag] = action
+
+
 def unknown(noun: str, name: str, known: Mapping[str, Any]) -> str:
     """The message for a name that does not exist."""
     return f"unknown {noun} {name!r}; {_close(name, list(known))}there are {', '.join(known)}"
@@ -148,6 +160,9 @@ def explained(error: Exception, parser: ArgumentParser) -> str:
 def unknown_option(key: str, parser: ArgumentParser) -> str:
     """The message for an option, or a key of a configuration file, that does not exist."""
     flag = f"--{key.removeprefix('--')}"
+    if flag in _COMPOSED:
+        method = parser.get_default("method.name")
+        return f"method {method} has no {flag}; see cnognp methods {method}"
     group = "".join(flag.rpartition(".")[:2]) or "--"
     known = [
         option.removeprefix(group)

@@ -3,6 +3,7 @@
 import argparse
 import importlib
 from collections.abc import Mapping
+from typing import Any
 
 import shtab
 from jsonargparse import SUPPRESS, ArgumentParser
@@ -56,8 +57,10 @@ def _copy(verb: str, argv: list[str], copy: argparse.ArgumentParser) -> None:
         choices = list(METHODS) if names[-1] == "--method" else None
         if verb == "study" and action.dest == "name":
             choices = list(studies())
+        # argparse would name it after a short form, and so not know it when it comes again.
+        named: dict[str, Any] = {"dest": action.dest} if action.option_strings else {}
         added = copy.add_argument(
-            *names, nargs=action.nargs, choices=choices, help=_text(action.help)
+            *names, **named, nargs=action.nargs, choices=choices, help=_text(action.help)
         )
         if action.dest in (*_FOLDERS, *_FILES):
             kind = shtab.DIRECTORY if action.dest in _FOLDERS else shtab.FILE

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ class AdamState(NamedTuple):
 
 @dataclass(frozen=True)
 class Adam:
-    r"""Adam, with coupled weight decay.
+    r"""Adam, with coupled weight decay; one iteration is one epoch of mini-batches.
 
     :math:`g \leftarrow \nabla f(z) + \delta z`,
     :math:`m \leftarrow \beta_1 m + (1 - \beta_1) g`,
@@ -36,10 +36,10 @@ class Adam:
     :math:`\hat m = m / (1 - \beta_1^t)` and :math:`\hat v = v / (1 - \beta_2^t)`.
 
     Args:
-        lr: step length :math:`\eta`, not negative; one number, or one per coordinate (p,).
+        lr: step length, about how far each coordinate moves at most; not negative.
         betas: :math:`\beta_1` and :math:`\beta_2`, each from 0 to below 1.
-        eps: :math:`\epsilon`, not negative.
-        weight_decay: :math:`\delta`, added to the gradient, not negative; a number or (p,).
+        eps: added to the root of the mean square; not negative.
+        weight_decay: coupled decay, added to the gradient; not negative.
 
     Raises:
         ValueError: if one is out of range.
@@ -53,10 +53,27 @@ class Adam:
     weight_decay: Rate = 0.0
 
     def __post_init__(self):
-        _check(self)
+        require_not_negative("lr", self.lr)
+        inside = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
+        require(inside, "betas", "two numbers from 0 to below 1", self.betas)
+        require_not_negative("eps", self.eps)
+        require_not_negative("weight_decay", self.weight_decay)
+
+    @classmethod
+    def named(cls, *, beta1: float = 0.9, beta2: float = 0.999, **keys: Any) -> "Adam":
+        """The method, each of ``betas`` by a name of its own.
+
+        Args:
+            beta1: memory of the mean gradient, from 0 to below 1.
+            beta2: memory of the mean squared gradient, from 0 to below 1.
+            **keys: the other fields.
+        """
+        return cls(betas=(beta1, beta2), **keys)
 
     def init(self, objective: Objective, z: Tensor) -> AdamState:
-        return _begun(objective, z)
+        zeros, known = torch.zeros_like(z), getattr(objective, "reached", None)
+        shape = () if known is None else (len(known),)
+        return AdamState(z, zeros, zeros, torch.zeros(shape, dtype=torch.int64, device="cpu"))
 
     def step(
         self, objective: Objective, state: AdamState, generator: torch.Generator
@@ -70,10 +87,14 @@ class Adam:
 
 
 @dataclass(frozen=True)
-class AdamW:
-    r"""Adam with decoupled weight decay, :math:`z \leftarrow (1 - \eta \delta) z` in every step.
+class AdamW(Adam):
+    r"""Adam with decoupled weight decay; one iteration is one epoch of mini-batches.
 
-    The running means never see the decay. Everything else, and every argument, is as in `Adam`.
+    :math:`z \leftarrow (1 - \eta \delta) z` in every step, and the running means never see the
+    decay. Everything else is as in `Adam`.
+
+    Args:
+        weight_decay: decoupled decay; a step shrinks the weights by lr times this share.
 
     Raises:
         ValueError: if one is out of range.
@@ -82,16 +103,7 @@ class AdamW:
     in ``torch.optim.AdamW``.
     """
 
-    lr: Rate = 1e-3
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
     weight_decay: Rate = 1e-2
-
-    def __post_init__(self):
-        _check(self)
-
-    def init(self, objective: Objective, z: Tensor) -> AdamState:
-        return _begun(objective, z)
 
     def step(
         self, objective: Objective, state: AdamState, generator: torch.Generator
@@ -104,26 +116,12 @@ class AdamW:
         return _moved(self, objective, z, grad, state), info
 
 
-def _check(method: Adam | AdamW) -> None:
-    require_not_negative("lr", method.lr)
-    inside = len(method.betas) == 2 and all(0 <= beta < 1 for beta in method.betas)
-    require(inside, "betas", "two numbers from 0 to below 1", method.betas)
-    require_not_negative("eps", method.eps)
-    require_not_negative("weight_decay", method.weight_decay)
-
-
 def _decays(weight_decay: Rate) -> bool:
     return isinstance(weight_decay, Tensor) or weight_decay > 0
 
 
-def _begun(objective: Objective, z: Tensor) -> AdamState:
-    zeros, known = torch.zeros_like(z), getattr(objective, "reached", None)
-    shape = () if known is None else (len(known),)
-    return AdamState(z, zeros, zeros, torch.zeros(shape, dtype=torch.int64, device="cpu"))
-
-
 def _moved(
-    method: Adam | AdamW, objective: Objective, z: Tensor, grad: Tensor, state: AdamState
+    method: Adam, objective: Objective, z: Tensor, grad: Tensor, state: AdamState
 ) -> AdamState:
     """The members one step along ``grad``; in place only on what is made here."""
     (beta1, beta2), known = method.betas, reached(objective)

@@ -40,8 +40,8 @@ class SWA:
 
     Args:
         base: any method that moves.
-        start: rounds before averaging begins, at least 0.
-        every: rounds between two points that are averaged, at least 1.
+        start: iterations before averaging begins, at least 0.
+        every: iterations between two points that are averaged, at least 1.
         evaluate: whether the average is evaluated, so that `Info` can be about it; else it is that
             of the base method.
 

@@ -1,7 +1,7 @@
 """Local search, and basin hopping from minimum to minimum, on whole populations."""
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -105,15 +105,15 @@ class BasinHopping:
     have changed.
 
     Args:
-        lr: step length :math:`\eta` of perturbation and descent, not negative.
-        rho: radius of the ball, not negative.
+        lr: step length of the descent, and of the perturbed step before it; not negative.
+        rho: radius of the ball that the noise is uniform in, not negative.
         eps: gradient norm at which a descent stops, not negative.
         tau: steps of a descent at most, at least 1.
         perturbation: of the ``"gradient"`` (NiG) or of the ``"model"`` (NiM).
         acceptance: ``"always"``; ``"monotone"``, if f(c) < f(w); or ``"metropolis"``, with
             probability :math:`\min(1, e^{-(f(c) - f(w)) / T})`.
         temperature: T of the Metropolis rule, positive.
-        per_tensor: see `cnognp.methods.noise.uniform_ball`.
+        per_tensor: a ball for each tensor, its radius rho times the norm of the tensor.
 
     Raises:
         ValueError: if one is out of range.
@@ -122,8 +122,8 @@ class BasinHopping:
     perturbed point instead of w and so accepts whatever descends.
     """
 
-    lr: Rate
-    rho: float
+    lr: Rate = 0.1
+    rho: float = 0.05
     eps: float = 1e-3
     tau: int = 100
     perturbation: Perturbation = "gradient"
@@ -138,6 +138,22 @@ class BasinHopping:
         for name, choices in (("perturbation", Perturbation), ("acceptance", Acceptance)):
             known = choices.__args__  # type: ignore[attr-defined]
             require(getattr(self, name) in known, name, f"one of {known}", getattr(self, name))
+
+    @classmethod
+    def named(cls, *, temperature: float = 0.0, **keys: Any) -> "BasinHopping":
+        """The method; a temperature above 0 makes it accept by Metropolis' rule.
+
+        Args:
+            temperature: above 0, a hop that raises the loss is accepted by Metropolis' rule.
+            **keys: the other fields.
+
+        Raises:
+            ValueError: if one is out of range.
+        """
+        require_not_negative("temperature", temperature)
+        if temperature:
+            keys |= {"acceptance": "metropolis", "temperature": temperature}
+        return cls(**keys)
 
     def init(self, objective: Objective, z: Tensor) -> HoppingState:
         used = torch.zeros(len(z), dtype=torch.int64, device=z.device)

@@ -30,7 +30,7 @@ class DenseState(NamedTuple):
 
 @dataclass(frozen=True)
 class BFGS:
-    r"""BFGS with a dense inverse Hessian estimate for every member, for small dimensions.
+    r"""BFGS with dense matrices and Wolfe line searches, for up to 2000 parameters.
 
     One step of this method is one iteration. The estimate starts as the identity, is scaled by
     :math:`s^\top y / y^\top y` before its first update (Nocedal & Wright 2006, equations 6.17 and

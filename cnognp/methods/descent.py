@@ -34,16 +34,17 @@ class EpochState(NamedTuple):
 
 @dataclass(frozen=True)
 class GradientDescent:
-    r"""Gradient descent, :math:`z \leftarrow z - \eta \nabla f(z)`.
+    r"""Gradient descent on the whole data: z <- z - lr grad f(z).
 
     Args:
-        lr: step length :math:`\eta`, not negative; one number, or one per coordinate (p,).
+        lr: step length, not negative; a minimum with largest eigenvalue l attracts only below
+            2 / l.
 
     Raises:
         ValueError: if ``lr`` is out of range.
     """
 
-    lr: Rate
+    lr: Rate = 0.1
 
     def __post_init__(self):
         require_not_negative("lr", self.lr)
@@ -61,19 +62,20 @@ class GradientDescent:
 
 @dataclass(frozen=True)
 class SGD:
-    r"""Gradient descent with momentum, as ``torch.optim.SGD`` defines it.
+    r"""Stochastic gradient descent with momentum; one iteration is one epoch of mini-batches.
 
+    A step is as ``torch.optim.SGD`` defines it:
     :math:`g \leftarrow \nabla f(z) + \delta z`, :math:`v \leftarrow \mu v + g`, and the step is
     along v, or along :math:`g + \mu v` with Nesterov's look-ahead. With ``decoupled`` decay g is
     the gradient alone, and :math:`z \leftarrow (1 - \eta \delta) z` before the step, which
     velocities never see. On a stream of mini-batches this is stochastic gradient descent.
 
     Args:
-        lr: step length, not negative; one number, or one per coordinate (p,).
-        momentum: :math:`\mu`, from 0 to below 1.
+        lr: step length, not negative.
+        momentum: factor on the velocity, from 0 to below 1.
         nesterov: look ahead along the velocity; needs momentum.
-        weight_decay: :math:`\delta`, not negative; a number or (p,).
-        decoupled: whether the decay shrinks the weights beside the step, as in `AdamW`.
+        weight_decay: added to the gradient, times the weights; not negative.
+        decoupled: the decay shrinks the weights by lr times weight_decay instead.
 
     Raises:
         ValueError: if one is out of range.
@@ -82,7 +84,7 @@ class SGD:
     length.
     """
 
-    lr: Rate
+    lr: Rate = 0.1
     momentum: float = 0.0
     nesterov: bool = False
     weight_decay: Rate = 0.0

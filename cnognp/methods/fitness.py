@@ -48,14 +48,14 @@ class GradientNormPenalty:
     r"""Loss plus gradient norm, :math:`\varphi(z) = f(z) + \lambda \|\nabla f(z)\|_2^2`.
 
     Args:
-        penalty: :math:`\lambda`, not negative.
-        power: ``"squared"`` as published, or ``"norm"`` as in the published code.
+        penalty: weight of the gradient norm in the fitness (lambda), not negative.
+        power: penalise the squared norm (as published) or the norm (as the published code does).
 
     Raises:
         ValueError: if one is out of range.
     """
 
-    penalty: float
+    penalty: float = 0.01
     power: Literal["squared", "norm"] = "squared"
     needs_gradient = True
 

@@ -23,19 +23,19 @@ class NoisyState(NamedTuple):
 
 @dataclass(frozen=True)
 class NormalisedGD:
-    r"""Gradient descent by steps of one length, :math:`z \leftarrow z - \eta \, g / \|g\|`.
+    r"""Normalised gradient descent: every step is as long as lr, whatever the gradient's norm.
 
-    Near a minimum it steps to and fro across it, at most :math:`\eta` away. Where the gradient is
-    zero it stays.
+    :math:`z \leftarrow z - \eta \, g / \|g\|`. Near a minimum it steps to and fro across it. Where
+    the gradient is zero it stays.
 
     Args:
-        lr: step length :math:`\eta`, not negative.
+        lr: length of a step, not negative; the method ends at most so far from a minimum.
 
     Raises:
         ValueError: if ``lr`` is out of range.
     """
 
-    lr: Rate
+    lr: Rate = 0.01
 
     def __post_init__(self):
         require_not_negative("lr", self.lr)
@@ -55,12 +55,14 @@ class NormalisedGD:
 
 @dataclass(frozen=True)
 class NiG:
-    r"""Gradient descent with noise in the gradient, :math:`z \leftarrow z - \eta (g + \zeta)`.
+    r"""Gradient descent with noise in the gradient, uniform in a ball.
+
+    :math:`z \leftarrow z - \eta (g + \zeta)`.
 
     Args:
-        lr: step length :math:`\eta`, not negative.
-        rho: radius of the ball that :math:`\zeta` is drawn from, not negative.
-        per_tensor: see `uniform_ball`.
+        lr: step length, not negative.
+        rho: radius of the ball that the noise is uniform in, not negative.
+        per_tensor: a ball for each tensor, its radius rho times the norm of the tensor.
 
     Raises:
         ValueError: if one is out of range.
@@ -68,8 +70,8 @@ class NiG:
     Reference: Ge, Huang, Jin & Yuan (2015); with noise from a ball, Inan, Liu & Shehu (2024).
     """
 
-    lr: Rate
-    rho: float
+    lr: Rate = 0.1
+    rho: float = 0.05
     per_tensor: bool = False
 
     def __post_init__(self):
@@ -92,18 +94,18 @@ class NiG:
 
 @dataclass(frozen=True)
 class NiM:
-    r"""Gradient descent with noise in the model, where the gradient has become small.
+    r"""Gradient descent with noise in the model, added where the gradient has become small.
 
     If :math:`\|g\| < \epsilon` and :math:`t > \tau`, :math:`z \leftarrow z + \zeta` and the
     gradient is taken anew; then :math:`z \leftarrow z - \eta g`. t is the number of gradients that
     the member has used, the one at z included.
 
     Args:
-        lr: step length :math:`\eta`, not negative.
-        rho: radius of the ball that :math:`\zeta` is drawn from, not negative.
+        lr: step length, not negative.
+        rho: radius of the ball that the noise is uniform in, not negative.
         eps: gradient norm below which noise is added, not negative; 0 is gradient descent.
         tau: gradients before the first noise, at least 0.
-        per_tensor: see `uniform_ball`.
+        per_tensor: a ball for each tensor, its radius rho times the norm of the tensor.
 
     Raises:
         ValueError: if one is out of range.
@@ -112,8 +114,8 @@ class NiM:
     perturbations; with tau at the beginning only, Inan, Liu & Shehu (2024).
     """
 
-    lr: Rate
-    rho: float
+    lr: Rate = 0.1
+    rho: float = 0.05
     eps: float = 1e-3
     tau: int = 100
     per_tensor: bool = False

@@ -126,7 +126,8 @@ class LBFGSGoldenSection:
         history: pairs that are remembered, at least 1.
         trials: evaluations in a line search at most, at least 1; not used with ``published``.
         tolerance: of the step length, relative, positive; not used with ``published``.
-        published: the published line search.
+        published: the line search as published, of 6 trials, which may raise the loss; trials and
+            tolerance are then not used.
 
     Raises:
         ValueError: if one is out of range.

@@ -1,297 +1,230 @@
-"""The methods by name, each as a function with plain keywords that returns a `Method`.
+"""The methods by name: a table of what each is made of.
 
-The command line reads names, keywords and descriptions from here, so this module imports torch only
-when a method is made.
+The command line reads names, keywords and descriptions from here. They come from the sources of the
+classes, and torch is imported only when a method is made.
 """
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any
 
-from cnognp.methods.builders import descent, noise, sharpness
-from cnognp.methods.builders.parts import Decay, scheduled, trained
+from cnognp.methods.composition import Base, Centralisation, Data, Schedule, class_of
+from cnognp.methods.keywords import Keyword, keywords_of
 
 if TYPE_CHECKING:
     from cnognp.method import Method
-else:
-    # So that typing.get_type_hints resolves the return type without torch.
-    Method = Any
 
-Randomness = Literal["particle", "tensor", "coordinate"]
-BATCH = 32
+BATCH = Data.batch_size
 """Samples in a mini-batch where nobody has said how many."""
 
-
-def gd(
-    lr: float = 0.1,
-    schedule: Decay = "constant",
-    horizon: int = 100,
-    warmup: int = 0,
-) -> "Method":
-    """Gradient descent on the whole data: z <- z - lr grad f(z).
-
-    Args:
-        lr: step length; a minimum with largest eigenvalue l attracts only below 2 / l.
-        schedule: how lr falls: not at all, to a tenth after each third of the horizon, or like a
-            cosine.
-        horizon: iterations that the schedule spans.
-        warmup: iterations over which lr first rises from near 0; they belong to the horizon.
-    """
-    given = locals()
-    from cnognp.methods.descent import GradientDescent
-
-    return scheduled(GradientDescent(lr=lr), given)
+_TRAINED = (Data, Schedule)
+_BASED = (Base, Data, Schedule)
+_PULLS = "inertia cognitive social randomness"
 
 
-def sgd(
-    lr: float = 0.1,
-    momentum: float = 0.0,
-    nesterov: bool = False,
-    weight_decay: float = 0.0,
-    decoupled: bool = False,
-    batch_size: int = 32,
-    schedule: Decay = "constant",
-    horizon: int = 100,
-    warmup: int = 0,
-) -> "Method":
-    """Stochastic gradient descent with momentum; one iteration is one epoch of mini-batches.
+@dataclass(frozen=True)
+class Named:
+    """What a name stands for.
 
     Args:
-        lr: step length.
-        momentum: factor on the velocity, from 0 to below 1.
-        nesterov: look ahead along the velocity.
-        weight_decay: added to the gradient, times the weights.
-        decoupled: the decay shrinks the weights by lr times weight_decay instead.
-        batch_size: samples in a mini-batch; 0 takes one step on the whole data.
-        schedule: how lr falls: not at all, to a tenth after each third of the horizon, or like a
-            cosine.
-        horizon: iterations that the schedule spans.
-        warmup: iterations over which lr first rises from near 0; they belong to the horizon.
+        place: ``module:Class`` of the step.
+        groups: what is composed with it, from the inside out.
+        keys: keywords of the class that the name has; all if empty.
+        defaults: where they differ from those of the class.
+        fixed: keywords of the class that make the name; they cannot be given.
+        parts: fields of the class that are made of keywords of their own, as ``module:Class``.
+        outermost: the class goes around everything else, and not around its base alone.
+        says: first line of the documentation, where several names share a class.
     """
-    given = locals()
-    from cnognp.methods.descent import SGD
 
-    step = SGD(
-        lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay, decoupled=decoupled
-    )
-    return trained(step, given)
+    place: str
+    groups: tuple[Any, ...] = ()
+    keys: str = ""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    parts: Mapping[str, str] = field(default_factory=dict)
+    outermost: bool = False
+    says: str = ""
 
+    def keywords(self) -> dict[str, Keyword]:
+        """Every keyword of the name; the base's lr first."""
+        found = {}
+        if Base in self.groups:
+            found["lr"] = _of_group(Base)["lr"]
+        listed: dict[str, Keyword] = {}
+        for place in (self.place, *self.parts.values()):
+            listed |= keywords_of(place)[1]
+        found |= {key: listed[key] for key in self.keys.split() or listed}
+        for group in self.groups:
+            found |= {key: keyword for key, keyword in _of_group(group).items() if key != "lr"}
+        changed = {key: found[key]._replace(default=self.defaults[key]) for key in self.defaults}
+        return found | changed
 
-def egd(lr: float = 0.1) -> "Method":
-    """The swarm without attraction: every member follows its own Euler gradient flow.
+    def make(self, given: Mapping[str, Any]) -> "Method":
+        """The method that the keywords, all of them, describe.
 
-    Args:
-        lr: Euler step of the flow.
-    """
-    return cno(lr=lr, cognitive=0.0, social=0.0, batch_size=0)
-
-
-def cno(
-    lr: float = 0.1,
-    inertia: float = 1.0,
-    cognitive: float = 0.1,
-    social: float = 0.1,
-    randomness: Randomness = "particle",
-    batch_size: int | None = None,
-    momentum: float = 0.0,
-    weight_decay: float = 0.0,
-    box: tuple[float, float] | None = None,
-    mutation: float = 0.0,
-    horizon: int = 100,
-    stale_fitness: bool = False,
-) -> "Method":
-    """Collaborative neurodynamic optimisation: gradient steps, drawn to the best points so far.
-
-    An iteration is an epoch of mini-batches. As published for small networks: ``batch_size=0``, and
-    pulls from 0.1 to 1; one step in an iteration trains few networks within a hundred of them, and
-    pulls of 0.5 put all members on one point after some twenty.
-
-    Args:
-        lr: Euler step of each member's gradient flow.
-        inertia: factor on that step (the paper's omega; no velocity is remembered).
-        cognitive: largest pull towards a member's own best point (c1).
-        social: largest pull towards the best point of all (c2).
-        randomness: one random factor per particle, per tensor, or per coordinate.
-        batch_size: samples in a mini-batch, an epoch of which is one iteration; 0 takes one step on
-            the whole data, as published. If none is given: 32 in training where the data fall into
-            samples, else 0.
-        momentum: of the epoch's steps.
-        weight_decay: of the epoch's steps.
-        box: (low, high) that every coordinate is clipped to.
-        mutation: diversity below which members mutate by a wavelet; 0 for never. Needs a box.
-        horizon: iterations over which the mutation narrows.
-        stale_fitness: the published code's mistake, the fitness of the previous point; for
-            comparison only.
-    """
-    from cnognp.methods.fitness import Loss
-
-    return _swarm(Loss(), locals())
+        Raises:
+            ValueError: if one is out of range.
+        """
+        groups = [group(**{key: given[key] for key in _of_group(group)}) for group in self.groups]
+        shared = {key for group in self.groups for key in _of_group(group)}
+        own = {key: value for key, value in given.items() if key not in shared}
+        for name, place in self.parts.items():
+            mine = keywords_of(place)[1]
+            own[name] = class_of(place)(**{key: own.pop(key) for key in mine})
+        kind = class_of(self.place)
+        kind = partial(getattr(kind, "named", kind), **self.fixed)
+        method: Any = None
+        if Base in self.groups:
+            method = groups.pop(0).step()
+        if not self.outermost:
+            method = kind(method, **own) if method else kind(**own)
+        for group in groups:
+            method = group.around(method, evaluate=not self.outermost)
+        return kind(method, **own) if self.outermost else method
 
 
-def cnognp(
-    lr: float = 0.1,
-    penalty: float = 0.01,
-    power: Literal["squared", "norm"] = "squared",
-    inertia: float = 1.0,
-    cognitive: float = 0.1,
-    social: float = 0.1,
-    randomness: Randomness = "particle",
-    batch_size: int | None = None,
-    momentum: float = 0.0,
-    weight_decay: float = 0.0,
-    box: tuple[float, float] | None = None,
-    mutation: float = 0.0,
-    horizon: int = 100,
-    stale_fitness: bool = False,
-) -> "Method":
-    """CNO whose fitness adds a gradient norm penalty to the loss.
-
-    An iteration is an epoch of mini-batches. As published for small networks: ``batch_size=0``, and
-    pulls from 0.1 to 1; one step in an iteration trains few networks within a hundred of them, and
-    pulls of 0.5 put all members on one point after some twenty.
-
-    Args:
-        lr: Euler step of each member's gradient flow.
-        penalty: weight of the gradient norm in the fitness (lambda).
-        power: penalise the squared norm (as published) or the norm (as the published code does).
-        inertia: factor on that step (the paper's omega; no velocity is remembered).
-        cognitive: largest pull towards a member's own best point (c1).
-        social: largest pull towards the best point of all (c2).
-        randomness: one random factor per particle, per tensor, or per coordinate.
-        batch_size: samples in a mini-batch, an epoch of which is one iteration; 0 takes one step on
-            the whole data, as published. If none is given: 32 in training where the data fall into
-            samples, else 0.
-        momentum: of the epoch's steps.
-        weight_decay: of the epoch's steps.
-        box: (low, high) that every coordinate is clipped to.
-        mutation: diversity below which members mutate by a wavelet; 0 for never. Needs a box.
-        horizon: iterations over which the mutation narrows.
-        stale_fitness: the published code's mistake, the fitness of the previous point; for
-            comparison only.
-    """
-    from cnognp.methods.fitness import GradientNormPenalty
-
-    return _swarm(GradientNormPenalty(penalty, power), locals())
+def _of_group(group: Any) -> Mapping[str, Keyword]:
+    return keywords_of(f"composition:{group.__name__}")[1]
 
 
-def pso(
-    inertia: float = 0.7298,
-    cognitive: float = 1.49618,
-    social: float = 1.49618,
-    randomness: Randomness = "coordinate",
-    box: tuple[float, float] | None = None,
-) -> "Method":
-    """Particle swarm optimisation with velocity memory; uses no gradient.
-
-    Args:
-        inertia: factor on the velocity (the constriction coefficient of Clerc & Kennedy 2002).
-        cognitive: largest pull towards a member's own best point (c1).
-        social: largest pull towards the best point of all (c2).
-        randomness: one random factor per particle, per tensor, or per coordinate.
-        box: (low, high) that every coordinate is clipped to.
-    """
-    from cnognp.methods.swarm import Swarm
-
-    return Swarm(
-        lr=0.0, inertia=inertia, cognitive=cognitive, social=social, velocity=True,
-        randomness=randomness, box=box,
-    )  # fmt: skip
-
-
-def pso_bfgs(
-    lr: float = 0.1,
-    search_iterations: int = 5,
-    inertia: float = 1.0,
-    cognitive: float = 0.5,
-    social: float = 0.5,
-    randomness: Randomness = "particle",
-    box: tuple[float, float] | None = None,
-) -> "Method":
-    """The swarm with a few limited-memory BFGS iterations as the local search of every member.
-
-    Args:
-        lr: step length of the quasi-Newton iterations.
-        search_iterations: quasi-Newton iterations in a step.
-        inertia: factor on the displacement by the local search.
-        cognitive: largest pull towards a member's own best point (c1).
-        social: largest pull towards the best point of all (c2).
-        randomness: one random factor per particle, per tensor, or per coordinate.
-        box: (low, high) that every coordinate is clipped to.
-    """
-    from cnognp.method import require
-    from cnognp.methods.quasi_newton import LBFGS
-    from cnognp.methods.swarm import Swarm
-
-    require(search_iterations >= 1, "search_iterations", "at least 1", search_iterations)
-    return Swarm(
-        lr=0.0, local=LBFGS(lr=lr, iterations=search_iterations), inertia=inertia,
-        cognitive=cognitive, social=social, randomness=randomness, box=box,
-    )  # fmt: skip
-
-
-def _swarm(fitness: Any, given: dict[str, Any]) -> "Method":
-    """The swarm that `cno` and `cnognp` share, from their keywords.
-
-    Raises:
-        ValueError: if keywords contradict each other.
-    """
-    from cnognp.method import require
-    from cnognp.methods.descent import SGD, Epoch, GradientDescent
-    from cnognp.methods.swarm import Swarm, WaveletMutation
-
-    if given["batch_size"] is None:
-        # Training has settled it before; an objective without samples takes its steps whole.
-        given = {**given, "batch_size": BATCH if given["momentum"] or given["weight_decay"] else 0}
-    for name in ("batch_size", "mutation"):
-        require(given[name] >= 0, name, "at least 0", given[name])
-    local = None
-    steps: Any
-    if given["batch_size"]:
-        extras = {name: given[name] for name in ("momentum", "weight_decay")}
-        # Without them no velocity is carried and kept for nothing.
-        steps = SGD(given["lr"], **extras) if any(extras.values()) else GradientDescent(given["lr"])
-        local = Epoch(steps, given["batch_size"], evaluate=False)
-    elif given["momentum"] or given["weight_decay"]:
-        raise ValueError("momentum and weight_decay belong to mini-batch steps: set batch_size")
-    mutation = None
-    if given["mutation"]:
-        mutation = WaveletMutation(threshold=given["mutation"], horizon=given["horizon"])
-    return Swarm(
-        lr=0.0 if local else given["lr"],
-        local=local,
-        fitness=fitness,
-        inertia=given["inertia"],
-        cognitive=given["cognitive"],
-        social=given["social"],
-        randomness=given["randomness"],
-        box=given["box"],
-        mutation=mutation,
-        stale_fitness=given["stale_fitness"],
-    )
+TABLE: Mapping[str, Named] = {
+    "gd": Named("descent:GradientDescent", (Schedule,)),
+    "sgd": Named("descent:SGD", _TRAINED),
+    "normalised-gd": Named("noise:NormalisedGD", (Schedule,)),
+    "adam": Named(
+        "adaptive:Adam", (Centralisation, *_TRAINED), keys="lr beta1 beta2 eps weight_decay"
+    ),
+    "adamw": Named(
+        "adaptive:AdamW", (Centralisation, *_TRAINED), keys="lr beta1 beta2 eps weight_decay"
+    ),
+    "nig": Named("noise:NiG", (Schedule,)),
+    "nim": Named("noise:NiM", (Schedule,)),
+    **{
+        f"{noise}-{hops}": Named(
+            "basin_hopping:BasinHopping",
+            keys="lr rho eps tau" + (" temperature" if hops == "mbh" else "") + " per_tensor",
+            fixed={"perturbation": part, "acceptance": "always" if hops == "bh" else "monotone"},
+            says=line.format(part),
+        )
+        for hops, line in (
+            ("bh", "Basin hopping by noise in the {}; one iteration is one hop, always accepted."),
+            ("mbh", "Monotone basin hopping by noise in the {}; a hop must lower the loss."),
+        )
+        for noise, part in (("nig", "gradient"), ("nim", "model"))
+    },
+    "sam": Named("sharpness_aware:SAM", _BASED, keys="rho"),
+    "asam": Named(
+        "sharpness_aware:SAM",
+        _BASED,
+        keys="rho eta",
+        defaults={"rho": 0.5, "eta": 0.01},
+        fixed={"adaptive": True},
+        says="Adaptive SAM: the neighbourhood scales with the magnitude of each weight.",
+    ),
+    "gcsam": Named("sharpness_aware:GCSAM", _BASED),
+    "gnp": Named("sharpness_aware:GNP", _BASED),
+    "swa": Named(
+        "averaging:SWA", _BASED, keys="start every", defaults={"start": 75}, outermost=True
+    ),
+    "bfgs": Named("bfgs:BFGS"),
+    "lbfgs-gss": Named("quasi_newton:LBFGSGoldenSection"),
+    "pso": Named(
+        "swarm:Swarm",
+        keys=f"{_PULLS} box",
+        # The constriction of Clerc & Kennedy (2002).
+        defaults={
+            "inertia": 0.7298,
+            "cognitive": 1.49618,
+            "social": 1.49618,
+            "randomness": "coordinate",
+        },
+        fixed={"lr": 0.0, "velocity": True},
+        says="Particle swarm optimisation with velocity memory; uses no gradient.",
+    ),
+    "pso-bfgs": Named(
+        "swarm:Swarm",
+        keys=f"lr search_iterations {_PULLS} box",
+        fixed={"quasi_newton": True},
+        says=(
+            "The swarm with a few limited-memory BFGS iterations as the local search of every "
+            "member."
+        ),
+    ),
+    "egd": Named(
+        "swarm:Swarm",
+        keys="lr",
+        fixed={"cognitive": 0.0, "social": 0.0},
+        says="The swarm without attraction: every member follows its own Euler gradient flow.",
+    ),
+    "cno": Named(
+        "swarm:Swarm",
+        keys=f"lr {_PULLS} batch_size momentum weight_decay box mutation horizon stale_fitness",
+        defaults={"cognitive": 0.1, "social": 0.1},
+        says=(
+            "Collaborative neurodynamic optimisation: gradient steps, drawn to the best points so "
+            "far."
+        ),
+    ),
+    "cnognp": Named(
+        "swarm:Swarm",
+        keys=f"lr penalty power {_PULLS} "
+        "batch_size momentum weight_decay box mutation horizon stale_fitness",
+        defaults={"cognitive": 0.1, "social": 0.1},
+        parts={"fitness": "fitness:GradientNormPenalty"},
+        says="CNO whose fitness adds a gradient norm penalty to the loss.",
+    ),
+}
 
 
-METHODS: Mapping[str, Callable[..., "Method"]] = MappingProxyType({
-    "gd": gd,
-    "sgd": sgd,
-    "normalised-gd": descent.normalised_gd,
-    "adam": descent.adam,
-    "adamw": descent.adamw,
-    "nig": noise.nig,
-    "nim": noise.nim,
-    "nig-bh": noise.nig_bh,
-    "nim-bh": noise.nim_bh,
-    "nig-mbh": noise.nig_mbh,
-    "nim-mbh": noise.nim_mbh,
-    "sam": sharpness.sam,
-    "asam": sharpness.asam,
-    "gcsam": sharpness.gcsam,
-    "gnp": sharpness.gnp,
-    "swa": sharpness.swa,
-    "bfgs": descent.bfgs,
-    "lbfgs-gss": descent.lbfgs_gss,
-    "pso": pso,
-    "pso-bfgs": pso_bfgs,
-    "egd": egd,
-    "cno": cno,
-    "cnognp": cnognp,
-})
+class _Methods(Mapping[str, Callable[..., "Method"]]):
+    """Functions with plain keywords that return a `Method`, made from `TABLE` when asked for."""
+
+    def __getitem__(self, name: str) -> Callable[..., "Method"]:
+        return _function(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(TABLE)
+
+    def __len__(self) -> int:
+        return len(TABLE)
+
+    def __contains__(self, name: object) -> bool:
+        return name in TABLE
+
+
+@cache
+def _function(name: str) -> Callable[..., "Method"]:
+    """The function that makes the methods of a name, with signature, types and documentation."""
+    entry = TABLE[name]
+    keywords = entry.keywords()
+    parameters = [
+        inspect.Parameter(
+            key, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=each.default, annotation=each.kind
+        )
+        for key, each in keywords.items()
+    ]
+    signature = inspect.Signature(parameters, return_annotation=Any)
+
+    def make(*args: Any, **given: Any) -> "Method":
+        try:
+            bound = signature.bind(*args, **given)
+        except TypeError as error:
+            raise TypeError(f"{make.__name__}(): {error}") from None
+        bound.apply_defaults()
+        return entry.make(bound.arguments)
+
+    make.__name__ = make.__qualname__ = name.replace("-", "_")
+    make.__signature__ = signature  # type: ignore[attr-defined]
+    make.__annotations__ = {key: each.kind for key, each in keywords.items()} | {"return": Any}
+    path = f"cnognp.methods.{entry.place.replace(':', '.')}"
+    lines = [f"    {key}: {each.help}" for key, each in keywords.items()]
+    first = entry.says or keywords_of(entry.place)[0]
+    make.__doc__ = "\n".join([first, "", f"Formula and source: `{path}`.", "", "Args:", *lines])
+    return make
+
+
+METHODS: Mapping[str, Callable[..., "Method"]] = _Methods()
+"""Functions with plain keywords that return a `Method`, by name."""

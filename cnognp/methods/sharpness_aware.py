@@ -25,7 +25,7 @@ _TINY = 1e-12
 
 @dataclass(frozen=True)
 class SAM:
-    r"""Sharpness-aware minimisation: the gradient is that at a worse point nearby.
+    r"""Sharpness-aware minimisation: the gradient at a worse point nearby; two for each step.
 
     :math:`e = \rho \, g / \|g\|`, and the base method steps along :math:`\nabla f(z + e)`. With
     ``adaptive`` (ASAM) :math:`T = |z| + \eta` and :math:`e = \rho \, T^2 g / \|T g\|`, so that the
@@ -37,9 +37,9 @@ class SAM:
 
     Args:
         base: what does the step, for instance `SGD` or `Adam`.
-        rho: distance of the neighbour, not negative; a number or (p,).
-        adaptive: scale the neighbourhood by the weights.
-        eta: added to the weights' magnitudes with ``adaptive``, not negative; a number or (p,).
+        rho: distance of the point nearby, not negative; relative to the weights if adaptive.
+        adaptive: the neighbourhood scales with the magnitude of each weight.
+        eta: added to the weights' magnitudes if adaptive, not negative.
 
     Raises:
         ValueError: if one is out of range.
@@ -80,9 +80,10 @@ class SAM:
 
 @dataclass(frozen=True)
 class GCSAM:
-    r"""SAM with gradient centralisation, in the four variants that its sources describe.
+    r"""SAM with centralised gradients, in the variants of its sources.
 
-    With GC as in `cnognp.methods.centralisation.centralised`:
+    The published code has Adam with a step length of 0.0001 as its base. With GC as in
+    `cnognp.methods.centralisation.centralised`:
 
     - A1: :math:`e = \rho \, GC(g) / \|g\|`, the norm before centralisation; descent along
       :math:`\nabla f(z + e)`. The published code. As GC is a projection,
@@ -91,12 +92,15 @@ class GCSAM:
     - A3: e as in A2; descent along :math:`GC(\nabla f(z + e))`.
     - A4: :math:`e = \rho \, g / \|g\|`; descent along :math:`GC(\nabla f(z + e))`.
 
+    With ``adaptive`` the norm is that of :math:`|z| g`, and e is multiplied by :math:`z^2`.
+
     Args:
         base: what does the step, for instance `Adam`.
-        rho: distance of the neighbour, not negative.
-        variant: one of the above.
-        conv_only: centralise only tensors of more than three axes.
-        adaptive: the norm is that of :math:`|z| g`, and :math:`e` is multiplied by :math:`z^2`.
+        rho: distance of the point nearby, not negative.
+        variant: A1 centralises the ascent and divides by the norm before (the published code), A2
+            by the norm after, A3 centralises the descent too, A4 the descent alone.
+        conv_only: centralise only convolutions (tensors of more than three axes).
+        adaptive: the neighbourhood scales with the magnitude of each weight.
 
     Raises:
         ValueError: if one is out of range.
@@ -143,7 +147,7 @@ class GCSAM:
 
 @dataclass(frozen=True)
 class GNP:
-    r"""Gradient norm penalty, in its finite-difference form.
+    r"""Gradient norm penalty: a mixture of the gradients here and at a worse point nearby.
 
     The base method steps along :math:`(1 - \alpha) g + \alpha \nabla f(z + r\,g / \|g\|)`, which
     approximates the gradient of :math:`f + \lambda \|\nabla f\|` with
@@ -153,8 +157,8 @@ class GNP:
 
     Args:
         base: what does the step, for instance `SGD`.
-        alpha: :math:`\alpha`, from 0 to 1.
-        r: distance of the second gradient, not negative.
+        alpha: share of the gradient nearby, from 0 to 1; 0 is the base step, 1 is SAM.
+        r: distance of the point nearby, not negative; the penalty is alpha times r.
 
     Raises:
         ValueError: if one is out of range.

@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 
 from cnognp.method import Info, Method, norms, require
+from cnognp.methods.composition import Data
+from cnognp.methods.descent import SGD, Epoch, GradientDescent
 from cnognp.methods.fitness import Fitness, Loss
+from cnognp.methods.quasi_newton import LBFGS
 from landscape.objective import Objective, value, value_and_grad
 from landscape.randomness import derive, draw_rows
 
@@ -84,23 +87,27 @@ class Swarm:
     of the next step. All members move at once, so that their order does not matter. A fitness that
     is not finite is worse than any other, so that no diverged member leads.
 
+    At a minimum of curvature l with p = g the error shrinks in every step if and only if
+    :math:`\omega \eta l + c_1 + c_2 \le 2`. As published for small networks: no mini-batches, and
+    pulls from 0.1 to 1; one step in an iteration trains few networks within a hundred of them, and
+    pulls of 0.5 put all members on one point after some twenty.
+
     A step costs this evaluation, what the fitness says it costs and what the local search did; the
     first one those of the starts, too.
 
     Args:
-        lr: :math:`\eta` of the gradient step; 0 for none, also where ``local`` takes its place.
+        lr: Euler step of each member's gradient flow; 0 for none, also where ``local`` is set.
         local: another method as the local search.
         fitness: what members are ranked by.
-        inertia: :math:`\omega`.
-        cognitive: :math:`c_1`.
-        social: :math:`c_2`. At a minimum of curvature l with p = g the error shrinks in every step
-            if and only if :math:`\omega \eta l + c_1 + c_2 \le 2`.
+        inertia: factor on the step, or on the velocity where it is remembered (omega).
+        cognitive: largest pull towards a member's own best point (c1).
+        social: largest pull towards the best point of all (c2).
         velocity: whether velocity is remembered (PSO).
-        randomness: one r per ``"particle"``, per ``"tensor"`` (needs a layout) or ``"coordinate"``.
-        box: (low, high) for all coordinates, or one pair for each; positions are clipped to it.
+        randomness: one random factor per particle, per tensor (of a network), or per coordinate.
+        box: (low, high) that every coordinate is clipped to, or one pair for each coordinate.
         mutation: scatters members that came too close; needs a finite box.
-        stale_fitness: rank new positions by the fitness of the previous ones, as the published code
-            does by mistake. The stored best fitness is then not that of the stored best point.
+        stale_fitness: the published code's mistake, the fitness of the previous point; for
+            comparison only. The best fitness is then not that of the best point.
 
     Raises:
         ValueError: if one is out of range, or a mutation has no finite box.
@@ -143,6 +150,65 @@ class Swarm:
             )
         if self.local is not None and self.lr:
             raise ValueError("lr is the step of the swarm's own local search: set lr=0 with local")
+
+    @classmethod
+    def named(
+        cls,
+        *,
+        lr: float = 0.1,
+        quasi_newton: bool = False,
+        search_iterations: int = 5,
+        batch_size: int | None = None,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        box: tuple[float, float] | None = None,
+        mutation: float = 0.0,
+        horizon: int = 100,
+        **keys: Any,
+    ) -> "Swarm":
+        """The swarm, its parts from plain numbers; with ``quasi_newton`` as PSO-BFGS.
+
+        Args:
+            lr: step length of each member's gradient flow, or of its local search.
+            search_iterations: quasi-Newton iterations in a step.
+            batch_size: samples in a mini-batch, an epoch of which is one iteration; 0 takes one
+                step on the whole data, as published. If none is given: 32 in training where the
+                data fall into samples, else 0.
+            momentum: of the epoch's steps.
+            weight_decay: of the epoch's steps.
+            box: (low, high) that every coordinate is clipped to.
+            mutation: diversity below which members mutate by a wavelet; 0 for never. Needs a box.
+            horizon: iterations over which the mutation narrows.
+            **keys: the other fields.
+
+        Raises:
+            ValueError: if keywords are out of range or contradict each other.
+        """
+        local: Method | None = None
+        has_extras = bool(momentum or weight_decay)
+        if batch_size is None:
+            # Training has settled it before; an objective without samples takes its steps whole.
+            batch_size = Data.batch_size if has_extras else 0
+        for name, number in (("batch_size", batch_size), ("mutation", mutation)):
+            require(number >= 0, name, "at least 0", number)
+        if batch_size:
+            # Without them no velocity is carried and kept for nothing.
+            steps: Method = GradientDescent(lr)
+            if has_extras:
+                steps = SGD(lr, momentum, weight_decay=weight_decay)
+            local = Epoch(steps, batch_size, evaluate=False)
+        elif has_extras:
+            raise ValueError("momentum and weight_decay belong to mini-batch steps: set batch_size")
+        elif quasi_newton:
+            require(search_iterations >= 1, "search_iterations", "at least 1", search_iterations)
+            local = LBFGS(lr=lr, iterations=search_iterations)
+        return cls(
+            lr=0.0 if local else lr,
+            local=local,
+            box=box,
+            mutation=WaveletMutation(mutation, horizon) if mutation else None,
+            **keys,
+        )
 
     def init(self, objective: Objective, z: Tensor) -> SwarmState:
         z = self._clipped(z)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cnognp.methods import METHODS, sharpness_aware
-from cnognp.methods.builders.parts import schedule
+from cnognp.methods.composition import Schedule
 from cnognp.methods.descent import GradientDescent
 from cnognp.methods.hyperparameters import require_not_negative
 from cnognp.torch_optim.bases import Base, based
@@ -229,7 +229,8 @@ class SharpnessAware(torch.optim.Optimizer):
                 if key not in _PER_COORDINATE:
                     raise ValueError(f"{key} must be the same in all parameter groups, got {given}")
                 values[key] = self._joined(flat, given)
-        self._decay = schedule({key: values.pop(key) for key in ("schedule", "horizon", "warmup")})
+        decays = {key: values.pop(key) for key in ("schedule", "horizon", "warmup")}
+        self._decay = Schedule(**decays).factors()
         return self._described(**values)
 
     def _described(self, **values: Any) -> Any:

@@ -59,7 +59,7 @@ def stability_of(method: Any, state: Any) -> Stability | None:
             method.lr, method.momentum, nesterov=method.nesterov,
             weight_decay=method.weight_decay, decoupled=decoupled,
         )  # fmt: skip
-    if isinstance(method, (Adam, AdamW)) and state is not None and int(state.round):
+    if isinstance(method, Adam) and state is not None and int(state.round):
         return adam(
             method.lr, method.betas, method.eps, state.square[MEMBER], int(state.round),
             weight_decay=method.weight_decay, decoupled=decoupled,

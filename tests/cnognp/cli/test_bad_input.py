@@ -71,6 +71,8 @@ def refused(call, folder, argv, code, *said):
         ("nonsense", ["unknown verb 'nonsense'", "there are train, analyze, plot"]),
         ("--jsn", ["unknown option --jsn"]),
         ("train", ["which task?", "wine", "my_task.py:make_task"]),
+        ("train wine --method gd --base adam", ["method gd has no --base", "cnognp methods gd"]),
+        ("train wine --method pso --batch-size=3", ["method pso has no --batch-size"]),
         ("train wien", ["'wien'", "Did you mean 'wine'?"]),
         ("train nothing-like-it", ["'nothing-like-it'", ", ".join(TASKS)]),
         ("train wine extra", ["unexpected word 'extra'"]),

@@ -152,6 +152,20 @@ def test_defaults_lose_to_the_file_and_the_file_to_flags_wherever_they_stand(cal
         assert found["method"]["name"] == "sgd" and found["method"]["batch_size"] == 16
 
 
+def test_what_a_method_is_composed_with_is_said_as_flags_of_their_own(call):
+    said = "--method sam --base adam --schedule=cosine --batch-size 32 wine --horizon 7 --warmup 2"
+    found = config(call, *said.split())["method"]
+    assert (found["name"], found["base"], found["schedule"]) == ("sam", "adam", "cosine")
+    assert (found["batch_size"], found["horizon"], found["warmup"]) == (32, 7, 2)
+    with open("f.yaml", "w") as file:
+        file.write("task: wine\nmethod: {name: sam, base: adam, batch_size: 16}\n")
+    subprocess.run(["rm", "-r", "resolved"], check=True)
+    found = config(call, "--batch-size", "8", "--config", "f.yaml")["method"]
+    assert (found["base"], found["batch_size"]) == ("adam", 8)
+    shown = call("train", "wine", "--method", "sam", "--help").out
+    assert "--base {sgd,adam,adamw}, --method.base" in shown
+
+
 def test_another_method_or_task_on_the_command_line_leaves_the_keys_of_the_file_behind(call):
     with open("f.yaml", "w") as file:
         file.write("task: {name: wine, hidden: [4]}\nmethod: {name: cnognp, penalty: 0.5}\n"

@@ -1,1 +1,0 @@
-"""Functions with plain keywords that return a `Method`, for the registry."""

@@ -1,0 +1,57 @@
+"""Keywords that are read from a source without importing it."""
+
+import dataclasses
+import importlib
+import inspect
+import typing
+
+import pytest
+
+from cnognp import METHODS
+from cnognp.methods.composition import BASES, Known
+from cnognp.methods.keywords import descriptions, keywords_of
+from cnognp.methods.registry import TABLE
+
+GROUPS = ("Base", "Centralisation", "Data", "Schedule")
+PLACES = {entry.place for entry in TABLE.values()} | {f"composition:{name}" for name in GROUPS}
+
+
+@pytest.mark.parametrize("place", sorted(PLACES))
+def test_what_is_read_is_what_an_import_finds(place):
+    module, name = place.split(":")
+    kind = getattr(importlib.import_module(f"cnognp.methods.{module}"), name)
+    fields = {each.name: each for each in dataclasses.fields(kind)}
+    special = inspect.signature(kind.named).parameters if hasattr(kind, "named") else {}
+    first, read = keywords_of(place)
+    assert first == inspect.getdoc(kind).split("\n")[0]
+    for key, keyword in read.items():
+        expected = special[key] if key in special else fields[key]
+        assert keyword.default == expected.default, key
+        if hasattr(expected, "annotation") or place.startswith("composition"):
+            hints = typing.get_type_hints(kind.named if key in special else kind)
+            assert keyword.kind == hints[key], key
+    plain = {key for key, each in fields.items() if each.type in (float, int, bool, str)}
+    assert not (plain & set(descriptions(inspect.getdoc(kind)))) - set(read)
+
+
+def test_descriptions_are_joined_to_one_line_and_end_with_their_section():
+    text = "First.\n\nArgs:\n    a: one\n        two.\n    b_c: three.\n\nRaises:\n    d: no.\n"
+    assert descriptions(text) == {"a": "one two.", "b_c": "three."}
+    assert descriptions("First.") == {}
+
+
+def test_every_keyword_is_handed_to_the_class_or_to_one_group():
+    for name, entry in TABLE.items():
+        keys = list(inspect.signature(METHODS[name]).parameters)
+        assert len(keys) == len(set(keys))
+        assert not set(keys) & set(entry.fixed)
+        assert not set(entry.defaults) - set(keys)
+
+
+def test_every_base_has_a_place():
+    assert set(BASES) == set(typing.get_args(Known))
+
+
+def test_an_unknown_keyword_names_the_method():
+    with pytest.raises(TypeError, match=r"sam\(\): got an unexpected keyword argument 'roh'"):
+        METHODS["sam"](roh=0.1)
