@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from cnognp.ranges import require as require
 from landscape.objective import Objective
 
 State = Any
@@ -94,13 +95,3 @@ def kept(objective: Objective, new: Tensor, old: Tensor) -> Tensor:
         return new
     marks = torch.tensor(known, device=new.device).to(new)
     return torch.where(objective.layout.spread(marks) > 0, new, old)  # type: ignore[attr-defined]
-
-
-def require(condition: bool, name: str, expected: str, got: object) -> None:
-    """Nothing, if a hyper-parameter is in range.
-
-    Raises:
-        ValueError: if it is not; names what was expected and what came.
-    """
-    if not condition:
-        raise ValueError(f"{name} must be {expected}, got {got}")

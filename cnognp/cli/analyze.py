@@ -1,17 +1,20 @@
 """``cnognp analyze``: measurements of a run, or of the weights of any model."""
 
 from collections.abc import Iterator
+from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
 
+from docstring_parser import parse
 from jsonargparse import SUPPRESS, ArgumentParser, Namespace
 
-from cnognp.cli import console, words
+from cnognp.cli import console
 from cnognp.cli.arguments import value_of
+from cnognp.measuring.kinds import KINDS
+from cnognp.measuring.settings import Settings, names
 from cnognp.training.config import RunFolder
 
 _KINDS = "gradient,spectrum,trace,line,plane"
-_FLATNESS = "--sharpness."
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 _DIGITS = tuple(".0123456789")
 
@@ -22,8 +25,7 @@ def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
     parser.add_argument("run", type=str, help="folder of a run, or my_task.py:make_task")
     parser.add_argument(
         "--only", type=str, default=_KINDS,
-        help="what to measure: gradient, spectrum, trace, finite-scale (mean curvature at a "
-        "distance), density, sharpness, line, plane; comma-separated",
+        help=f"what to measure: {', '.join(KINDS)}; comma-separated",
     )  # fmt: skip
     parser.add_argument("--member", type=str, default="best", help="best, all, or an index")
     parser.add_argument("--checkpoint", type=str, default="last", help="last, all, or a round")
@@ -33,7 +35,6 @@ def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
     )  # fmt: skip
     parser.add_argument("--out", type=str, default=None, help="folder of the results")
     parser.add_argument("--data", type=str, default=None, help="folder of the task's data")
-    parser.add_argument("--seed", type=int, default=0, help="of directions and random vectors")
     parser.add_argument(
         "--device", type=str, default="", help="as in train; that of the run if none"
     )
@@ -56,115 +57,80 @@ def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
         help="do not check that the loss is one function of the parameters alone",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="one object on standard output")
-    _curvature(parser.add_argument_group("spectrum, trace, finite-scale, density"))
-    _slices(parser.add_argument_group("line, plane"))
-    flat = parser.add_argument_group("sharpness")
-    flat.add_argument(
-        "--measures", type=str, default="", help="names, comma-separated; all if none"
+    parser.add_argument(
+        "--crosscheck", action="store_true", help="eigenvalues and trace by PyHessian too"
     )
-    helps = "-h" in argv or "--help" in argv
-    if any(word.startswith(_FLATNESS) for word in argv) or (
-        helps and "sharpness" in (value_of(argv, "--only") or "")
-    ):
-        # Radii and budgets come with torch, which help without them does not need.
-        from landscape.sharpness import Options
-
-        parser.add_class_arguments(Options, _FLATNESS.strip("-."))
-    elif helps:
-        flat.add_argument(
-            "--sharpness.KEY", type=str, default=SUPPRESS,
-            help="radii and budgets; cnognp analyze RUN --only sharpness --help lists them",
-        )  # fmt: skip
+    _settings(parser, argv)
     return _joined(argv)
 
 
-def _curvature(group: Any) -> None:
-    group.add_argument(
-        "--operator", type=str, default="hessian",
-        help="the matrix: hessian, gauss-newton, fisher-categorical, fisher-gaussian or "
-        "empirical-fisher",
-    )  # fmt: skip
-    group.add_argument(
-        "--where", type=str, default="",
-        help="only its rows and columns of these layers or tensors, comma-separated, * and ? "
-        "allowed; all if not given",
-    )  # fmt: skip
-    group.add_argument("--k", type=int, default=5, help="number of eigenvalues")
-    group.add_argument("--which", type=str, default="LM", help="LM, LA, SA or BE")
-    group.add_argument("--tolerance", type=float, default=1e-3, help="of the eigenvalues, relative")
-    group.add_argument(
-        "--crosscheck", action="store_true", help="eigenvalues and trace by PyHessian too"
-    )
-    group.add_argument(
-        "--trace-method", type=str, default="auto",
-        help="exact (piecewise linear networks), hutchinson, or auto: exact where that holds",
-    )  # fmt: skip
-    group.add_argument("--probes", type=int, default=100, help="random vectors of the trace")
-    group.add_argument(
-        "--scales", type=str, default="1e-3,3e-3,1e-2,3e-2,1e-1",
-        help="distances of finite-scale, standard deviations of each parameter",
-    )  # fmt: skip
-    group.add_argument("--density-steps", type=int, default=100, help="products for each probe")
-    group.add_argument("--density-probes", type=int, default=10, help="random vectors")
+def _settings(parser: ArgumentParser, argv: list[str]) -> None:
+    """Adds the settings of all kinds of measurements, grouped by the kinds that have them."""
+    groups: dict[str, Any] = {}
+    for name, entry in _fields().items():
+        users = ", ".join(kind for kind, page in KINDS.items() if name in _named(page))
+        if users not in groups:
+            groups[users] = parser.add_argument_group(users)
+        group = groups[users]
+        flag, text = f"--{name.replace('_', '-')}", _described(name)
+        if "keys" in entry.metadata:
+            _keys(parser, group, argv, entry, text)
+        elif isinstance(entry.default, bool):
+            group.add_argument(flag, action="store_true", help=text)
+        elif "read" in entry.metadata:
+            how = {"default": entry.metadata["shown"], "metavar": entry.metadata["metavar"]}
+            group.add_argument(flag, type=str, help=text, **how)
+        else:
+            group.add_argument(flag, type=type(entry.default), default=entry.default, help=text)
 
 
-def _slices(group: Any) -> None:
-    group.add_argument("--points", type=int, default=101, help="points along a line")
-    group.add_argument(
-        "--grid",
-        type=str,
-        default="41",
-        metavar="N | NxM",
-        help="points along the sides of a plane",
-    )
-    group.add_argument(
-        "--span", type=str, default="1.0", metavar="S | A:B",
-        help="slices reach from -S to S, or from A to B (--span=-0.5:1)",
-    )  # fmt: skip
-    group.add_argument(
-        "--direction", type=str, default="random",
-        help="random, eigenvectors, gradient, pca of the population, or a file of other weights "
-        "(.safetensors, .pt), which are then at 1",
-    )  # fmt: skip
-    group.add_argument(
-        "--by", type=str, default="",
-        help="directions are normalised by filter, layer, model or none; "
-        "filter for random ones and none for others if not given",
-    )  # fmt: skip
-    group.add_argument(
-        "--seeds", type=int, default=1, help="directions of a line; a band from 2 on"
-    )
-    group.add_argument(
-        "--metrics", type=str, default="",
-        help="further numbers at each point: gradient_norm, lambda_max, trace, metrics of the "
-        "task, test_loss and the like",
-    )  # fmt: skip
-    group.add_argument(
-        "--standard-errors",
-        action="store_true",
-        help="of the loss, over batches of data (16 of them where it is one)",
-    )
-    group.add_argument(
-        "--adaptive", action="store_true", help="measure a plane where it bends, fill in the rest"
-    )
-    group.add_argument(
-        "--statistics", type=str, default="as given",
-        help="of BatchNorm: as given, or reestimated at every point of a slice",
-    )  # fmt: skip
-    group.add_argument("--precision", type=str, default="same", help="same, or bfloat16")
+def _keys(parser: ArgumentParser, group: Any, argv: list[str], entry: Field, text: str) -> None:
+    """Adds a setting that has keys of its own, or one line of help that stands for them."""
+    helps = "-h" in argv or "--help" in argv
+    if any(word.startswith(f"--{entry.name}.") for word in argv) or (
+        helps and entry.name in (value_of(argv, "--only") or "")
+    ):
+        # Such keys come with torch, which help without them does not need.
+        parser.add_class_arguments(entry.metadata["keys"](), entry.name)
+    elif helps:
+        group.add_argument(f"--{entry.name}.KEY", type=str, default=SUPPRESS, help=text)
+
+
+def _named(page: type[Settings]) -> dict[str, Field]:
+    return {entry.name: entry for entry in fields(page)}  # type: ignore[arg-type]
+
+
+def _fields() -> dict[str, Field]:
+    """The settings of all kinds by name; one name is one flag."""
+    return {name: entry for page in KINDS.values() for name, entry in _named(page).items()}
+
+
+def _described(name: str) -> str:
+    """What the documentation of the settings says of one."""
+    pages = (page for kind in KINDS.values() for page in kind.__mro__)
+    for page in pages:
+        for said in parse(vars(page).get("__doc__") or "").params:
+            if said.arg_name == name:
+                return " ".join((said.description or "").split()).replace("`", "").rstrip(".")
+    return ""
 
 
 def command(options: Namespace) -> None:
     """Measures, saves, and prints what came out.
 
     Raises:
+        ValueError: if a measurement does not exist.
         Exception: what a measurement raises, when it is said what was saved before.
         KeyboardInterrupt: likewise.
     """
     from cnognp.measuring import subjects
 
     settings = settings_of(options)
-    kinds = _names(options.only) + ["crosscheck"] * options.crosscheck
+    named = [*names(options.only), *["crosscheck"] * options.crosscheck]
+    for name in named:
+        if name not in settings:
+            raise ValueError(f"unknown measurement {name!r}; there are {', '.join(KINDS)}")
+    kinds = [settings[name] for name in named]
     folder = _folder(options)
     found: dict[str, Any] = {}
     with console.bar() as bar:
@@ -176,7 +142,7 @@ def command(options: Namespace) -> None:
         try:
             for subject in _subjects(options):
                 _check(subject)
-                for name, result in subjects.measured(subject, folder, kinds, settings, told):
+                for name, result in subjects.measured(subject, folder, kinds, told):
                     found[name] = result
         except (Exception, KeyboardInterrupt):
             if found:
@@ -185,6 +151,8 @@ def command(options: Namespace) -> None:
     if options.unchecked:
         console.note("not checked: whether the loss is one function of the parameters alone")
     for name, result in found.items():
+        if older := result.provenance.get("set_aside"):
+            console.note(f"{name}.h5 had other settings; that result is now {older}")
         kept = result.provenance.get("towards", {}).get("kept") or ()
         if options.statistics == "reestimated":
             kept = [name for name in kept if not name.endswith(_STATISTICS)]
@@ -195,86 +163,31 @@ def command(options: Namespace) -> None:
                 f"{options.direction}"
             )
     if options.json:
-        document = {name: words.numbers(result) for name, result in found.items()}
+        document = {name: result.numbers() for name, result in found.items()}
         console.emit({"folder": str(folder), "results": document})
         return
-    rows = [(name, *words.summary(result)) for name, result in found.items()]
+    rows = [(name, *result.said()) for name, result in found.items()]
     console.table(str(folder), ("result", "what it says", "how it ended"), rows)
     for name, result in found.items():
-        for title, columns, entries in words.tables(result):
+        for title, columns, entries in result.tables():
             console.table(f"{name}: {title}", columns, entries)
 
 
-def settings_of(options: Namespace) -> Any:
-    """The settings that the arguments ask for.
+def settings_of(options: Namespace) -> dict[str, Settings]:
+    """The settings that the arguments ask for, by kind; all are checked, whatever is measured.
 
     Raises:
         ValueError: if one is out of range.
     """
-    from cnognp.measuring.measures import Settings
-    from landscape.sharpness import Options
-
-    flat = vars(options).get("sharpness")
-    return Settings(
-        operator=options.operator, where=_names(options.where), scales=_numbers(options.scales),
-        k=options.k, which=options.which, tolerance=options.tolerance,
-        trace_method=options.trace_method, probes=options.probes,
-        density_steps=options.density_steps, density_probes=options.density_probes,
-        points=options.points, grid=_sides(options.grid), span=_reach(options.span),
-        direction=options.direction, by=options.by, seeds=options.seeds,
-        metrics=_names(options.metrics), standard_errors=options.standard_errors,
-        adaptive=options.adaptive, precision=options.precision, statistics=options.statistics,
-        measures=_names(options.measures), seed=options.seed,
-        sharpness=Options(**flat.as_dict()) if flat else Options(),
-    )  # fmt: skip
-
-
-def _names(words: str) -> list[str]:
-    return [word.strip() for word in words.split(",") if word.strip()]
-
-
-def _numbers(words: str) -> list[float]:
-    """The numbers.
-
-    Raises:
-        ValueError: if a word is none.
-    """
-    try:
-        return [float(word) for word in _names(words)]
-    except ValueError:
-        raise ValueError(f"scales must be numbers, comma-separated, got {words!r}") from None
-
-
-def _sides(words: str) -> int | tuple[int, int]:
-    """The points along each side of a plane, or along one and the other.
-
-    Raises:
-        ValueError: if the text says neither.
-    """
-    try:
-        sides = [int(word) for word in words.lower().split("x")]
-    except ValueError:
-        sides = []
-    if len(sides) not in (1, 2):
-        raise ValueError(f"--grid: expected points such as 41, or 41x21, got {words}")
-    return sides[0] if len(sides) == 1 else (sides[0], sides[1])
-
-
-def _reach(words: str) -> float | tuple[float, float]:
-    """How far slices reach, or from where to where.
-
-    Raises:
-        ValueError: if the text says neither.
-    """
-    try:
-        ends = [float(word) for word in words.split(":")]
-    except ValueError:
-        ends = []
-    if len(ends) not in (1, 2):
-        raise ValueError(
-            f"--span: expected a number such as 0.5, or two such as -0.5:1, got {words}"
-        )
-    return ends[0] if len(ends) == 1 else (ends[0], ends[1])
+    given: dict[str, Any] = {}
+    for name, entry in _fields().items():
+        value = vars(options).get(name)
+        if "keys" in entry.metadata:
+            value = entry.metadata["keys"]()(**(value.as_dict() if value else {}))
+        given[name] = entry.metadata["read"](value) if "read" in entry.metadata else value
+    return {
+        kind: page(**{name: given[name] for name in _named(page)}) for kind, page in KINDS.items()
+    }
 
 
 def _joined(argv: list[str]) -> list[str]:

@@ -1,5 +1,6 @@
 """The measurements of a run's members, or of given weights, as results in a folder."""
 
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -9,20 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cnognp.measuring.measures import MEASURES, Place, Settings, check, check_apart
+from cnognp.measuring.directions import check_apart
+from cnognp.measuring.place import Place
+from cnognp.measuring.settings import Settings, Slice
 from cnognp.tasks.problem import Problem, problem_of
 from cnognp.training import checkpoint, weights
 from cnognp.training.checkpoint import Checkpoint
 from cnognp.training.config import RunFolder
 from landscape import results
-from landscape.curvature import gradients
 from landscape.files import DamagedFile, UnfitFile, check_writable
 from landscape.objective import check_deterministic
 from landscape.results import Result
 from landscape.slices.metrics import MEASURED
 
-KINDS = ("gradient", *MEASURES)
-SLICES = ("line", "plane")
 # Batches into which data that are one are cut for a standard error over batches.
 _SHARDS = 16
 Told = Callable[[str, int, int], None]
@@ -155,70 +155,87 @@ def of_weights(problem: Problem, file: Path | None) -> Subject:
 def analyze(
     subject: Subject,
     folder: Path,
-    kinds: Sequence[str],
-    settings: Settings,
+    kinds: Sequence[Settings],
     told: Told = lambda name, done, total: None,
 ) -> dict[str, Result]:
     """The results by file name; each is saved into ``folder`` as soon as it is there.
 
     Arguments and errors are those of `measured`.
     """
-    return dict(measured(subject, folder, kinds, settings, told))
+    return dict(measured(subject, folder, kinds, told))
 
 
 def measured(
     subject: Subject,
     folder: Path,
-    kinds: Sequence[str],
-    settings: Settings,
+    kinds: Sequence[Settings],
     told: Told = lambda name, done, total: None,
 ) -> Iterator[tuple[str, Result]]:
     """File names and results, one after the other, each when it is saved in ``folder``.
 
     A slice keeps the cells that are done beside its result until that is saved, so that the same
-    call after a kill goes on where it was.
+    call after a kill goes on where it was. A file of the same name whose result was measured with
+    other settings is kept: it is renamed, with a number, and the new provenance calls it
+    ``set_aside``.
 
     Args:
         subject: the points.
         folder: made where it is missing.
-        kinds: names from `KINDS`.
-        settings: how fine.
+        kinds: what to measure, each from `cnognp.measuring.kinds.KINDS`.
         told: called with the name of a file and how many of its parts are done, of how many.
 
     Raises:
-        ValueError: if a kind does not exist, or none is named, a metric or a layer is not known, or
-            a kind does not go with the matrix that is asked for.
+        ValueError: if no kind is named, a metric or a layer is not known, or a kind does
+            not go with the matrix that is asked for.
         DamagedFile: if the file of weights that slices go to cannot be read or is of another model.
         RuntimeError: if the model is random.
         OSError: if the disk refuses.
     """
-    unknown = [kind for kind in kinds if kind not in KINDS]
-    if unknown or not kinds:
-        what = f"unknown measurement {unknown[0]!r}" if unknown else "no measurement is named"
-        raise ValueError(f"{what}; there are {', '.join(KINDS)}")
-    check(subject.problem.as_given, kinds, settings)
-    for name in set(settings.metrics) - set(MEASURED):
+    if not kinds:
+        raise ValueError("no measurement is named")
+    for kind in kinds:
+        kind.check(subject.problem.as_given)
+    sliced = [kind for kind in kinds if isinstance(kind, Slice)]
+    for name in {name for kind in sliced for name in kind.metrics} - set(MEASURED):
         subject.problem.located(name)
     check_deterministic(subject.problem.as_given, subject.population[0])
-    if settings.file is not None and set(kinds) & set(SLICES):
-        subject = _going_to(subject, settings.file)
+    files = {kind.file for kind in sliced if kind.file is not None}
+    towards: dict[Path | None, Subject] = {file: _going_to(subject, file) for file in files}
     check_writable(folder)
     for kind in kinds:
-        points = {"": None} if kind == "gradient" else subject.points
+        at = towards.get(kind.file, subject) if isinstance(kind, Slice) else subject
+        points = {"": None} if kind.whole else at.points
         for name, z in points.items():
-            file = "-".join(filter(None, (kind, name, subject.suffix)))
+            file = "-".join(filter(None, (kind.kind, name, at.suffix)))
+            path = folder / f"{file}.h5"
             told(file, 0, 1)
             began = time.perf_counter()
-            if z is None:
-                result: Result = gradients(subject.objective(None), subject.population)
-            else:
-                result = _measured(subject, kind, z, settings, folder / f"{file}.part", told)
-            took = {"wall_seconds": time.perf_counter() - began, "settings": asdict(settings)}
-            result = replace(result, provenance={**result.provenance, **subject.origin, **took})
-            results.save(result, folder / f"{file}.h5")
-            (folder / f"{file}.part").unlink(missing_ok=True)
+            result = kind.measure(_place(at, kind, z, path.with_suffix(".part"), told))
+            how: dict[str, Any] = {"wall_seconds": time.perf_counter() - began}
+            how["settings"] = asdict(kind)  # type: ignore[call-overload]
+            if (older := _set_aside(path, how["settings"])) is not None:
+                how["set_aside"] = older
+            result = replace(result, provenance={**result.provenance, **at.origin, **how})
+            results.save(result, path)
+            path.with_suffix(".part").unlink(missing_ok=True)
             told(file, 1, 1)
             yield file, result
+
+
+def _set_aside(path: Path, settings: dict[str, Any]) -> str | None:
+    """The name that a file with other settings now has; none where there is no such file."""
+    try:
+        before = results.load(path).provenance.get("settings", {})
+    except (FileNotFoundError, DamagedFile):
+        return None
+    # Files of earlier versions hold the settings of all kinds.
+    given = json.loads(json.dumps(settings))
+    if all(before.get(name, value) == value for name, value in given.items()):
+        return None
+    number = 2
+    while (other := path.with_name(f"{path.stem}-{number}.h5")).exists():
+        number += 1
+    return path.rename(other).name
 
 
 def _going_to(subject: Subject, file: Path) -> Subject:
@@ -253,17 +270,16 @@ def _differs(own: Any, other: Any) -> bool:
     return not torch.equal(own.cpu(), other.to(own.dtype))
 
 
-def _measured(
-    subject: Subject, kind: str, z: Tensor, settings: Settings, part: Path, told: Told
-) -> Result:
-    if kind not in SLICES:
-        return MEASURES[kind](subject.place(z), settings)
-    name = part.stem
-    if settings.standard_errors:
+def _place(subject: Subject, kind: Settings, z: Tensor | None, part: Path, told: Told) -> Place:
+    """Where a kind is measured: at one point, or of all members where that is None."""
+    if z is None:
+        return Place(subject.objective(None), subject.population[0], subject.population)
+    if not isinstance(kind, Slice):
+        return subject.place(z)
+    if kind.standard_errors:
         subject = replace(subject, shards=_SHARDS)
-    store = None if settings.seeds > 1 and kind == "line" else part
-    place = subject.place(z, settings.metrics, store, lambda done, total: told(name, done, total))
-    return MEASURES[kind](place, settings)
+    store = part if kind.keeps_cells else None
+    return subject.place(z, kind.metrics, store, lambda done, total: told(part.stem, done, total))
 
 
 def _found(folder: RunFolder, step: str) -> Checkpoint:

@@ -1,10 +1,12 @@
 """The same quantities by two codes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from landscape.results.record import Result, axes
+from landscape.results.record import Result, Said, Table, axes
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -35,3 +37,20 @@ class Crosscheck(Result):
     code_tolerance: float
     status: str
     statistics: str = ""
+
+    def said(self) -> Said:
+        """How far apart the codes are at most."""
+        most = abs(self.difference_in_errors).max()
+        return f"largest difference {most:.2g} errors", self.status
+
+    def tables(self) -> Sequence[Table]:
+        """Every quantity by both codes."""
+        columns = ("quantity", "ours", "error", "PyHessian", "difference", "in errors")
+        rows: list[Sequence[Any]] = [
+            (name, float(ours), float(error), float(theirs), float(theirs - ours), float(ratio))
+            for name, ours, error, theirs, ratio in zip(
+                self.quantities, self.ours, self.error, self.theirs, self.difference_in_errors,
+                strict=True,
+            )
+        ]  # fmt: skip
+        return [("by two codes", columns, rows)]

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from landscape.results.record import Result, axes
+from landscape.results.record import Result, Said, axes, part_said
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -48,6 +48,16 @@ class Spectrum(Result):
     where: str = ""
     statistics: str = ""
 
+    def said(self) -> Said:
+        """The eigenvalues with their bounds, and what they cost."""
+        pairs = zip(self.eigenvalues, self.bounds, strict=True)
+        values = ", ".join(f"{value:.5g} ± {bound:.1g}" for value, bound in pairs)
+        checks = f" and {self.check_products} to check" if self.check_products else ""
+        return (
+            f"{part_said(self.operator, self.where)}eigenvalues {values}",
+            f"{self.status}, {self.products} products{checks}",
+        )
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Gradients(Result):
@@ -58,3 +68,11 @@ class Gradients(Result):
     gradient_norm: np.ndarray = axes("member")
     gradient_max: np.ndarray = axes("member")
     statistics: str = ""
+
+    def said(self) -> Said:
+        """From where to where the norms go, and of how many members."""
+        norms = self.gradient_norm
+        return (
+            f"gradient norms {norms.min():.4g} to {norms.max():.4g}",
+            f"{len(norms)} member{'s' * (len(norms) != 1)}",
+        )

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from landscape.results.record import Result, axes
+from landscape.results.record import Result, Said, axes, part_said
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -63,3 +63,11 @@ class Density(Result):
     where: str = ""
     status: str
     statistics: str = ""
+
+    def said(self) -> Said:
+        """From where to where the nodes go, and what they cost."""
+        ends = f"nodes from {self.nodes.min():.5g} to {self.nodes.max():.5g}"
+        outliers = f"{len(self.outliers)} eigenvalues found on their own"
+        cost = f"{self.probes} probes of {self.steps} steps"
+        said = f"{part_said(self.operator, self.where)}{ends}; {outliers}"
+        return said, f"{self.status}, {cost}"

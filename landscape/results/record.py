@@ -8,7 +8,7 @@ import importlib.metadata
 import json
 import platform
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from datetime import datetime, timezone
 from types import MappingProxyType
@@ -23,6 +23,10 @@ SCHEMA = 1
 # What a file says of itself; a field of such a name is stored under another one.
 _OWN = ("kind", "schema", "axes")
 _APART = MappingProxyType({name: f"field {name}" for name in _OWN})
+Said = tuple[str, str]
+Table = tuple[str, Sequence[str], list[Sequence[Any]]]
+# What a line of JSON leaves to the file.
+_LONG = ("provenance", "vectors", "samples", "nodes", "weights")
 
 
 def axes(*names: str, optional: bool = False) -> Any:
@@ -31,12 +35,19 @@ def axes(*names: str, optional: bool = False) -> Any:
     return field(metadata={"axes": names}, **default)
 
 
+def part_said(operator: str, where: str) -> str:
+    """Which matrix, where it is not the whole Hessian."""
+    matrix = "Hessian" if operator == "Hessian" else f"{operator} matrix"
+    place = f" in {where}" if where else ""
+    return f"of the {matrix}{place}: " if place or matrix != "Hessian" else ""
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Result:
     """A record whose arrays name their axes; all axes of one name have one length.
 
     Arrays become read-only copies. Other fields are text, numbers, tuples of text or dictionaries
-    that JSON can say. Subclasses declare fields and nothing else.
+    that JSON can say. Subclasses declare fields, and what is said of them.
 
     Attributes:
         provenance: where the numbers come from: configuration, seeds, versions, hashes, seconds.
@@ -58,6 +69,23 @@ class Result:
             elif not (value is None and entry.default is None):
                 value = _array(label, entry.metadata["axes"], value, lengths)
             object.__setattr__(self, entry.name, value)
+
+    def said(self) -> Said:
+        """What the result says in words, and how it ended."""
+        return type(self).__name__, getattr(self, "status", "")
+
+    def tables(self) -> Sequence[Table]:
+        """What a line does not hold: titles, columns and rows; none for most results."""
+        return ()
+
+    def numbers(self) -> dict[str, Any]:
+        """The fields by name, without what is long."""
+        judged = self.provenance.get("judged")
+        return (
+            {"kind": type(self).__name__}
+            | {name: value for name, value in vars(self).items() if name not in _LONG}
+            | ({"judged": judged} if judged else {})
+        )
 
 
 def save(result: Result, path: PathLike) -> None:

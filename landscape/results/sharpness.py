@@ -1,10 +1,15 @@
 """Flatness measures of a point, and how far such measures go with generalisation."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from landscape.results.record import Result, axes
+from landscape.results.record import Result, Said, Table, axes
+
+# An error that changes no digit that is shown.
+_SLIGHT = 1e-6
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -49,6 +54,32 @@ class Panel(Result):
     loss: float
     dim: int
     statistics: str = ""
+
+    def said(self) -> Said:
+        """How many measures are defined, and what they cost."""
+        known = sum(value == value for value in self.value)
+        cost = f"{int(self.evaluations.sum())} evaluations, {int(self.products.sum())} products"
+        return f"{known} of {len(self.value)} measures defined", cost
+
+    def tables(self) -> Sequence[Table]:
+        """The measures, and how well each is known."""
+        columns = ("measure", "value", "how well it is known", "unit", "neighbourhood", "note")
+        rows: list[Sequence[Any]] = [
+            (name, number, self._known(i), self.units[i], self.radii[i], self.notes[i])
+            for i, (name, number) in enumerate(zip(self.measures, self.value, strict=True))
+        ]
+        return [("flatness", columns, rows)]
+
+    def _known(self, i: int) -> str:
+        kind, error, low, high = self.kinds[i], self.error[i], self.low[i], self.high[i]
+        if kind == "none":
+            return ""
+        slight = kind in ("exact", "lower bound") and not error > _SLIGHT * abs(self.value[i])
+        if error == error and not slight:
+            return f"{kind}, ± {error:.2g}"
+        if kind == "estimate" and low == low:
+            return f"95 % from {low:.3g} to {high:.3g}"
+        return kind
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -1,14 +1,40 @@
 """The loss along a line, along several lines and over a plane."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from landscape.results.record import Result, axes
+from landscape.results.record import Result, Said, axes
+
+
+class _Slice:
+    """What slices say of the loss at their points."""
+
+    loss: np.ndarray
+    center: float
+
+    def said(self) -> Said:
+        """From where to where the loss goes, and at how many points."""
+        inside = self.loss[abs(self.loss) < float("inf")]
+        extent = (
+            f"loss {inside.min():.5g} to {inside.max():.5g}" if inside.size else "no finite loss"
+        )
+        measured = getattr(self, "evaluated", None)
+        count = self.loss.size if measured is None else int(measured.sum())
+        filled = "" if measured is None else f" measured of {self.loss.size}"
+        return f"{extent}, {self.center:.5g} at the point", f"{count} points{filled}"
+
+    def numbers(self) -> dict[str, Any]:
+        """Its extent, since the slice is in its file."""
+        finite = self.loss[np.isfinite(self.loss)]
+        extent = {"min": finite.min(initial=np.inf), "max": finite.max(initial=-np.inf)}
+        kind = type(self).__name__
+        return {"kind": kind, "center": self.center, "shape": self.loss.shape, **extent}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Line(Result):
+class Line(_Slice, Result):
     """The loss along one direction; ``center`` is the loss at the point itself.
 
     Attributes:
@@ -33,7 +59,7 @@ class Line(Result):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Lines(Result):
+class Lines(_Slice, Result):
     """The loss along several directions of one kind, and the band that they span.
 
     The band is pointwise over the directions: ``mean``, and from ``low`` (the least loss) to
@@ -62,7 +88,7 @@ class Lines(Result):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Surface(Result):
+class Surface(_Slice, Result):
     """The loss on a plane: ``loss[i, j]`` at ``alpha[i], beta[j]``; ``center`` at the point.
 
     Attributes:

@@ -1,10 +1,12 @@
 """Sums over the diagonal of a curvature matrix, the diagonal itself, and its Frobenius norm."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from landscape.results.record import Result, axes
+from landscape.results.record import Result, Said, Table, axes, part_said
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -40,6 +42,14 @@ class Trace(Result):
     tolerance: float = 0.0
     status: str
     statistics: str = ""
+
+    def said(self) -> Said:
+        """The trace with its error and interval, and what it cost."""
+        said = f"{part_said(self.operator, self.where)}trace {self.estimate:.5g}"
+        if self.standard_error:
+            low, high = self.interval
+            said += f" ± {self.standard_error:.2g}, 95 % from {low:.5g} to {high:.5g}"
+        return said, f"{self.method}: {self.status}, {self.products} products"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -79,6 +89,25 @@ class FiniteScaleTrace(Result):
     trace_error: float = float("nan")
     status: str
     statistics: str = ""
+
+    def said(self) -> Said:
+        """At how many distances, beside the trace, and what it cost."""
+        said = f"mean curvature at {len(self.sigma)} distances"
+        beside = f"{said}, trace at the point {self.trace:.5g}"
+        cost = f"{self.probes} probes, {self.evaluations} evaluations"
+        return beside if self.trace == self.trace else said, f"{self.status}, {cost}"
+
+    def tables(self) -> Sequence[Table]:
+        """The curvatures by distance."""
+        columns = ("σ", "curvature", "standard error", "rounding", "")
+        rows: list[Sequence[Any]] = [
+            (sigma, estimate, error, rounding, "" if resolved else "below rounding")
+            for sigma, estimate, error, rounding, resolved in zip(
+                self.sigma, self.estimate, self.standard_error, self.rounding, self.resolved,
+                strict=True,
+            )
+        ]  # fmt: skip
+        return [("curvature at a distance σ, summed over coordinates", columns, rows)]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -20,7 +20,6 @@ from analyses.flatness import (
 from analyses.rank_correlation import LEAST, correlated, holm, resamples, tau_b, telling
 from analyses.trainings import NEAR, distances, half_width, medians, nearest, spread, trainings
 from analyses.verdict import decided
-from cnognp.cli.words import summary, tables
 from cnognp.tasks.problem import problem_of
 from cnognp.training.config import Config as RunConfig
 from cnognp.training.config import RunFolder
@@ -566,6 +565,6 @@ def test_what_is_below_the_noise_is_hollow_without_an_arrow_and_said_so():
     assert [text.get_text() for text in ax.texts] == ["→"]
     assert "below the noise" in drawn_text(flatness.panels({"here": result}))
     assert "below the noise" not in drawn_text(flatness.panels({"here": made}))
-    ((_, _, rows),) = tables(result)
+    ((_, _, rows),) = result.tables()
     assert [row[2] for row in rows] == ["lower bound, ± 0.5", "unresolved, ± 4", "exact"]
-    assert summary(result)[0] == "3 of 3 measures defined"
+    assert result.said()[0] == "3 of 3 measures defined"

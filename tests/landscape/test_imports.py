@@ -30,10 +30,10 @@ MEASURED = {
     "slices.line(risk, z, directions.random(risk.layout, z, g, count=1)[0])",
     "task": "from cnognp.tasks.problem import Problem; from cnognp.tasks import Task\n"
     "from cnognp.measuring import subjects as analysis; from pathlib import Path\n"
-    "from cnognp.measuring.measures import Settings\n"
+    "from cnognp.measuring.kinds import KINDS\n"
     "task = Task(model=model, loss=loss, train=(x, y))\n"
     "subject = analysis.of_weights(Problem(task, torch.device('cpu')), None)\n"
-    "analysis.analyze(subject, Path('out'), ['gradient', 'trace'], Settings(probes=5))",
+    "analysis.analyze(subject, Path('out'), [KINDS['gradient'](), KINDS['trace'](probes=5)])",
 }
 
 

@@ -1,14 +1,20 @@
 """Every measurement of the command line against the functions that it stands for."""
 
 import csv
+import subprocess
+import sys
+from dataclasses import fields
 
 import numpy as np
 import pytest
 import runs
 import torch
 
+from cnognp.cli import analyze
 from cnognp.measuring import subjects
-from cnognp.measuring.measures import MEASURES, Settings, chosen
+from cnognp.measuring.directions import chosen
+from cnognp.measuring.kinds import KINDS
+from cnognp.measuring.kinds.plane import Plane
 from cnognp.training.config import RunFolder
 from landscape import results
 from landscape.curvature import Hessian
@@ -151,7 +157,7 @@ def test_an_adaptive_plane_says_what_it_measured(call, wine, tmp_path):
 def test_directions_are_what_they_are_called(subject, direction):
     z = subject.points[""]
     place = subject.place(z)
-    u, names = chosen(place, Settings(direction=direction), 2)
+    u, names = chosen(place, Plane(direction=direction), 2)
     assert u.shape == (2, len(z)) and len(names) == 2
     hessian = Hessian(subject.objective(z), z.double())
     unit = u.double() / u.double().norm(dim=1, keepdim=True)
@@ -178,12 +184,12 @@ def test_a_plane_that_was_cut_short_goes_on_from_what_is_done(subject, tmp_path)
         if 0 < done < total:
             raise RuntimeError("the machine went down")
 
-    settings = Settings(grid=41, metrics=("gradient_norm",))
-    whole = subjects.analyze(subject, tmp_path / "whole", ["plane"], settings)["plane"]
+    settings = Plane(grid=41, metrics=("gradient_norm",))
+    whole = subjects.analyze(subject, tmp_path / "whole", [settings])["plane"]
     with pytest.raises(RuntimeError, match="went down"):
-        subjects.analyze(subject, tmp_path / "cut", ["plane"], settings, stop)
+        subjects.analyze(subject, tmp_path / "cut", [settings], stop)
     assert not (tmp_path / "cut" / "plane.h5").exists()
-    again = subjects.analyze(subject, tmp_path / "cut", ["plane"], settings)["plane"]
+    again = subjects.analyze(subject, tmp_path / "cut", [settings])["plane"]
     assert np.array_equal(whole.loss, again.loss)
     assert calls[0][0] == "plane"
 
@@ -226,7 +232,7 @@ def test_a_metric_that_is_not_known_is_refused_before_anything_is_measured(call,
 
 def test_every_measurement_is_listed_in_the_help(call):
     said = call("analyze", "--help").out
-    for name in MEASURES:
+    for name in KINDS:
         assert name in said
 
 
@@ -244,3 +250,36 @@ def test_a_result_is_exported_by_the_suffix_of_the_file(call, wine, tmp_path):
     ):
         outcome = call("export", source, wrong)
         assert outcome.code == 2 and message in outcome.err
+
+
+def test_a_file_with_other_settings_is_set_aside(call, wine, tmp_path):
+    argv = ("analyze", wine, "--out", tmp_path, "--only", "trace", "--trace-method", "hutchinson")
+    assert call(*argv, "--probes", 5).err == ""
+    assert call(*argv, "--probes", 5, "--grid", 9).err == ""
+    first = results.load(tmp_path / "analysis" / "trace.h5")
+    outcome = call(*argv, "--probes", 6)
+    assert (outcome.code, outcome.err.count("\n")) == (0, 1)
+    assert "trace.h5 had other settings; that result is now trace-2.h5" in outcome.err
+    assert results.load(tmp_path / "analysis" / "trace-2.h5").estimate == first.estimate
+    assert call(*argv, "--probes", 7).code == 0
+    files = {path.name: results.load(path) for path in (tmp_path / "analysis").glob("*.h5")}
+    probes = {name: found.provenance["settings"]["probes"] for name, found in files.items()}
+    assert probes == {"trace.h5": 7, "trace-2.h5": 5, "trace-3.h5": 6}
+
+
+def test_every_setting_is_one_flag_with_a_line_of_help(call):
+    said = call("analyze", "--help").out
+    defaults: dict = {}
+    for kind, page in KINDS.items():
+        for entry in fields(page):
+            assert f"--{entry.name.replace('_', '-')}" in said
+            assert analyze._described(entry.name), f"{kind} says nothing of {entry.name}"
+            given = getattr(page(), entry.name)
+            assert defaults.setdefault(entry.name, given) == given
+            if "shown" in entry.metadata:
+                assert entry.metadata["read"](entry.metadata["shown"]) == given
+
+
+def test_help_needs_no_torch():
+    code = "import sys; from cnognp.measuring import kinds; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], env=runs.ENVIRONMENT).returncode == 0

@@ -1,5 +1,7 @@
 """Measurements of runs and of weights: equal to plain torch, and with where they come from."""
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 import runs
@@ -12,7 +14,7 @@ from torch.nn.utils import vector_to_parameters
 
 from cnognp import tasks
 from cnognp.measuring import subjects
-from cnognp.measuring.measures import Settings
+from cnognp.measuring.kinds import KINDS
 from cnognp.training import checkpoint
 from cnognp.training.config import RunFolder
 from landscape import directions, results
@@ -127,13 +129,15 @@ def test_every_result_says_where_it_comes_from(call, wine, tmp_path):
     found = measured(call, wine, tmp_path, "--seed", 4, "--member", "all")
     meta = runs.final(wine).meta
     assert len(found) == 1 + 4 * 3
-    for result in found.values():
+    for name, result in found.items():
         origin = result.provenance
         assert origin["run"] == (wine / "run.yaml").read_text()
         assert yaml.safe_load(origin["run"])["seed"] == 0
         assert (origin["round"], origin["member"]) == (12, "all")
         assert (origin["model"], origin["data"]) == (meta["model"], meta["data"])
-        assert origin["settings"]["seed"] == 4 and origin["settings"]["grid"] == 3
+        own = {entry.name for entry in fields(KINDS[name.partition("-")[0]])}
+        assert origin["settings"].keys() == own and origin["settings"].get("seed", 4) == 4
+        assert origin["settings"].get("grid", 3) == 3
         assert {"python", "torch", "numpy", "h5py", "cnognp"} <= set(origin["versions"])
         assert 0 < origin["wall_seconds"] < 600 and origin["created"]
 
@@ -305,9 +309,10 @@ def test_a_checkpoint_without_members_of_the_model_is_refused(call, forks, tmp_p
 
 def test_what_is_asked_for_is_checked_before_anything_is_measured(wine, tmp_path):
     subject = subjects.of_run(RunFolder(wine), "best", "last", "", False)
-    for kinds, message in ((["gradient", "spektrum"], "'spektrum'"), ([], "no measurement")):
+    missing = KINDS["spectrum"](where=("head",))
+    for kinds, message in (([missing], "'head'"), ([], "no measurement")):
         with pytest.raises(ValueError, match=message):
-            subjects.analyze(subject, tmp_path / "out", kinds, Settings())
+            subjects.analyze(subject, tmp_path / "out", kinds)
     assert not (tmp_path / "out").exists()
 
 
@@ -318,4 +323,6 @@ def test_what_is_asked_for_is_checked_before_anything_is_measured(wine, tmp_path
 )  # fmt: skip
 def test_settings_out_of_range_are_refused(field, value):
     with pytest.raises(ValueError, match=f"{field} must be .*, got {value}"):
-        Settings(**{field: value})
+        for page in KINDS.values():
+            if field in page.__dataclass_fields__:
+                page(**{field: value})

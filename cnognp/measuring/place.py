@@ -1,0 +1,36 @@
+"""Where a measurement is taken."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from landscape.results import Result
+else:
+    # The command line's help reads what can be measured, and needs neither torch nor HDF5 for it.
+    Result = Tensor = Any
+
+
+class Place(NamedTuple):
+    """Where a measurement is taken.
+
+    Attributes:
+        objective: what is measured, its statistics those of the point.
+        z: (p,), the point; the first member where all are measured at once.
+        population: (n, p), all members.
+        metrics: further objectives of the task by name, such as its accuracy.
+        store: where a slice keeps the cells that are done, until it is saved.
+        progress: called with the number of points done and of all.
+        towards: (p,), the other point that slices go to, where they do.
+    """
+
+    objective: Any
+    z: Tensor
+    population: Tensor
+    metrics: Mapping[str, Any] = MappingProxyType({})
+    store: Path | None = None
+    progress: Callable[[int, int], None] | None = None
+    towards: Tensor | None = None
