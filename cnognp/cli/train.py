@@ -45,6 +45,10 @@ def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
         "--record-curvature", "--record_curvature", type=int, default=0,
         help="rounds between records of sharpness and trace; 0: none",
     )  # fmt: skip
+    parser.add_argument(
+        "--judge-every", "--judge_every", type=int, default=0,
+        help="epochs between judgements on the whole data; 0: 1 for small tasks, 10 for large",
+    )  # fmt: skip
     parser.add_argument("--data", type=str, default=None, help="folder of the task's data")
     parser.add_argument("--out", type=str, default=None, help="the run's folder; runs/TASK if none")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
@@ -110,6 +114,7 @@ def config_of(options: Namespace) -> Config:
         threads=options.threads,
         checkpoint_every=options.checkpoint_every,
         record_curvature=options.record_curvature,
+        judge_every=options.judge_every,
         task_options=task,
         method_options=method,
     )

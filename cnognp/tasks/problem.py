@@ -3,6 +3,7 @@
 import copy
 import hashlib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import cached_property
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from cnognp.method import Method
 from cnognp.methods import METHODS
 from cnognp.methods.descent import Epoch
+from cnognp.tasks import memory
 from cnognp.tasks.registry import load
 from cnognp.tasks.task import Task
 from landscape.networks.batches import dense_parts, tensors_of
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
     from cnognp.training.config import Config
 
 SPLITS = ("train", "validation", "test")
-_BATCH = 4096
 # What NumPy and HDF5 know.
 _KEPT = (torch.float16, torch.float32, torch.float64)
 
@@ -75,6 +76,7 @@ class Problem:
             **self._options,
         }
         self._splits: dict[str, Data | None] = {}
+        self._together: int | None = None
 
     @cached_property
     def training(self) -> Risk:
@@ -126,13 +128,14 @@ class Problem:
         """Loss and metrics of the point ``z`` on every split that the task has."""
         measures = {"loss": self._loss, **self.task.metrics}
         found: dict[str, dict[str, float]] = {}
+        frozen = self.at(z)
         for split in SPLITS:
             data = self.data(split)
             found[split] = (
                 {}
                 if data is None
                 else {
-                    name: float(value(self._risk(data, measure, z), z))
+                    name: float(value(self._risk(data, measure, frozen), z))
                     for name, measure in measures.items()
                 }
             )
@@ -155,7 +158,7 @@ class Problem:
         data = self.data(split)
         if own_statistics:
             return self.as_given.measuring(measure, data)
-        return self._risk(data, measure, z)
+        return self._risk(data, measure, self.at(z))
 
     def located(self, name: str) -> tuple[str, Any]:
         """The split and the function of a metric of the task.
@@ -256,11 +259,13 @@ class Problem:
         Raises:
             ValueError: if it does not depend on the parameters at all.
         """
-        z = self.training.point().requires_grad_()
-        with torch.random.fork_rng(devices=[z.device] if z.device.type == "cuda" else []):
-            with torch.enable_grad():
-                depends = next(self.training.terms())(z).requires_grad
-        if not depends:
+        risk = self.training
+        z, first = risk.point().requires_grad_(), risk.data.first
+        # A few samples say it as well, in less memory, where the loss takes them.
+        with suppress(Exception):
+            if memory.slope(risk, memory.few(first), z).requires_grad:
+                return
+        if not memory.slope(risk, first, z).requires_grad:
             raise ValueError(
                 "the training loss does not depend on the parameters: was the output or the loss "
                 "detached, or computed under no_grad?"
@@ -276,7 +281,9 @@ class Problem:
         try:
             # Large batches are cut only where that leaves the loss what it is.
             risk = kind(self._model, self.data("train"), self._loss, **self._options, **options)
-            return risk.limited(_BATCH)
+            if self._together is None:
+                self._together = memory.judged_together(risk)
+            return risk.limited(self._together)
         except Exception as error:
             if advice := self._advice():
                 raise ValueError(f"{type(error).__name__}: {error}; {advice}") from error
@@ -317,9 +324,9 @@ class Problem:
             "output['loss']"
         )
 
-    def _risk(self, data: Any, measure: Any, z: Tensor) -> Risk:
-        risk = self._judged.measuring(measure, data).limited(_BATCH)
-        return risk.reestimated(z, self.data("train")) if self.normalised else risk
+    def _risk(self, data: Any, measure: Any, frozen: Risk) -> Risk:
+        risk = frozen.measuring(measure, data)
+        return risk if self._together is None else risk.limited(self._together)
 
 
 def _on(device: torch.device, module: nn.Module) -> nn.Module:

@@ -38,6 +38,11 @@ class Config:
         threads: of torch on the CPU; sums depend on it in the last bits. 0 keeps torch's choice.
         checkpoint_every: rounds between checkpoints; 0 for ten in a run.
         record_curvature: rounds between records of the curvature at member 0; 0 for none.
+        judge_every: rounds between judgements of the members on the whole training data, where
+            training by mini-batches does without; the first round and the last are always judged,
+            and the best point is the best of those judged. 0 judges every round of a small task
+            and every tenth of one with more than 2^24 parameters times samples, there without the
+            gradient's norm. In the history, rounds that were not judged are NaN.
         task_options: keywords of the task.
         method_options: keywords of the method.
 
@@ -54,12 +59,13 @@ class Config:
     threads: int = 0
     checkpoint_every: int = 0
     record_curvature: int = 0
+    judge_every: int = 0
     task_options: dict[str, Any] = field(default_factory=dict)
     method_options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
         least = {"members": 1, "iterations": 1, "seed": 0, "threads": 0}
-        least |= {"checkpoint_every": 0, "record_curvature": 0}
+        least |= {"checkpoint_every": 0, "record_curvature": 0, "judge_every": 0}
         for name, bound in least.items():
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < bound:

@@ -29,6 +29,7 @@ from cnognp.training.curvature import (
     save_recording,
     stability_of,
 )
+from cnognp.training.judging import Judging, judging
 from cnognp.training.record import Record
 from cnognp.training.weights import encoded
 from landscape import results
@@ -52,6 +53,7 @@ class Training:
     state: Any
     record: Record
     recorder: CurvatureRecorder | None = None
+    judging: Judging | None = None
     iteration: int = 0
     status: str = RUNNING
     measured: dict[str, Any] = field(default_factory=dict)
@@ -80,7 +82,8 @@ class Training:
             # What cannot be cut so is refused before there is a folder.
             generator = torch.Generator(device="cpu").manual_seed(0)
             next(problem.training.minibatches(size, generator))
-        return cls(config, problem, method, start, None, Record(), recorder)
+        method, when = judging(config, problem, method)
+        return cls(config, problem, method, start, None, Record(), recorder, when)
 
     def restore(self, found: Checkpoint) -> None:
         """Goes to where the checkpoint stands.
@@ -114,6 +117,9 @@ class Training:
         while self.iteration < self.config.iterations:
             state, info = next(rounds)
             self.iteration += 1
+            if self.judging is not None and self.judging.due(self.iteration):
+                objective = next(self.problem.stream(self.method, self._seed, self.iteration))
+                info = self.judging.judged(objective, state, info)
             if self.record.exploded(state, info):
                 self.status = DIVERGED
                 break

@@ -6,6 +6,7 @@ first layers of n members form one (n * features, inputs) matrix; later layers a
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from landscape.networks import traced
 from landscape.networks.batches import Batch
 from landscape.networks.layout import Layout
 from landscape.networks.network import Network
@@ -58,12 +60,17 @@ def stack_of(network: Network, layout: Layout, inputs: Any) -> Stack | None:
     """The chain that a network is on such ``inputs``, or None if it is anything else.
 
     A chain is nested ``nn.Sequential`` of linear layers and pointwise functions on inputs (samples,
-    features), perhaps made so by a leading ``Flatten``; each parameter trainable and used once.
+    features), perhaps made so by a leading ``Flatten``; each parameter trainable and used once. Or
+    a class that calls such modules one after the other, and gives what the chain gives.
     """
     model = network.module
     flat = isinstance(inputs, Tensor) and inputs.ndim == 2
     steps: list[Dense | nn.Module] = []
-    for prefix, module in _leaves(model, ""):
+    leaves = _leaves(model, "")
+    own = any(module._modules for _, module in leaves)
+    if own and isinstance(inputs, Tensor) and inputs.is_floating_point():
+        leaves = traced.chain(model) or []
+    for prefix, module in leaves:
         if type(module) is nn.Linear:
             bias = None if module.bias is None else f"{prefix}bias"
             steps.append(Dense(f"{prefix}weight", bias))
@@ -89,7 +96,10 @@ def stack_of(network: Network, layout: Layout, inputs: Any) -> Stack | None:
     ):
         return None
     shapes = {entry.name: entry.shape for entry in layout.entries}
-    return Stack(tuple(steps), max(shapes[step.weight][0] for step in dense))
+    stack = Stack(tuple(steps), max(shapes[step.weight][0] for step in dense))
+    evaluated = network.mode == "eval"
+    same = not own or traced.agrees(model, inputs, partial(outputs, stack), evaluated)
+    return stack if same else None
 
 
 def members_together(stack: Stack, samples: int) -> int:

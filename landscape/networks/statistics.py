@@ -59,8 +59,12 @@ class _Pool:
     def add(self, activations: Tensor) -> None:
         axes = [axis for axis in range(activations.ndim) if axis != 1]
         count = activations.numel() // activations.shape[1]
-        mean = activations.mean(axes)
-        squares = activations.var(axes, correction=0) * count
+        if activations.dtype in (torch.float32, torch.float64):
+            # What BatchNorm itself uses: a third of the time of a variance over these axes.
+            mean, variance = torch.batch_norm_update_stats(activations, None, None, 0.0)
+        else:
+            mean, variance = activations.mean(axes), activations.var(axes, correction=0)
+        squares = variance * count
         if self.count == 0:
             self.count, self.mean, self._squares = count, mean, squares
             return

@@ -12,7 +12,7 @@ from landscape.networks.layout import Layout
 from landscape.networks.network import drawing
 from landscape.objective import ordinary
 
-_TRIED = 1024  # samples
+_TRIED = 128  # samples
 
 if TYPE_CHECKING:
     from landscape.networks.risk import Risk

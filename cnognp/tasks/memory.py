@@ -1,0 +1,63 @@
+"""How many samples are evaluated together, so that memory does not grow with the data."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from landscape.networks import batches as data_batches
+from landscape.networks.batches import Batch
+from landscape.networks.risk import Risk
+
+# A power of two between these, so that what a version of torch keeps more or less of is no matter.
+MOST, LEAST = 4096, 32
+# What a gradient may keep of a batch.
+_BYTES = 1 << 27
+
+
+def judged_together(risk: Risk) -> int:
+    """The samples that a batch may have, by what the graph of a gradient keeps for each.
+
+    Between `LEAST` and `MOST`; the latter where that cannot be found out.
+    """
+    batch = few(risk.data.first)
+    try:
+        kept = _kept(risk, batch)
+    except Exception:
+        # The model and the loss are a user's: what is wrong with them is said elsewhere.
+        return MOST
+    allowed = _BYTES * batch.samples // max(kept, 1)
+    return min(MOST, max(LEAST, 1 << max(allowed, 1).bit_length() - 1))
+
+
+def few(batch: Batch) -> Batch:
+    """Some samples of a batch, where it falls into samples."""
+    large = batch.samples > LEAST and data_batches.rowwise(batch)
+    return data_batches.spread(batch, LEAST) if large else batch
+
+
+def slope(risk: Risk, batch: Batch, z: Tensor) -> Tensor:
+    """The loss of one batch at ``z`` with its graph; the random state stays as it is."""
+    with torch.random.fork_rng(devices=[z.device] if z.device.type == "cuda" else []):
+        with torch.enable_grad():
+            return next(risk.measuring(risk.loss, risk.data.of([batch])).terms())(z)
+
+
+def _kept(risk: Risk, batch: Batch) -> int:
+    """The bytes that the graph keeps of the activations."""
+    z = risk.point().requires_grad_()
+    own = {t.untyped_storage().data_ptr() for t in (z, *risk.model.parameters.values())}
+    sizes: dict[int, int] = {}
+    # So that no other can lie in the memory of one that was counted.
+    held: list[Any] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            sizes[storage.data_ptr()] = storage.nbytes()
+            held.append(storage)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        slope(risk, batch, z)
+    return sum(sizes.values())

@@ -1,0 +1,78 @@
+"""When the points of a training by mini-batches are judged on the whole data, and at what price."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from cnognp.method import Info, Method, norms
+from cnognp.methods.averaging import SWA
+from cnognp.methods.descent import Epoch
+from cnognp.methods.schedule import Scheduled
+from cnognp.tasks.problem import Problem
+from cnognp.training.config import Config
+from landscape.objective import Objective, value, value_and_grad
+
+SMALL = 1 << 24
+"""Parameters times samples up to which every round is judged, with its gradient."""
+EVERY = 10
+"""Rounds between judgements of what is larger, where the configuration does not say."""
+
+
+@dataclass(frozen=True)
+class Judging:
+    """Which rounds are judged, and whether the gradient's norm is wanted there.
+
+    The first round and the last are always judged.
+
+    Args:
+        every: rounds between judgements.
+        last: the last round.
+        gradient: whether the norm of the gradient is told, which costs twice as much again.
+    """
+
+    every: int
+    last: int
+    gradient: bool
+
+    def due(self, iteration: int) -> bool:
+        """Whether that round is judged."""
+        return iteration in (1, self.last) or iteration % self.every == 0
+
+    def judged(self, objective: Objective, state: Any, info: Info) -> Info:
+        """The info with the loss on the whole objective where the members now are."""
+        z = state.position
+        if not self.gradient:
+            loss = value(objective, z)
+            return Info(z, loss, None, loss, info.evaluations)
+        loss, grad = value_and_grad(objective, z)
+        return Info(z, loss, norms(grad), loss, info.evaluations)
+
+
+def judging(config: Config, problem: Problem, method: Method) -> tuple[Method, Judging | None]:
+    """The method, and when it is judged; None where it tells what it finds in every round.
+
+    A method that judges the end of every epoch only to tell it is given back without that, and is
+    judged from outside. One whose moves need the judgement, as those of a swarm do, and one that
+    takes steps on the whole data, judges by itself.
+    """
+    quiet = _quiet(method)
+    small = problem.training.dim * problem.training.samples <= SMALL
+    every = config.judge_every or (1 if small else EVERY)
+    if quiet == method or (small and every == 1):
+        return method, None
+    return quiet, Judging(every, config.iterations, small)
+
+
+def _quiet(method: Any) -> Any:
+    """The method without what it evaluates only to be told."""
+    if isinstance(method, Scheduled):
+        return replace(method, method=_quiet(method.method))
+    if isinstance(method, Epoch) or (isinstance(method, SWA) and _of_epochs(method.base)):
+        return replace(method, evaluate=False)
+    return method
+
+
+def _of_epochs(method: Any) -> bool:
+    """Whether a round of the method is an epoch that is not judged."""
+    if isinstance(method, Scheduled):
+        return _of_epochs(method.method)
+    return isinstance(method, Epoch) and not method.evaluate
