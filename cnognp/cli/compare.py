@@ -84,7 +84,7 @@ def command(options: Namespace) -> int:
 
 def _curves(histories: dict[str, Path], out: Path) -> list[Path]:
     """The pictures of the learning curves of the runs that have a history."""
-    from figures.page import compared
+    from figures.catalogue import compared
     from figures.style import save
     from landscape.results import load
 

@@ -45,7 +45,7 @@ def draw(files: list[Path], folder: Path) -> list[Path]:
         DamagedFile: if a file is no result, or holds numbers that cannot be drawn.
     """
     from figures.animation import save as animate
-    from figures.page import figures_of, frames_of
+    from figures.catalogue import figures_of, frames_of
     from figures.style import save
     from landscape.results import load
 

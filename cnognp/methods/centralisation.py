@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cnognp.method import Info, Method
+from cnognp.methods.given_gradient import BaseState, redirected_step
 from cnognp.methods.hyperparameters import require_not_negative
-from cnognp.methods.redirection import BaseState, redirected_step
 from landscape.objective import Objective
 
 

@@ -1,7 +1,7 @@
 """SAM and its relatives: methods that take the gradient at a neighbour of each member.
 
-The members themselves never move there: `cnognp.methods.redirection` hands the neighbour's gradient
-to a base method, which does the step from where the members are.
+The members themselves never move there: `cnognp.methods.given_gradient` hands the neighbour's
+gradient to a base method, which does the step from where the members are.
 """
 
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from torch import Tensor
 
 from cnognp.method import Info, Method, norms, require
 from cnognp.methods.centralisation import centralised
+from cnognp.methods.given_gradient import BaseState, redirected_step
 from cnognp.methods.hyperparameters import Rate, require_not_negative
-from cnognp.methods.redirection import BaseState, redirected_step
 from landscape.objective import Objective, value_and_grad
 
 Variant = Literal["A1", "A2", "A3", "A4"]

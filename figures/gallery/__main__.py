@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from PIL import Image
 
-from figures import animation, demo, minima, page, style, surface
+from figures import animation, catalogue, demo, minima, style, surface
 from landscape.files import replacing
 from landscape.results import Result, Stationary, Surface, Walks, load
 
@@ -49,13 +49,13 @@ def main(runs: Path) -> None:
     """
     for file, names in PICTURES.items():
         if (runs / file).is_file():
-            drawn = page.figures_of(load(runs / file))
+            drawn = catalogue.figures_of(load(runs / file))
             for kind, name in names.items():
                 write(drawn[kind], name)
     histories = {name: runs / name / "analysis" / "history.h5" for name in COMPARED}
     if all(path.is_file() for path in histories.values()):
         found: dict[str, Any] = {name: load(path) for name, path in histories.items()}
-        write(page.compared(found), "learning-curves")
+        write(catalogue.compared(found), "learning-curves")
     sides = (runs / "wine/analysis/plane.h5", runs / "demo/analysis/himmelblau-gd.h5")
     if all(path.is_file() for path in sides):
         write(overview(*map(load, sides)), "overview")

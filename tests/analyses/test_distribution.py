@@ -20,7 +20,7 @@ from analyses.tabulation import Cell, tabulated
 from cnognp import METHODS
 from cnognp.cli.main import main
 from cnognp.run import run
-from figures import page
+from figures import catalogue
 from landscape.functions import CATALOGUE, himmelblau, six_hump_camel
 from landscape.objective import value
 from landscape.results import Distribution, load, save
@@ -296,7 +296,7 @@ def test_a_configuration_that_cannot_run_is_refused(given, message):
 
 
 def test_the_pictures_show_the_shares_and_what_is_published(descent):
-    shown = page.figures_of(descent)
+    shown = catalogue.figures_of(descent)
     assert sorted(shown) == ["flattest", "shares"]
     bars = shown["shares"].axes
     heights = [bar.get_height() for ax in bars for bar in ax.patches]

@@ -25,7 +25,7 @@ from cnognp.training.config import Config as RunConfig
 from cnognp.training.config import RunFolder
 from cnognp.workers import results_of
 from figures import flatness, sharpness, style
-from figures.page import figures_of
+from figures.catalogue import figures_of
 from landscape.results import Flatness, Panel, load, save, table
 from landscape.sharpness import Options, panel
 

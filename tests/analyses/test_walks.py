@@ -13,7 +13,7 @@ from analyses import cycle, walks
 from analyses.distribution import Config as Table
 from analyses.distribution import maps, measured
 from cnognp import METHODS
-from figures import animation, page, style
+from figures import animation, catalogue, style
 from figures import walks as drawing
 from figures.background import maps as draw_maps
 from figures.demo import moving
@@ -81,7 +81,7 @@ def test_a_member_that_is_lost_has_a_path_to_where_it_left():
     lost = walks.study(config)
     assert not np.isfinite(lost.position[0, -1]).all()
     assert (lost.label == 4).all()
-    assert sorted(page.figures_of(lost)) == ["curves", "paths"]
+    assert sorted(catalogue.figures_of(lost)) == ["curves", "paths"]
 
 
 def test_results_survive_a_file(found, circling, tmp_path):
@@ -195,7 +195,7 @@ def fits(figure):
 
 
 def test_the_pictures_lie_within_their_pages_and_show_the_paths(found, circling):
-    shown = page.figures_of(found) | page.figures_of(circling)
+    shown = catalogue.figures_of(found) | catalogue.figures_of(circling)
     assert sorted(shown) == ["amplitude", "curves", "paths"]
     assert all(fits(figure) for figure in shown.values())
     panels = shown["paths"].axes
@@ -216,7 +216,7 @@ def test_learning_curves_are_medians_of_the_height_by_evaluations(found):
 
 
 def test_the_amplitude_is_drawn_beside_the_prediction(circling):
-    ax = page.figures_of(circling)["amplitude"].axes[1]
+    ax = catalogue.figures_of(circling)["amplitude"].axes[1]
     function, quadratic, predicted = ax.lines
     steps = len(function.get_ydata())
     assert 10 < steps < 40
@@ -252,7 +252,7 @@ def test_maps_side_by_side_show_the_ends_and_shares_of_every_method():
     texts = [text.get_text() for text in drawn["names"][0]]
     share = (result.label[0] == 0).mean()
     assert texts[0] == f"G\N{MINUS SIGN}\n{100 * share:.0f} %"
-    (whole,) = page.figures_of(result).values()
+    (whole,) = catalogue.figures_of(result).values()
     assert (
         fits(whole)
         and [ax.get_title()[:3] for ax in whole.axes] == ["GD", "SAM"]
@@ -262,7 +262,7 @@ def test_maps_side_by_side_show_the_ends_and_shares_of_every_method():
 
 def test_maps_of_a_function_of_one_coordinate_have_their_ends_on_its_graph():
     (result,) = maps(measured(Table(("f2",), ("gd", "cno"), restarts=6, budget=300, members=4)))
-    (whole,) = page.figures_of(result).values()
+    (whole,) = catalogue.figures_of(result).values()
     assert fits(whole)
     dots = next(line for line in whole.axes[0].lines if line.get_label().startswith("restarts"))
     curve = np.interp(dots.get_xdata(), result.alpha, result.surface[:, 0])

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as arrays
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from mpl_toolkits.mplot3d.proj3d import proj_transform
 
-from figures import line, minima, page, population, spectrum, style, surface, trajectory
+from figures import catalogue, line, minima, population, spectrum, style, surface, trajectory
 from figures.levels import levels
 from landscape.results import (
     FiniteScaleTrace,
@@ -224,7 +224,7 @@ RARE = [pytest.param(name, marks=pytest.mark.slow) for name in SAMPLES if name n
 
 @pytest.mark.parametrize("name", [*ORDINARY, *RARE])
 def test_every_figure_lies_within_its_page_and_says_what_its_axes_are(name):
-    figures = page.figures_of(SAMPLES[name])
+    figures = catalogue.figures_of(SAMPLES[name])
     assert list(figures) == ORDINARY.get(name, list(figures)) != []
     for figure in figures.values():
         box = figure.get_tightbbox(FigureCanvasAgg(figure).get_renderer())
@@ -236,12 +236,12 @@ def test_every_figure_lies_within_its_page_and_says_what_its_axes_are(name):
 
 
 def test_a_thing_without_pictures_has_no_figures():
-    assert page.figures_of(object()) == {}
+    assert catalogue.figures_of(object()) == {}
 
 
 def test_importing_the_figures_imports_neither_torch_nor_pyplot():
     program = (
-        "import sys, figures.page, figures.style\n"
+        "import sys, figures.catalogue, figures.style\n"
         "print([m for m in ('torch', 'matplotlib.pyplot') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
@@ -250,7 +250,7 @@ def test_importing_the_figures_imports_neither_torch_nor_pyplot():
 
 def test_drawing_leaves_the_settings_of_matplotlib_as_they_were():
     before = dict(matplotlib.rcParams)
-    page.figures_of(SAMPLES["line"])
+    catalogue.figures_of(SAMPLES["line"])
     assert dict(matplotlib.rcParams) == before
 
 
@@ -493,7 +493,9 @@ def test_the_legend_of_distances_is_in_percent_and_what_is_unknown_is_not_drawn(
     ax = axes()
     trajectory.distance(curves(2, 4, relative=np.array([0, 0.5, NAN, 1, *[NAN] * 4])), ax)
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["100 %", "unknown"]
-    (title,) = [t.get_text() for t in [page.figures_of(SAMPLES["paths of NaN"])["paths"]._suptitle]]
+    (title,) = [
+        t.get_text() for t in [catalogue.figures_of(SAMPLES["paths of NaN"])["paths"]._suptitle]
+    ]
     assert title == "10\xa0points"
 
 
@@ -532,7 +534,7 @@ def test_a_history_can_be_drawn_against_evaluations_and_wants_four_axes():
     drawn = population.history(SAMPLES["history"], panels, against="evaluations")
     assert np.array_equal(drawn[2]["median"].get_xdata(), SAMPLES["history"].evaluations)
     assert panels[1, 1].get_xlabel() == "gradient evaluations of all members"
-    shown = page.figures_of(SAMPLES["history"])["history"].axes[0]
+    shown = catalogue.figures_of(SAMPLES["history"])["history"].axes[0]
     assert shown.lines[0].get_xdata().max() == SAMPLES["history"].evaluations[-1]
     with pytest.raises(ValueError, match="four axes, got 2"):
         population.history(SAMPLES["history"], panels[0])
@@ -548,7 +550,7 @@ def test_runs_are_compared_on_one_axis_of_evaluations_with_the_lowest_so_far():
     lowest = np.minimum.accumulate(many.loss.min(axis=1))
     assert np.array_equal(loss["best"][1].get_ydata(), lowest)
     assert drawn[1]["median"][1].axes.get_xlim() == (0, many.evaluations[-1])
-    both = page.compared({"few": few, "many": many})
+    both = catalogue.compared({"few": few, "many": many})
     assert [text.get_text() for text in both.legends[0].get_texts()] == ["few", "many"]
     with pytest.raises(ValueError, match="at least one run is compared, in two axes; got 0 runs"):
         population.compared({}, style.new_figure().subplots(1, 2))
@@ -557,7 +559,7 @@ def test_runs_are_compared_on_one_axis_of_evaluations_with_the_lowest_so_far():
 def test_many_runs_with_long_names_leave_the_panels_their_room():
     runs = {f"runs/cnognp-wine-lr-0.1-penalty-0.01-seed-{i}": training(wandering(3, 2, i))
             for i in range(14)}  # fmt: skip
-    few, many = page.compared(dict([*runs.items()][:2])), page.compared(runs)
+    few, many = catalogue.compared(dict([*runs.items()][:2])), catalogue.compared(runs)
     for before, after in zip(few.axes, many.axes, strict=True):
         sizes = [ax.get_position().bounds[2:] * ax.figure.get_size_inches()
                  for ax in (before, after)]  # fmt: skip
@@ -634,9 +636,9 @@ def test_shares_are_bars_in_percent_with_intervals_and_exact_fractions_and_else_
 
 
 def test_equal_results_give_equal_files_without_a_date_whatever_the_users_settings(tmp_path):
-    first = style.save(page.figures_of(BOWL)["contour"], tmp_path / "a")
+    first = style.save(catalogue.figures_of(BOWL)["contour"], tmp_path / "a")
     with matplotlib.rc_context({"font.size": 20, "axes.grid": True, "savefig.dpi": 30}):
-        second = style.save(page.figures_of(BOWL)["contour"], tmp_path / "deep" / "b.0")
+        second = style.save(catalogue.figures_of(BOWL)["contour"], tmp_path / "deep" / "b.0")
     assert [path.name for path in second] == ["b.0.png", "b.0.pdf"]
     for one, other in zip(first, second, strict=True):
         assert one.read_bytes() == other.read_bytes()
@@ -649,11 +651,11 @@ def test_equal_results_give_equal_files_without_a_date_whatever_the_users_settin
 def test_files_do_not_depend_on_the_hash_seed_of_the_process(tmp_path):
     program = (
         "import sys, numpy as np\n"
-        "from figures import page, style\n"
+        "from figures import catalogue, style\n"
         "from landscape.results import Line\n"
         "x = np.linspace(-1, 1, 9)\n"
         "result = Line(alpha=x, loss=x**2, center=0.0)\n"
-        "style.save(page.figures_of(result)['line'], sys.argv[1])"
+        "style.save(catalogue.figures_of(result)['line'], sys.argv[1])"
     )
     for seed in ("1", "2"):
         command = [sys.executable, "-c", program, str(tmp_path / seed)]

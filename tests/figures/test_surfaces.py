@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from figures import line, page, style, surface
+from figures import catalogue, line, style, surface
 from figures.levels import levels
 from landscape.results import Line, Lines, Surface
 
@@ -103,7 +103,7 @@ def test_interpolated_cells_carry_a_dot_and_the_legend_says_how_many(draw):
         assert "interpolated" not in draw(plane(bowl, evaluated=whole), axes())
     for scale, span in (("linear", "range"), ("log", "range of log loss")):
         found = replace(result, provenance={"scale": scale, "checked": 12})
-        noted = " ".join(page.figures_of(found)["relief"]._suptitle.get_text().split())
+        noted = " ".join(catalogue.figures_of(found)["relief"]._suptitle.get_text().split())
         error = f"largest error of 12 checked cells: 0.71 % of the {span}"
         assert f"63 measured · others interpolated ({error})" in noted
 
@@ -113,14 +113,14 @@ def test_interpolated_cells_carry_a_dot_and_the_legend_says_how_many(draw):
 
 def test_metrics_and_standard_errors_of_a_plane_have_panels_of_their_own():
     plain = plane(bowl)
-    assert "metrics" not in page.figures_of(plain)
+    assert "metrics" not in catalogue.figures_of(plain)
     accuracy, largest = np.full(plain.loss.shape, 0.5), np.exp(plain.loss)
     accuracy[0, 1] = NAN
     found = replace(
         plain, standard_error=0.1 * plain.loss + 0.1, metrics=("accuracy", "lambda_max"),
         metric_values=np.stack([accuracy, largest]),
     )  # fmt: skip
-    figure = page.figures_of(found)["metrics"]
+    figure = catalogue.figures_of(found)["metrics"]
     bars = [ax.get_ylabel() for ax in figure.axes if ax.get_label() == "<colorbar>"]
     assert bars[:2] == ["standard error of the loss", "accuracy"]
     assert bars[2].startswith("lambda_max")
@@ -135,7 +135,7 @@ def test_metrics_of_a_line_have_panels_of_their_own():
         alpha=alpha, loss=alpha**2, center=0.0, metrics=("accuracy", "trace"),
         metric_values=np.stack([1 - alpha**2, np.full(5, NAN)]),
     )  # fmt: skip
-    first, second = page.figures_of(found)["metrics"].axes
+    first, second = catalogue.figures_of(found)["metrics"].axes
     assert (first.get_ylabel(), second.get_ylabel()) == ("accuracy", "trace")
     np.testing.assert_array_equal(first.lines[0].get_ydata(), 1 - alpha**2)
     assert "no finite trace" in [text.get_text() for text in second.texts]
@@ -245,5 +245,5 @@ def test_several_directions_are_a_mean_in_a_band_with_gaps_where_any_is_not_fini
 
 
 def test_pages_of_slices_are_drawn_for_any_of_them():
-    assert list(page.figures_of(several(np.ones((2, 4))))) == ["lines"]
-    assert list(page.figures_of(several(np.full((2, 1), NAN)))) == ["lines"]
+    assert list(catalogue.figures_of(several(np.ones((2, 4))))) == ["lines"]
+    assert list(catalogue.figures_of(several(np.full((2, 1), NAN)))) == ["lines"]

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from figures.page import figures_of
+from figures.catalogue import figures_of
 from landscape.exchange import FORMATS, classic, export, formats, table, vtk
 from landscape.files import DamagedFile
 from landscape.results import Line, Lines, Result, Spectrum, Surface, Trajectory, save

@@ -18,7 +18,7 @@ from cnognp.training import checkpoint
 from cnognp.training.config import Config, RunFolder
 from cnognp.training.curvature import stability_of
 from cnognp.training.session import train
-from figures.page import figures_of
+from figures.catalogue import figures_of
 from landscape import results
 from landscape.curvature import Hessian
 from landscape.networks.risk import EmpiricalRisk

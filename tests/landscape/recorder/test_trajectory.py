@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.functional import mse_loss
 
 from figures import style, trajectory
-from figures.page import figures_of
+from figures.catalogue import figures_of
 from landscape import results
 from landscape.functions import himmelblau
 from landscape.networks.layout import Layout
