@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from cnognp.method import Info, Method, require
-from cnognp.methods.swarm import Swarm
 from landscape.objective import Objective
 
 
@@ -121,7 +120,7 @@ class Scheduled:
         schedule: from the round to a factor, at least 0.
 
     Raises:
-        ValueError: if nothing in ``method`` has an ``lr``; 0 is none in a `Swarm`.
+        ValueError: if nothing in ``method`` has an ``lr``; 0 is none in a swarm.
     """
 
     method: Method
@@ -162,5 +161,5 @@ def _parts(method: Any) -> list[tuple[str, Any]]:
 
 def _has_rate(method: Any) -> bool:
     """Whether a method, or one inside it, has a step length that a factor can change."""
-    own = method.lr > 0 if isinstance(method, Swarm) else hasattr(method, "lr")
+    own = getattr(method, "moves_by_lr", hasattr(method, "lr"))
     return own or any(_has_rate(part) for _, part in _parts(method))

@@ -260,6 +260,11 @@ class Swarm:
         return new, Info(z, loss, None if grad is None else norms(grad), fitness, cost)
 
     @property
+    def moves_by_lr(self) -> bool:
+        """Whether a schedule has an lr to change here; with 0 the local search, if any, has it."""
+        return self.lr > 0
+
+    @property
     def couples_members(self) -> bool:
         """Whether members learn from each other: by attraction, or by when they scatter."""
         return bool(self.social or self.mutation)
