@@ -34,7 +34,7 @@ class Swarms(Swarm):
         require(self.randomness in known, "randomness", f"one of {known}", self.randomness)
 
     def _pull(
-        self, objective: Objective, state: SwarmState, generator: torch.Generator
+        self, objective: Objective, state: SwarmState, generator: torch.Generator, leader: Tensor
     ) -> Tensor | float:
         if not (self.cognitive or self.social):
             return 0.0

@@ -18,14 +18,24 @@ def to_arrays(state: Any, prefix: str = "state") -> dict[str, np.ndarray]:
     return {path: tensor.cpu().numpy().copy() for path, tensor in tensors.items()}
 
 
-def from_arrays(template: Any, arrays: Mapping[str, np.ndarray], prefix: str = "state") -> Any:
+def from_arrays(
+    template: Any, arrays: Mapping[str, np.ndarray], prefix: str = "state", *, copy: bool = True
+) -> Any:
     """The state in ``arrays``, with the structure, types and devices of ``template``.
+
+    Args:
+        template: a state of the same method.
+        arrays: by path, as `to_arrays` gives them.
+        prefix: of the paths.
+        copy: False where there is no room for the state beside ``arrays``, which it then shares.
 
     Raises:
         ValueError: if an array is missing, has another shape or type, or is not expected.
     """
     inside = (path for path in arrays if path.startswith(f"{prefix}/"))
-    return from_tensors(template, {path: _read(path, arrays[path]) for path in inside}, prefix)
+    return from_tensors(
+        template, {path: _read(path, arrays[path], copy) for path in inside}, prefix
+    )
 
 
 def to_tensors(state: Any, prefix: str = "state") -> dict[str, Tensor]:
@@ -71,9 +81,9 @@ def from_tensors(template: Any, tensors: Mapping[str, Tensor], prefix: str = "st
     return type(template)(**found)
 
 
-def _read(path: str, array: np.ndarray) -> Tensor:
+def _read(path: str, array: np.ndarray, copy: bool) -> Tensor:
     try:
-        return torch.from_numpy(array.copy())
+        return torch.from_numpy(array.copy() if copy else array)
     except TypeError:
         raise ValueError(f"{path} must hold numbers, got {array.dtype}") from None
 

@@ -7,7 +7,7 @@ A run that is cut and resumed, or split over workers, therefore draws the same n
 import hashlib
 import struct
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -51,7 +51,25 @@ def derive(generator: torch.Generator, *tags: int | str) -> torch.Generator:
     True
     """
     seed = derived_seed(generator.initial_seed(), *tags)
-    return torch.Generator(device=generator.device).manual_seed(seed)
+    first = getattr(generator, "first", 0)
+    fresh = FromMember(generator.device) if first else torch.Generator(device=generator.device)
+    if first:
+        fresh.first = first  # type: ignore[attr-defined]
+    return fresh.manual_seed(seed)
+
+
+class FromMember(torch.Generator):
+    """A generator for some members of a population: row 0 of `draw_rows` is that of ``first``."""
+
+    first = 0
+
+
+def from_member(generator: torch.Generator, first: int) -> torch.Generator:
+    """A generator of the same seed, from which members ``first`` and after draw their own rows."""
+    fresh = FromMember(generator.device)
+    fresh.first = first
+    fresh.manual_seed(generator.initial_seed())
+    return fresh
 
 
 def draw_rows(
@@ -79,16 +97,22 @@ def draw_rows(
     True
     """
     seed = generator.initial_seed()
+    # The rows of members before these are passed over one at a time: a row can be large.
+    first, row = getattr(generator, "first", 0), shape[1:]
     if law == "normal":
         # torch.randn fills blocks of 16 numbers and the last 16 anew, so that a row depends on how
         # many there are; NumPy draws one after the other.
-        drawn = torch.from_numpy(
-            np.random.Generator(np.random.SFC64(seed & _MASK)).standard_normal(shape)
-        )
+        source = np.random.Generator(np.random.SFC64(seed & _MASK))
+        for _ in range(first):
+            source.standard_normal(row)
+        drawn = torch.from_numpy(source.standard_normal(shape))
     else:
         # On the CPU uniform numbers come one after the other; on accelerators they do not.
-        source = torch.Generator(device="cpu").manual_seed(seed)
-        drawn = torch.rand(shape, generator=source, dtype=torch.float64, device="cpu")
+        uniform = torch.Generator(device="cpu").manual_seed(seed)
+        how: dict[str, Any] = {"generator": uniform, "dtype": torch.float64, "device": "cpu"}
+        for _ in range(first):
+            torch.rand(row, **how)
+        drawn = torch.rand(shape, **how)
     return drawn.to(like)
 
 

@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser, Namespace
 from cnognp.cli import arguments, console, signals
 from cnognp.methods import METHODS
 from cnognp.tasks.registry import TASKS, builder
-from cnognp.training.config import Config, RunFolder
+from cnognp.training.config import HOMES, Config, RunFolder
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
@@ -48,6 +48,10 @@ def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
     parser.add_argument(
         "--judge-every", "--judge_every", type=int, default=0,
         help="epochs between judgements on the whole data; 0: 1 for small tasks, 10 for large",
+    )  # fmt: skip
+    parser.add_argument(
+        "--members-live", "--members_live", type=str, default="auto", choices=HOMES,
+        help="where members of a swarm live that visit the device a few at a time",
     )  # fmt: skip
     parser.add_argument("--data", type=str, default=None, help="folder of the task's data")
     parser.add_argument("--out", type=str, default=None, help="the run's folder; runs/TASK if none")
@@ -115,6 +119,7 @@ def config_of(options: Namespace) -> Config:
         checkpoint_every=options.checkpoint_every,
         record_curvature=options.record_curvature,
         judge_every=options.judge_every,
+        members_live=options.members_live,
         task_options=task,
         method_options=method,
     )

@@ -226,9 +226,24 @@ class Swarm:
             round=torch.zeros((), dtype=torch.int64, device="cpu"),
         )
 
+    def leader(self, state: SwarmState) -> Tensor:
+        """The best point (p,) of all members, which is what they learn from each other in a step.
+
+        Raises:
+            ValueError: if they also learn when to scatter, which no few of them can know.
+        """
+        if self.mutation is not None:
+            raise ValueError("members that scatter must fit together: set mutation to 0")
+        return state.best[int(state.best_fitness.argmin())]
+
     def step(
-        self, objective: Objective, state: SwarmState, generator: torch.Generator
+        self,
+        objective: Objective,
+        state: SwarmState,
+        generator: torch.Generator,
+        leader: Tensor | None = None,
     ) -> tuple[SwarmState, Info]:
+        """The next state and what was seen; of some members only, where ``leader`` is of all."""
         z, velocity, local = state.position, state.velocity, state.local
         moved, cost = z, self._cost if int(state.round) else 2 * self._cost
         if self.local is not None:
@@ -236,7 +251,9 @@ class Swarm:
             moved, cost = z + self.inertia * (local.position - z), cost + info.evaluations
         elif self.lr:
             moved = z - self.inertia * self.lr * state.grad  # type: ignore[operator]
-        pull = self._pull(objective, state, generator)
+        if leader is None:
+            leader = state.best[state.best_fitness.argmin()]
+        pull = self._pull(objective, state, generator, leader)
         if velocity is not None:
             pull = velocity = self.inertia * velocity + pull
         z = self._clipped(moved + pull)
@@ -275,7 +292,7 @@ class Swarm:
         return 1.0 + getattr(self.fitness, "evaluations", 0)
 
     def _pull(
-        self, objective: Objective, state: SwarmState, generator: torch.Generator
+        self, objective: Objective, state: SwarmState, generator: torch.Generator, leader: Tensor
     ) -> Tensor | float:
         """The attraction to the bests; row i of the random numbers belongs to member i.
 
@@ -285,7 +302,6 @@ class Swarm:
         if not (self.cognitive or self.social):
             return 0.0
         z = state.position
-        leader = state.best[state.best_fitness.argmin()]
         layout = getattr(objective, "layout", None)
         if self.randomness == "tensor" and layout is None:
             raise ValueError("randomness='tensor' needs an objective with a layout, a network's")

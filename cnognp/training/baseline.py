@@ -8,6 +8,7 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor, nn
 
+from cnognp.population import valued
 from cnognp.tasks.problem import Problem
 from landscape.networks.batches import Batch, tensors_of
 from landscape.networks.data import RESIDENT_BYTES
@@ -80,7 +81,7 @@ def judgement(problem: Problem, start: Tensor, best: Mapping[str, Any]) -> dict[
         best: ``loss`` and ``metrics`` of the best point.
     """
     found = constant(problem)
-    began = value(problem.evaluation, start).double()
+    began = valued(problem.evaluation, start, problem.device).double()
     began = began[began.isfinite()]
     lowest = float(began.min()) if len(began) else None
     return {

@@ -20,6 +20,7 @@ _DESCRIBED = {
 
 _DIGEST = "# sha256 of the lines below: "
 _CHANGED = "it is not the text that was written, its SHA-256 is another"
+HOMES = ("auto", "device", "host", "files")
 # More than any configuration has: references in a hostile file unfold to billions of entries.
 _BYTES, _ENTRIES = 1 << 20, 10_000
 
@@ -43,6 +44,11 @@ class Config:
             and the best point is the best of those judged. 0 judges every round of a small task
             and every tenth of one with more than 2^24 parameters times samples, there without the
             gradient's norm. In the history, rounds that were not judged are NaN.
+        members_live: ``device``, ``host`` or ``files``: a swarm's members that do not fit together
+            visit the device a few at a time, with the same bits; ``auto`` takes the host where all
+            members have 256 MiB or more. Elsewhere than on the device one state is held, written
+            over in every round: of a run that diverges, the last checkpoint has the members where
+            they diverged, not the round before. Files are in the run's folder, without a name.
         task_options: keywords of the task.
         method_options: keywords of the method.
 
@@ -60,6 +66,7 @@ class Config:
     checkpoint_every: int = 0
     record_curvature: int = 0
     judge_every: int = 0
+    members_live: str = "auto"
     task_options: dict[str, Any] = field(default_factory=dict)
     method_options: dict[str, Any] = field(default_factory=dict)
 
@@ -72,6 +79,8 @@ class Config:
                 raise ValueError(f"{name} must be a whole number of at least {bound}, got {value}")
         if not isinstance(self.device, str):
             raise ValueError(f"device must be a name, got {self.device}")
+        if self.members_live not in HOMES:
+            raise ValueError(f"members_live must be one of {HOMES}, got {self.members_live!r}")
 
     @property
     def interval(self) -> int:

@@ -16,6 +16,8 @@ _CURVES = ("evaluations", "loss", "gradient_norm", "fitness", "best_fitness", "d
 # where a run ends with it.
 _EXPLODED = 1e8
 _WORSE = 1e2
+# Numbers of all members from which on these are measured one by one.
+_ROWS = 1 << 24
 
 
 @dataclass
@@ -147,5 +149,10 @@ class Record:
         if self.best is None:
             return math.nan
         best = torch.as_tensor(self.best, device=position.device)
+        if position.numel() > _ROWS:
+            # One after another, for there may be no room for the differences of all.
+            norm = torch.linalg.vector_norm
+            distances = torch.stack([norm(row - best) for row in position])
+            return float(distances[distances.isfinite()].double().mean())
         distances = torch.linalg.vector_norm(position - best, dim=-1)
         return float(distances[distances.isfinite()].double().mean())

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -15,8 +16,9 @@ from torch import Tensor
 
 from cnognp.method import Info, Method
 from cnognp.methods import METHODS
+from cnognp.population import Population, home_of
 from cnognp.run import run
-from cnognp.state import from_arrays, to_arrays
+from cnognp.state import from_arrays, to_tensors
 from cnognp.tasks.problem import Problem, choose_device, problem_of
 from cnognp.tasks.task import initial_population
 from cnognp.training import baseline, checkpoint, minibatches
@@ -57,11 +59,16 @@ class Training:
     iteration: int = 0
     status: str = RUNNING
     measured: dict[str, Any] = field(default_factory=dict)
+    population: Population | None = None
     began: float = field(default_factory=time.perf_counter)
 
     @classmethod
-    def of(cls, config: Config) -> "Training":
+    def of(cls, config: Config, folder: Path | None = None) -> "Training":
         """A run that has not begun.
+
+        Args:
+            config: what to train.
+            folder: where members live that are to live in files; must exist when the run begins.
 
         Raises:
             ValueError: if the task, the method, a keyword or the device does not exist or fit, or
@@ -73,9 +80,15 @@ class Training:
         config = minibatches.settled(config, problem)
         method = METHODS[config.method](**config.method_options)
         layout = problem.training.layout
+        dtype = problem.training.point_dtype
+        size = config.members * problem.training.dim * dtype.itemsize
+        home = home_of(config.members_live, method, size)  # type: ignore[arg-type]
+        population = None
+        if home != "device":
+            population = Population(method, home, problem.device, folder)
+        place = torch.device("cpu") if population else problem.device
         start = initial_population(
-            problem.task, layout, config.members, config.seed, problem.device,
-            problem.training.point_dtype,
+            problem.task, layout, config.members, config.seed, place, dtype
         )  # fmt: skip
         recorder = recorder_of(config, problem, method)
         if size := minibatch_of(method):
@@ -83,7 +96,9 @@ class Training:
             generator = torch.Generator(device="cpu").manual_seed(0)
             next(problem.training.minibatches(size, generator))
         method, when = judging(config, problem, method)
-        return cls(config, problem, method, start, None, Record(), recorder, when)
+        return cls(
+            config, problem, method, start, None, Record(), recorder, when, population=population
+        )
 
     def restore(self, found: Checkpoint) -> None:
         """Goes to where the checkpoint stands.
@@ -94,7 +109,12 @@ class Training:
         for name, own in self.identity.items():
             if found.meta.get(name) != own:
                 raise ValueError(f"the newest whole one belongs to another {name}")
-        self.state = from_arrays(self._begun(), found.arrays)
+        if self.population is None:
+            self.state = from_arrays(self._begun(), found.arrays)
+        else:
+            objective = next(self.problem.stream(self.method, self._seed))
+            like = self.population.like(objective, self.start)
+            self.state = self.population.hold(from_arrays(like, found.arrays, copy=False))
         self.record = Record.from_arrays(found.arrays, found.iteration, self.start)
         if self.recorder is not None:
             own = {n: array for n, array in found.arrays.items() if n.startswith(_CURVATURE)}
@@ -109,7 +129,7 @@ class Training:
         stream = self.problem.stream(self.method, self._seed, self.iteration)
         generator = torch.Generator(device="cpu").manual_seed(self._seed)
         rounds = run(
-            self.method, stream, self.start, generator, state=self.state, start=self.iteration
+            self._mover, stream, self.start, generator, state=self.state, start=self.iteration
         )
         self.status = RUNNING
         if self.iteration == 0:
@@ -160,7 +180,9 @@ class Training:
             meta["best"] |= self.measured or self._best_measured()
         if record.judgement:
             meta["judgement"] = record.judgement
-        arrays = {**to_arrays(self.state), **record.to_arrays()}
+        # Not copied: what is large is written to the disk before anything moves again.
+        arrays = {name: t.cpu().numpy() for name, t in to_tensors(self.state).items()}
+        arrays |= record.to_arrays()
         if self.recorder is not None:
             arrays |= {_CURVATURE + name: a for name, a in self.recorder.state_dict().items()}
         return Checkpoint(self.iteration, arrays, meta)
@@ -179,7 +201,12 @@ class Training:
             self.recorder(self.iteration, position[MEMBER], stability=stability)
 
     def _begun(self) -> Any:
-        return self.method.init(next(self.problem.stream(self.method, self._seed)), self.start)
+        return self._mover.init(next(self.problem.stream(self.method, self._seed)), self.start)
+
+    @property
+    def _mover(self) -> Method:
+        """What moves the members where they live."""
+        return self.method if self.population is None else self.population
 
     @property
     def _seed(self) -> int:
@@ -272,7 +299,7 @@ def train(
     if found is not None and found.meta["status"] in (FINISHED, DIVERGED):
         return found
     with _threads(config.threads):
-        training = Training.of(config)
+        training = Training.of(config, folder.path)
         config = training.config
         if found is None:
             folder.create(config, fresh=not resume)
