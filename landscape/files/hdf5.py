@@ -28,6 +28,7 @@ from landscape.files.whole import (
 
 BUDGET = 4 << 30
 CHUNK_BYTES = 1 << 20
+STREAMED_BYTES = 64 << 20
 # HDF5 meets damage with many kinds of exception; a caller of `read` has to know only one.
 HDF5_ERRORS = (OSError, RuntimeError, ValueError, TypeError, LookupError, OverflowError)
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -44,7 +45,8 @@ def write(
 ) -> None:
     """Nothing; ``path`` then holds the arrays and attributes, wholly or not at all.
 
-    Equal content gives equal bytes under one version of HDF5. It takes memory for a copy of all.
+    Equal content gives equal bytes under one version of HDF5. It takes memory for a copy of what
+    has at most 64 MiB; more goes straight into its file, on blocks that are taken before.
 
     Args:
         path: the file; its folder must exist. An older file of that name is replaced.
@@ -64,9 +66,14 @@ def write(
     _check_names(stored, texts)
     total = sum(array.nbytes for array in stored.values())
     compress = compress and total <= declarations.COMPRESSED_BYTES
-    image = _image(stored, texts, compress)
     with replacing(path, digest=digest) as temporary:
-        temporary.write_bytes(image)
+        if total <= STREAMED_BYTES:
+            memory = io.BytesIO()
+            _fill(memory, stored, texts, compress)
+            temporary.write_bytes(memory.getvalue())
+            return
+        with io.FileIO(temporary, "x+") as file:
+            _fill(file, stored, texts, compress)
 
 
 def read(
@@ -145,31 +152,48 @@ def storable(name: str, array: Any) -> np.ndarray:
     return array if whole else np.array(array, dtype=dtype, order="C")
 
 
-def _image(arrays: dict[str, np.ndarray], texts: dict[str, bytes], compress: bool) -> bytes:
-    """The bytes of the file.
+def _fill(
+    target: io.FileIO | io.BytesIO,
+    arrays: dict[str, np.ndarray],
+    texts: dict[str, bytes],
+    compress: bool,
+) -> None:
+    """Writes the bytes of the file.
 
     HDF5 must not meet a write that fails: it keeps the file open and crashes the process later,
-    sometimes without any error before (seen with HDF5 2.0 on a full disk). So it writes to memory.
+    sometimes without any error before (seen with HDF5 2.0 on a full disk). So it writes to memory,
+    or to blocks of the disk that the file already has.
     """
-    memory = io.BytesIO()
+    room = sum(array.nbytes for array in arrays.values()) * 65 // 64
+    if isinstance(target, io.FileIO):
+        # A disk that is full is met before HDF5 opens the file, which it wants empty.
+        _take(target, room)
+        target.truncate(0)
     creation = h5p.create(h5p.FILE_CREATE)
     creation.set_obj_track_times(False)
     # Up to 64 KiB, attributes then lie in the object's header, which has a checksum.
     creation.set_attr_phase_change(declarations.ATTRIBUTES, 0)
     with (
-        access_through(memory) as access,
+        access_through(target) as access,
         h5py.File(h5f.create(NAME, h5f.ACC_TRUNC, creation, access)) as file,
     ):
-        # All of the memory is taken here, where a lack of it is an error of Python alone. What is
+        # All of the room is taken here, where a lack of it is an error of Python alone. What is
         # too much falls away when HDF5 closes the file.
-        memory.seek(sum(array.nbytes for array in arrays.values()) * 65 // 64)
-        memory.write(b"\0")
+        _take(target, room)
         root = h5g.open(file.id, b"/")
         for name, array in sorted(arrays.items()):
             _put(root, name, array, compress)
         for name, text in sorted(texts.items()):
             file.attrs[name] = np.bytes_(text)
-    return memory.getvalue()
+
+
+def _take(target: io.FileIO | io.BytesIO, room: int) -> None:
+    """Makes sure of the room for arrays, and on a disk of that for headers and attributes."""
+    if isinstance(target, io.FileIO):
+        os.posix_fallocate(target.fileno(), 0, room + (8 << 20))
+    else:
+        target.seek(room)
+        target.write(b"\0")
 
 
 @contextmanager

@@ -298,6 +298,14 @@ def limit(size):
 """
 
 
+def test_what_is_streamed_has_the_bytes_of_what_is_not(tmp_path, monkeypatch):
+    hdf5.write(tmp_path / "a.h5", ARRAYS, ATTRIBUTES, digest=True)
+    monkeypatch.setattr(hdf5, "STREAMED_BYTES", -1)
+    hdf5.write(tmp_path / "b.h5", ARRAYS, ATTRIBUTES, digest=True)
+    assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
+    assert hdf5.read(tmp_path / "b.h5", digest=True)[1] == hdf5.read(tmp_path / "a.h5")[1]
+
+
 def run_script(tmp_path, lines):
     return subprocess.run(
         [sys.executable, "-c", SCRIPT + lines], cwd=tmp_path, capture_output=True, text=True
@@ -308,19 +316,21 @@ def test_a_process_that_met_a_full_disk_goes_on_and_ends_well(tmp_path):
     done = run_script(
         tmp_path,
         """
-for size in (0, 1, 3000, 3 * 10**7):
-    limit(size)
-    try:
-        hdf5.write("a.h5", {"x": x}, {})
-    except OSError as error:
-        leak(error)
-        print("refused")
+for streamed in (64 << 20, 0):
+    hdf5.STREAMED_BYTES = streamed
+    for size in (0, 1, 3000, 3 * 10**7):
+        limit(size)
+        try:
+            hdf5.write("a.h5", {"x": x}, {})
+        except OSError as error:
+            leak(error)
+            print("refused")
 limit(resource.RLIM_INFINITY)
 hdf5.write("b.h5", {"x": x}, {})
 print(hdf5.read("b.h5")[0]["x"].shape, os.listdir())
 """,
     )
-    assert done.stdout == "refused\n" * 4 + "(8, 1000000) ['b.h5']\n"
+    assert done.stdout == "refused\n" * 8 + "(8, 1000000) ['b.h5']\n"
     assert (done.returncode, done.stderr) == (0, "")
 
 
