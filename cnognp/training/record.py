@@ -52,7 +52,7 @@ class Record:
 
     def exploded(self, state: Any, info: Info) -> bool:
         """Whether no member is finite, or the loss of every one has grown beyond all bounds."""
-        if not bool(torch.isfinite(state.position).all(-1).any()):
+        if not bool(_finite(state.position).any()):
             return True
         if info.loss is None:
             return False
@@ -76,7 +76,7 @@ class Record:
 
     def not_finite(self, position: Tensor) -> list[int]:
         """The members whose place, or whose loss in the last round, is not a finite number."""
-        sound = torch.isfinite(position).all(-1).cpu().numpy()
+        sound = _finite(position).cpu().numpy()
         last = self.rows["loss"][-1] if self.rows["loss"] else np.full(len(sound), np.nan)
         # Where no loss is known, that says nothing of a member.
         sound &= np.isfinite(last) | np.isnan(last).all()
@@ -156,3 +156,9 @@ class Record:
             return float(distances[distances.isfinite()].double().mean())
         distances = torch.linalg.vector_norm(position - best, dim=-1)
         return float(distances[distances.isfinite()].double().mean())
+
+
+def _finite(position: Tensor) -> Tensor:
+    """Which members (N,) are somewhere; large ones are looked at one after another."""
+    pieces = position.split(1 if position.numel() > _ROWS else len(position))
+    return torch.cat([piece.isfinite().all(-1) for piece in pieces])

@@ -15,6 +15,7 @@ from cnognp.run import run
 from cnognp.state import to_arrays
 from cnognp.tasks.problem import Problem
 from cnognp.tasks.registry import load
+from cnognp.training import record
 from cnognp.training.config import Config, RunFolder
 from cnognp.training.session import train
 from landscape.randomness import derive, draw_rows, from_member
@@ -89,9 +90,11 @@ def test_only_large_swarms_leave_the_device_by_themselves():
 
 
 @pytest.mark.parametrize("home", ["host", "files"])
-def test_a_run_elsewhere_is_cut_and_ends_like_the_one_on_the_device(tmp_path, home):
+def test_a_run_elsewhere_is_cut_and_ends_like_the_one_on_the_device(tmp_path, monkeypatch, home):
     config = Config("wine", members=4, iterations=6, checkpoint_every=2, device="cpu", threads=1)
     expected = train(config, RunFolder(tmp_path / "device"))
+    # As large members are looked at.
+    monkeypatch.setattr(record, "_ROWS", 0)
     elsewhere, folder = replace(config, members_live=home), RunFolder(tmp_path / home)
     rounds = iter(range(10))
     cut = train(elsewhere, folder, leave=lambda: next(rounds) == 2)
