@@ -107,7 +107,7 @@ def resnet20(num_classes: int = 10, generator: torch.Generator | None = None) ->
     Raises:
         ValueError: if ``num_classes`` is below 1.
     """
-    return _he_normal(ResNet(3, num_classes), _source(generator))
+    return resnet(20, num_classes, generator)
 
 
 def resnet32(num_classes: int = 10, generator: torch.Generator | None = None) -> "ResNet":
@@ -116,7 +116,26 @@ def resnet32(num_classes: int = 10, generator: torch.Generator | None = None) ->
     Raises:
         ValueError: if ``num_classes`` is below 1.
     """
-    return _he_normal(ResNet(5, num_classes), _source(generator))
+    return resnet(32, num_classes, generator)
+
+
+def resnet(depth: int, num_classes: int = 10, generator: torch.Generator | None = None) -> "ResNet":
+    """The ResNet of CIFAR with ``depth`` layers, 6 n + 2: 20, 32, 44, 56 or 110 in the paper.
+
+    Args:
+        depth: number of layers.
+        num_classes: number of outputs.
+        generator: as in `mlp`.
+
+    Raises:
+        ValueError: if there is no such depth, or ``num_classes`` is below 1.
+
+    >>> sum(p.numel() for p in resnet(56).parameters())
+    853018
+    """
+    if depth < 8 or depth % 6 != 2:
+        raise ValueError(f"depth must be 6 n + 2, for instance 20, 32, 44, 56 or 110, got {depth}")
+    return _he_normal(ResNet(depth // 6, num_classes), _source(generator))
 
 
 class ResNet(nn.Module):

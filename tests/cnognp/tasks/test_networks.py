@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cnognp.tasks.networks import BasicBlock, mlp, resnet20, resnet32, small_conv
+from cnognp.tasks.networks import BasicBlock, mlp, resnet, resnet20, resnet32, small_conv
 
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "data"
 
@@ -219,3 +219,16 @@ def first_test_images():
     pixels = (pixels - np.float32([0.485, 0.456, 0.406])) / np.float32([0.229, 0.224, 0.225])
     images = torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
     return images, torch.from_numpy(labels[: len(images)].astype(np.int64))
+
+
+@pytest.mark.parametrize(("depth", "count"), [(44, 658_586), (56, 853_018), (110, 1_727_962)])
+def test_deeper_cifar_resnets_have_the_published_parameters(depth, count):
+    model = resnet(depth)
+    assert sum(p.numel() for p in model.parameters()) == count
+    layers = [m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    assert len(layers) == depth
+
+
+def test_a_depth_that_no_cifar_resnet_has():
+    with pytest.raises(ValueError, match="6 n \\+ 2, for instance 20, 32, 44, 56 or 110, got 18"):
+        resnet(18)
