@@ -103,6 +103,12 @@ class Network:
         twin._overrides = twin._fixed(statistics)
         return twin
 
+    def at_rest(self) -> "Network":
+        """The same network in evaluation mode, its BatchNorm frozen."""
+        twin = Network(self.module, "frozen", "eval", self.loss, self.prefix)
+        twin._changing = self._changing
+        return twin
+
     @contextmanager
     def given(self, tensors: dict[str, Tensor], *, again: Any = None) -> Iterator[None]:
         """Inside, the modules hold these tensors.

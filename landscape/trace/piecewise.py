@@ -292,7 +292,7 @@ def _few(risk: EmpiricalRisk) -> EmpiricalRisk:
     """The risk on a few samples of its first batch that have a weight."""
     batch, _ = next((b, s) for b, s in risk.weighed() if s > 0)
     for count in (min(_FEW, batch.samples), batch.samples):
-        few: Any = risk._on([data_batches.spread(batch, count)], risk.seed)
+        few: Any = risk.on([data_batches.spread(batch, count)], risk.seed)
         if few.weights[0] > 0:
             break
     return few
