@@ -1,6 +1,5 @@
 """A network with its loss at any vector: what a batch gives, and what the model does in a call."""
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -12,7 +11,7 @@ from landscape.networks import batches as data_batches
 from landscape.networks.batches import Batch
 from landscape.networks.draws import drawn_in, kept_states, seeded
 from landscape.networks.layout import Layout
-from landscape.networks.network import Network, constants, drawing
+from landscape.networks.network import Network, constants, drawing, twin_of
 from landscape.objective import ordinary
 
 Loss = Callable[[Any, Any], Any]
@@ -53,7 +52,7 @@ class Forward:
 
     def changed(self, **changes: Any) -> "Forward":
         """The same with other attributes."""
-        twin = copy.copy(self)
+        twin = twin_of(self)
         twin.__dict__.update(changes)
         if "constants" in changes:
             twin._cast = {}

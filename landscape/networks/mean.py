@@ -1,6 +1,5 @@
 """The mean of a network's loss over batches, as an objective."""
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal
@@ -16,7 +15,7 @@ from landscape.networks.folding import InPlace
 from landscape.networks.forward import Forward, Loss
 from landscape.networks.layout import Layout
 from landscape.networks.losses import Known, known
-from landscape.networks.network import Network, Statistics
+from landscape.networks.network import Network, Statistics, twin_of
 from landscape.networks.stacked import Affine, members_together, stack_of
 from landscape.networks.weights import Weights
 from landscape.objective import Term
@@ -197,7 +196,7 @@ class Mean:
 
     def of(self, forward: Forward) -> Any:
         """The same mean with another forward pass of the same network."""
-        twin = copy.copy(self)
+        twin = twin_of(self)
         twin.forward, twin.weighting = forward, self.weighting.changed(forward)
         return twin
 
@@ -214,7 +213,7 @@ class Mean:
 
     def on(self, batches: list[Batch], seed: int | None) -> Any:
         """The same on other batches, its weights normalised over those."""
-        twin = copy.copy(self)
+        twin = twin_of(self)
         twin.data = self.data.of(batches)
         twin.forward = self.forward.changed(seed=seed)
         twin.weighting = self.weighting.unweighed(twin.forward)
@@ -223,7 +222,7 @@ class Mean:
 
     def over(self, data: Data) -> Any:
         """The same with the same samples in other batches."""
-        twin = copy.copy(self)
+        twin = twin_of(self)
         twin.data, twin.together = data, self.together.emptied(data.resident)
         twin.weighting = self.weighting.changed(self.forward).weigh(data)
         return twin

@@ -25,6 +25,7 @@ from landscape.networks.network import (
     constants,
     is_batchnorm,
     state_keys,
+    twin_of,
 )
 from landscape.networks.statistics import measured_statistics
 from landscape.networks.weighing import changed, changed_by_loss
@@ -266,7 +267,7 @@ class Risk(Mean):
         Raises:
             ValueError: as at construction.
         """
-        twin, forward = copy.copy(self), self.forward
+        twin, forward = twin_of(self), self.forward
         network, fixed = self.model, forward.constants
         if loss is not self.loss:
             network = Network(network.module, self.statistics, network.mode, loss, "metric.")

@@ -1,6 +1,5 @@
 """What batches weigh in a risk, and the part of it that each of them is."""
 
-import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +10,7 @@ from landscape.networks.batches import Batch
 from landscape.networks.data import Data
 from landscape.networks.forward import Forward
 from landscape.networks.losses import Known
+from landscape.networks.network import twin_of
 
 
 class Weights:
@@ -33,7 +33,7 @@ class Weights:
 
     def changed(self, forward: Forward) -> "Weights":
         """The same weights of another forward pass."""
-        twin = copy.copy(self)
+        twin = twin_of(self)
         twin.forward = forward
         return twin
 
