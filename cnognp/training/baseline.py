@@ -9,9 +9,7 @@ from scipy.optimize import minimize
 from torch import Tensor, nn
 
 from cnognp.tasks.problem import Problem
-from landscape.networks.batches import Batch, tensors_of
-from landscape.networks.data import RESIDENT_BYTES
-from landscape.networks.risk import EmpiricalRisk
+from landscape.networks import RESIDENT_BYTES, Batch, EmpiricalRisk, tensors_of
 from landscape.objective import value, value_and_grad
 
 Pair = tuple[Tensor, Any]

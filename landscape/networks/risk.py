@@ -28,7 +28,7 @@ from landscape.networks.network import (
     twin_of,
 )
 from landscape.networks.statistics import measured_statistics
-from landscape.networks.weighing import changed, changed_by_loss
+from landscape.networks.weighing import changed, changed_by_loss, weighing
 from landscape.networks.weights import Weights
 from landscape.randomness import derived_seed
 
@@ -157,6 +157,14 @@ class Risk(Mean):
             ValueError: if the weights of batches are not known.
         """
         return self.gate.judged(self, z, curvature)
+
+    def weighed_by(self) -> str:
+        """How batches are weighed, in words.
+
+        Raises:
+            ValueError: if they are weighed by their samples and the loss weighs otherwise.
+        """
+        return weighing(self)
 
     def minibatches(
         self, size: int, generator: torch.Generator, *, epochs: int | None = None

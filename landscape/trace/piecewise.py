@@ -12,8 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from landscape.curvature import Hessian
+from landscape.networks import EmpiricalRisk
 from landscape.networks import batches as data_batches
-from landscape.networks.risk import EmpiricalRisk
 from landscape.objective import Objective, second_order
 from landscape.operators import GaussNewton
 from landscape.operators.gauss_newton import gauss_newton_diagonal
