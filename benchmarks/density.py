@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from workloads import a
 
 from landscape.curvature import Hessian
-from landscape.networks.risk import EmpiricalRisk
+from landscape.networks import EmpiricalRisk
 from landscape.spectrum import density
 
 STEPS = 100

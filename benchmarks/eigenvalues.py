@@ -21,7 +21,7 @@ from workloads import WORKLOADS
 
 from landscape.crosscheck import pyhessian_eigenvalues
 from landscape.curvature import Hessian
-from landscape.networks.risk import EmpiricalRisk
+from landscape.networks import EmpiricalRisk
 from landscape.spectrum import top_eigenpairs
 
 SEEDS, K, TOLERANCE = 20, 5, 1e-3

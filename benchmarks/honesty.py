@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from workloads import wine
 
-from landscape.networks.risk import EmpiricalRisk
+from landscape.networks import EmpiricalRisk
 from landscape.objective import Analytic, Objective
 from landscape.spectrum import top_eigenpairs
 

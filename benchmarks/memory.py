@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from landscape import directions
-from landscape.networks.risk import EmpiricalRisk
+from landscape.networks import EmpiricalRisk
 from landscape.slices import plane
 from landscape.spectrum import top_eigenpairs
 

@@ -22,7 +22,7 @@ from cnognp.run import run
 from cnognp.tasks import load
 from cnognp.tasks.networks import mlp
 from cnognp.tasks.task import initial_population
-from landscape.networks.risk import EmpiricalRisk
+from landscape.networks import EmpiricalRisk
 from landscape.randomness import derive
 
 MEMBERS, STEPS = 32, 12

@@ -10,7 +10,7 @@ from timing import arguments, interleaved, report
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from landscape.networks.risk import EmpiricalRisk
+from landscape.networks import EmpiricalRisk
 from landscape.recorder import CurvatureRecorder
 
 STEPS, EVERY, LR, BATCH = 1000, 50, 0.1, 32

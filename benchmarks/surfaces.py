@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from cnognp.tasks.networks import resnet20
 from landscape import directions
-from landscape.networks.risk import EmpiricalRisk
+from landscape.networks import EmpiricalRisk
 from landscape.slices import adaptive_plane, plane
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 
 from cnognp.tasks.networks import resnet20
-from landscape.networks.risk import EmpiricalRisk
+from landscape.networks import EmpiricalRisk
 
 TOKENS, VOCABULARY, WIDTH = 64, 500, 128
 

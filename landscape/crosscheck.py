@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from landscape.curvature import arithmetic
+from landscape.networks import EmpiricalRisk
 from landscape.networks import batches as data_batches
-from landscape.networks.risk import EmpiricalRisk
 from landscape.results import Crosscheck, provenance
 from landscape.spectrum import top_eigenpairs
 from landscape.trace import trace

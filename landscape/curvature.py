@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from landscape.networks.batches import dense_parts
+from landscape.networks import dense_parts
 from landscape.objective import (
     Objective,
     backward,

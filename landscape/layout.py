@@ -1,5 +1,5 @@
 """`Layout` under the name that scripts import it by."""
 
-from landscape.networks.layout import Entry, Layout
+from landscape.networks import Entry, Layout
 
 __all__ = ["Entry", "Layout"]

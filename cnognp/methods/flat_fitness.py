@@ -16,7 +16,7 @@ from torch import Tensor
 from cnognp.method import norms, require
 from cnognp.methods.hyperparameters import require_not_negative, require_positive
 from cnognp.methods.sharpness_aware import ascent
-from landscape.networks.layout import Layout
+from landscape.networks import Layout
 from landscape.objective import Objective, hvp, value, value_and_grad
 from landscape.randomness import derived_seed
 

@@ -5,9 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from landscape.networks import Batch, Risk
 from landscape.networks import batches as data_batches
-from landscape.networks.batches import Batch
-from landscape.networks.risk import Risk
 
 # A power of two between these, so that what a version of torch keeps more or less of is no matter.
 MOST, LEAST = 4096, 32

@@ -17,12 +17,19 @@ from cnognp.methods.descent import Epoch
 from cnognp.tasks import memory
 from cnognp.tasks.registry import load
 from cnognp.tasks.task import Task
-from landscape.networks.batches import dense_parts, tensors_of
-from landscape.networks.data import Data
-from landscape.networks.network import called, is_batchnorm
-from landscape.networks.reestimation import Reestimated, Stochastic
-from landscape.networks.risk import Derivatives, EmpiricalRisk, ModelRisk, Risk
-from landscape.networks.weighing import weighing
+from landscape.networks import (
+    Data,
+    Derivatives,
+    EmpiricalRisk,
+    ModelRisk,
+    Reestimated,
+    Risk,
+    Stochastic,
+    called,
+    dense_parts,
+    is_batchnorm,
+    tensors_of,
+)
 from landscape.objective import Objective, value
 from landscape.randomness import derived_seed
 from landscape.slices.metrics import MEASURED
@@ -249,7 +256,7 @@ class Problem:
             data = self.data(split)
             if data is not None:
                 try:
-                    weighing(self._judged.measuring(self._loss, data))
+                    self._judged.measuring(self._loss, data).weighed_by()
                 except ValueError as error:
                     raise ValueError(f"{split} data: {error}") from None
 

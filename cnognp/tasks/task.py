@@ -11,10 +11,7 @@ from torch.nn import functional as F
 from torch.nn.utils import rnn
 from torch.utils.data import DataLoader, Dataset
 
-from landscape.networks.batches import Unpack, dense_parts, tensors_of
-from landscape.networks.data import Data, is_dataset
-from landscape.networks.layout import Layout
-from landscape.networks.network import Network
+from landscape.networks import Data, Layout, Network, Unpack, dense_parts, is_dataset, tensors_of
 from landscape.randomness import derived_seed
 
 Initial = Callable[[Layout, torch.Generator], Tensor]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from landscape.networks.layout import Entry, Layout
+from landscape.networks import Entry, Layout
 from landscape.objective import Term
 
 

@@ -10,9 +10,7 @@ from torch import Tensor, nn
 
 from cnognp.population import valued
 from cnognp.tasks.problem import Problem
-from landscape.networks.batches import Batch, tensors_of
-from landscape.networks.data import RESIDENT_BYTES
-from landscape.networks.risk import EmpiricalRisk
+from landscape.networks import RESIDENT_BYTES, Batch, EmpiricalRisk, tensors_of
 from landscape.objective import value, value_and_grad
 
 Pair = tuple[Tensor, Any]

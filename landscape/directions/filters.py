@@ -13,7 +13,7 @@ from torch import Tensor
 from landscape.directions.parts import By, blocks
 from landscape.directions.principal import pca
 from landscape.directions.sources import eigenvectors, given, gradient, moments
-from landscape.networks.layout import Layout
+from landscape.networks import Layout
 
 __all__ = ["between", "eigenvectors", "given", "gradient", "moments", "normalise", "orthogonalise",
            "pca", "random"]  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from landscape.networks.layout import Entry, Layout
+from landscape.networks import Entry, Layout
 from landscape.objective import widened
 
 By = Literal["filter", "layer", "model", "none"]

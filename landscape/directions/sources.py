@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from landscape import spectrum
-from landscape.networks.layout import Layout
+from landscape.networks import Layout
 from landscape.objective import Objective, check_deterministic, value_and_grad
 from landscape.results import Spectrum
 

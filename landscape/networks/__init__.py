@@ -1,18 +1,15 @@
 """A network with its data and its loss as a function of one vector."""
 
-from landscape.networks.batches import Batch
-from landscape.networks.data import Data
-from landscape.networks.layout import Layout
+from landscape.networks.batches import Batch, Unpack, dense_parts, tensors_of
+from landscape.networks.data import RESIDENT_BYTES, Data, is_dataset
+from landscape.networks.layout import Entry, Layout
+from landscape.networks.mean import Derivatives
+from landscape.networks.network import Network, called, is_batchnorm
 from landscape.networks.reestimation import Reestimated, Stochastic, reestimated
-from landscape.networks.risk import EmpiricalRisk, ModelRisk
+from landscape.networks.risk import EmpiricalRisk, ModelRisk, Risk
 
 __all__ = [
-    "Batch",
-    "Data",
-    "EmpiricalRisk",
-    "Layout",
-    "ModelRisk",
-    "Reestimated",
-    "Stochastic",
-    "reestimated",
-]
+    "RESIDENT_BYTES", "Batch", "Data", "Derivatives", "EmpiricalRisk", "Entry", "Layout",
+    "ModelRisk", "Network", "Reestimated", "Risk", "Stochastic", "Unpack", "called", "dense_parts",
+    "is_batchnorm", "is_dataset", "reestimated", "tensors_of",
+]  # fmt: skip

@@ -3,16 +3,14 @@
 What `landscape.networks.gate` asks of a risk: that all three belong to one function.
 """
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from landscape.networks import batches as data_batches
+from landscape.networks.mean import Mean
 from landscape.objective import ordinary
-
-if TYPE_CHECKING:
-    from landscape.networks.risk import Risk
 
 _SAMPLES = 3  # of the first batch, and more where that costs little or some parameter has no part
 _CHEAP = 100_000  # parameters times samples
@@ -49,7 +47,7 @@ _NARROW = _Scale((3e-4, 1e-3, 1e-2), (2e-2, 2e-2, 3e-2), (2e-2, 2e-2, 2e-2), 1e-
 class Base(NamedTuple):
     """A risk of one batch at a point, with the graph of its value and of its gradient there."""
 
-    risk: "Risk"
+    risk: Mean
     leaf: Tensor
     value: Tensor
     slope: Tensor
@@ -288,7 +286,7 @@ class Quotient:
             ) from error
 
 
-def based(risk: "Risk", w: Tensor, exact: bool) -> Base:
+def based(risk: Mean, w: Tensor, exact: bool) -> Base:
     """The risk on a few samples of its first batch, in float64, where both can be.
 
     Raises:
@@ -304,7 +302,7 @@ def based(risk: "Risk", w: Tensor, exact: bool) -> Base:
     wide = w.double() if narrow and len(w) <= _WIDE_DIM else None
     last: Exception | None = None
     for part in parts:
-        few, reason = risk._on([part], risk.seed), ""
+        few, reason = risk.on([part], risk.seed), ""
         for point in (w,) if wide is None else (wide, w):
             try:
                 leaf, value, slope = _differentiated(
@@ -326,7 +324,7 @@ def based(risk: "Risk", w: Tensor, exact: bool) -> Base:
     raise last
 
 
-def _idle_tensors(risk: "Risk", slope: Tensor) -> bool:
+def _idle_tensors(risk: Mean, slope: Tensor) -> bool:
     """Whether some tensor has no part in the loss of these samples, as an idle expert has none."""
     return any(not bool(piece.any()) for piece in slope.split(risk.layout.sizes))
 
@@ -418,12 +416,12 @@ def check_types(base: Base, w: Tensor, v: Tensor, product: Tensor | None) -> Non
             )
 
 
-def _blame(risk: "Risk") -> str:
-    names = risk.gate.custom
+def _blame(risk: Mean) -> str:
+    names = risk.custom
     custom = f" (custom operations: {', '.join(names)})" if names else ""
-    if risk._written:
+    if written := risk.forward.written[:3]:
         return (
-            f"{custom}. The forward pass writes to {', '.join(risk._written[:3])}, which values "
+            f"{custom}. The forward pass writes to {', '.join(written)}, which values "
             "see and gradients do not: evaluation mode, model.eval(), may stop that"
         )
     return (

@@ -1,15 +1,17 @@
-"""Ways to evaluate several points of a risk at once, and which of them fits."""
+"""Several points of a risk at once: ways to evaluate them, and which of them fits."""
 
 import warnings
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from landscape.networks import batches as data_batches
-
-if TYPE_CHECKING:
-    from landscape.networks.risk import Risk
+from landscape.networks.batches import Batch
+from landscape.networks.data import Data
+from landscape.networks.recomputation import unchecked
+from landscape.networks.stacked import Stack, losses, outputs
+from landscape.networks.weights import Weights
 
 Evaluation = Literal["auto", "stacked", "vmap", "sequential"]
 
@@ -20,62 +22,125 @@ _LARGE = 1_000_000
 _PROBED = 32  # samples on which ways to evaluate are compared
 
 
-def chosen(risk: "Risk", wanted: Evaluation) -> Evaluation:
+class Together:
+    """The terms of a risk at several points at once.
+
+    Args:
+        stack: the chain that the network is, if it is one.
+        kept: whether the batches stay in memory.
+
+    Attributes:
+        way: how points are evaluated.
+    """
+
+    def __init__(self, stack: Stack | None, kept: bool, way: Evaluation = "sequential"):
+        self.stack, self.kept, self.way = stack, kept, way
+        self._features: dict[tuple[int, torch.dtype], Tensor] = {}
+
+    def emptied(self, kept: bool) -> "Together":
+        """The same for other data."""
+        return Together(self.stack, kept, self.way)
+
+    def rows(
+        self, weights: Weights, rows: Tensor, index: int, batch: Batch, share: float
+    ) -> Tensor:
+        """The term of a batch at points (n, p)."""
+        if weights.idle(share):
+            return rows.new_zeros(len(rows))
+        if self.way == "sequential" or (self.way == "vmap" and len(rows) == 1):
+            return torch.stack([weights.term(row, batch, share) for row in rows])
+        if self.way == "vmap":
+            with unchecked():
+                return torch.func.vmap(lambda row: weights.term(row, batch, share))(rows)
+        features, target = self.features(index, batch, rows.dtype)
+        tensors = weights.forward.layout.unflatten(rows)
+        return stacked_share(weights, outputs(self.stack, tensors, features), target, share)  # type: ignore[arg-type]
+
+    def features(self, index: int, batch: Batch, dtype: torch.dtype) -> tuple[Tensor, Any]:
+        """(inputs, samples) contiguous, and the target, kept for batches that stay in memory."""
+        inputs, target, _ = data_batches.cast(batch, dtype)
+        if not self.kept:
+            return inputs.flatten(1).T.contiguous(), target
+        if (index, dtype) not in self._features:
+            self._features[index, dtype] = inputs.flatten(1).T.contiguous()
+        return self._features[index, dtype], target
+
+
+def stacked_share(weights: Weights, output: Tensor, target: Any, share: float) -> Tensor:
+    """A batch's part of the risk, from the outputs of several members."""
+    if weights.idle(share):
+        return output.new_zeros(len(output))
+    forward = weights.forward
+    own = forward.own_of_loss(output.dtype) if forward.model.loss is not None else {}
+    if not own:
+        return weights.scaled(losses(forward.loss, output, target), share)
+    with forward.model.given(own):
+        return weights.scaled(losses(forward.loss, output, target), share)
+
+
+def chosen(weights: Weights, data: Data, stack: Stack | None, wanted: Evaluation) -> Evaluation:
     """The way to evaluate several points. On a CPU, vmapped convolutions lose to a loop.
+
+    Args:
+        weights: of the risk.
+        data: ways are compared on a batch of them.
+        stack: the chain that the network is, if it is one.
+        wanted: a way, or ``"auto"``.
 
     Raises:
         ValueError: if the wanted way does not exist or does not fit the model.
     """
     if wanted not in ("auto", "stacked", "vmap", "sequential"):
         raise ValueError(f"evaluation must be auto, stacked, vmap or sequential, got {wanted!r}")
-    if wanted == "stacked" and risk._stack is None:
+    if wanted == "stacked" and stack is None:
         raise ValueError(
             "evaluation='stacked' needs a chain of linear layers and activations, and inputs "
             "(samples, features)"
         )
     if wanted != "auto":
         return wanted
-    heavy = risk.dim > _LARGE or any(
-        isinstance(module, _SEQUENTIAL_ON_CPU) for module in risk.model.modules()
+    forward = weights.forward
+    heavy = forward.layout.dim > _LARGE or any(
+        isinstance(module, _SEQUENTIAL_ON_CPU) for module in forward.model.modules()
     )
-    apart = risk._random or risk._graphed or risk._live
-    if apart or (heavy and risk.device.type == "cpu"):
+    apart = forward.random or forward.graphed or forward.live
+    if apart or (heavy and forward.device.type == "cpu"):
         return "sequential"
-    for choice in ("stacked", "vmap"):
-        if (choice == "vmap" or risk._stack is not None) and _agrees(risk, choice):
-            return choice  # type: ignore[return-value]
+    choices: tuple[Evaluation, ...] = ("stacked", "vmap")
+    for choice in choices:
+        if choice == "stacked" and stack is None:
+            continue
+        batch, share = next((b, s) for b, s in weights.shared(data) if s != 0)
+        if _agrees(weights, batch, share, Together(stack, False, choice)):
+            return choice
     return "sequential"
 
 
-def _agrees(risk: "Risk", evaluation: Evaluation) -> bool:
+def _agrees(weights: Weights, batch: Batch, share: float, together: Together) -> bool:
     """Whether two points at once have the values and gradients of each alone.
 
     A loss that calls .item() does not go through at all; one that reads the model's parameters
     goes through, and sees those of another point.
     """
-    batch, share = next((b, s) for b, s in risk.weighed() if s != 0)
     if batch.samples > _PROBED and data_batches.rowwise(batch):
         batch = data_batches.spread(batch, _PROBED)
-    z = risk.point()
+    z = weights.forward.point()
     shift = 0.05 * z.abs().mean() + 1e-3
     points = torch.stack([z + shift, z - 0.5 * shift])
-    risk.evaluation = evaluation
     try:
         with torch.inference_mode(False), warnings.catch_warnings(), torch.enable_grad():
             warnings.simplefilter("ignore")
             # An operation without a batching rule falls back to a loop, and warns of it.
             warnings.filterwarnings("error", message="There is a performance drop")
             leaf = points.clone().requires_grad_()
-            together = risk._rows(leaf, -1, batch, share)
-            slopes = _slope(together, leaf)
+            found = together.rows(weights, leaf, -1, batch, share)
+            slopes = _slope(found, leaf)
     except (RuntimeError, TypeError, ValueError, UserWarning, AttributeError):
         return False
-    finally:
-        risk._features.clear()
     with torch.inference_mode(False), warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")
         leaf = points.clone().requires_grad_()
-        alone = torch.stack([risk._term(row, batch, share) for row in leaf])
+        alone = torch.stack([weights.term(row, batch, share) for row in leaf])
         expected = _slope(alone, leaf)
     close = torch.finfo(z.dtype).eps ** 0.5 * 4
     return all(
@@ -86,7 +151,7 @@ def _agrees(risk: "Risk", evaluation: Evaluation) -> bool:
             atol=close * float(b.nan_to_num(0, 0, 0).abs().max()),
             equal_nan=True,
         )
-        for a, b in ((together.detach(), alone.detach()), (slopes, expected))
+        for a, b in ((found.detach(), alone.detach()), (slopes, expected))
     )
 
 

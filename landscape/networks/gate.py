@@ -16,7 +16,7 @@ A few samples of the first batch will do for all but the mean.
 
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,11 +31,9 @@ from landscape.networks.difference_quotients import (
     check_types,
 )
 from landscape.networks.draws import seeded
+from landscape.networks.mean import Mean
 from landscape.networks.weighing import coupling, shifted, weighing
 from landscape.objective import second_order
-
-if TYPE_CHECKING:
-    from landscape.networks.risk import Risk
 
 _FAR = 0.5  # relative distance from where a risk was judged, beyond which it is judged again
 
@@ -60,7 +58,7 @@ class Gate:
         self._refused: Tensor | None = None
         self._coupled: dict[bool, str] = {}
 
-    def judged(self, risk: "Risk", z: Tensor, curvature: bool = True) -> dict[str, Any]:
+    def judged(self, risk: Mean, z: Tensor, curvature: bool = True) -> dict[str, Any]:
         """What was checked, in words, by the name of the check.
 
         Args:
@@ -92,7 +90,7 @@ class Gate:
                 raise
         return self._found or {"nothing": "the point is not finite"}
 
-    def admit(self, risk: "Risk") -> None:
+    def admit(self, risk: Mean) -> None:
         """Nothing, if a risk may be trained: its batches have a weight, and no parameter hides.
 
         A gradient that is meant to be another function's is allowed.
@@ -113,7 +111,7 @@ class Gate:
             if risk.dim <= LARGE_DIM:
                 check_held(base)
 
-    def coupled(self, risk: "Risk") -> str:
+    def coupled(self, risk: Mean) -> str:
         """Why batches are neither cut nor joined; empty where the loss is the mean over samples.
 
         Checked on cuts of the first batch. BatchNorm is left out where it normalises with the
@@ -124,11 +122,12 @@ class Gate:
             self._coupled[training] = coupling(risk, training)
         return self._coupled[training]
 
-    def _derivatives(self, risk: "Risk", z: Tensor, curvature: bool) -> dict[str, Any]:
+    def _derivatives(self, risk: Mean, z: Tensor, curvature: bool) -> dict[str, Any]:
         with _quiet(z), second_order(risk):
             w = shifted(z)
             base = based(risk, w, curvature and risk.derivatives == "exact")
             strange, self.custom = _foreign(base.value, base.leaf, base.risk)
+            base.risk.custom = self.custom
             if strange:
                 raise RuntimeError(_unsubstituted(strange, risk))
             if not base.value.requires_grad:
@@ -159,7 +158,7 @@ def _is_far(judged: Tensor | None, z: Tensor) -> bool:
     return float(torch.linalg.vector_norm(judged.to(z) - z)) > _FAR * size
 
 
-def _data(risk: "Risk") -> str:
+def _data(risk: Mean) -> str:
     data = risk.data
     if data.random and data.seed is None:
         raise RuntimeError(
@@ -189,7 +188,7 @@ class _quiet:
         self._warnings.__exit__(*error)
 
 
-def _foreign(value: Tensor, leaf: Tensor, risk: "Risk") -> tuple[list[Tensor], list[str]]:
+def _foreign(value: Tensor, leaf: Tensor, risk: Mean) -> tuple[list[Tensor], list[str]]:
     """The leaves of a graph that are neither the vector nor data, and custom operations in it."""
     inputs = {id(t) for batch in risk.data for t in data_batches.tensors_of(batch[:2])}
     strange: dict[int, Tensor] = {}
@@ -205,7 +204,7 @@ def _foreign(value: Tensor, leaf: Tensor, risk: "Risk") -> tuple[list[Tensor], l
     return list(strange.values()), list(custom)
 
 
-def _is_input(tensor: Tensor, risk: "Risk") -> bool:
+def _is_input(tensor: Tensor, risk: Mean) -> bool:
     """Whether a leaf is made of the data: inputs that are differentiated are fresh in a call."""
     known = risk.model.name_of(tensor)
     return not known and not isinstance(tensor, torch.nn.Parameter)
@@ -222,7 +221,7 @@ def _nodes(value: Tensor) -> Iterator[Any]:
         stack += [following for following, _ in node.next_functions]
 
 
-def _unsubstituted(strange: list[Tensor], risk: "Risk") -> str:
+def _unsubstituted(strange: list[Tensor], risk: Mean) -> str:
     names = [risk.model.name_of(tensor) for tensor in strange]
     known = next(filter(None, names), "")
     if known:

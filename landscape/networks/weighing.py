@@ -6,18 +6,15 @@ The loss of a batch may be the mean over its samples; a mean with weights that o
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from landscape.networks import batches as data_batches
 from landscape.networks.batches import Batch
-from landscape.networks.network import Network
+from landscape.networks.evaluation import Together
+from landscape.networks.mean import Mean
 from landscape.objective import value
-
-if TYPE_CHECKING:
-    from landscape.networks.risk import Risk
 
 _COUPLED = 512  # samples that are cut to see whether they are coupled
 _BATCHES = 32  # whose weights are checked
@@ -28,7 +25,7 @@ _MEND = (
 )
 
 
-def coupling(risk: "Risk", training: bool) -> str:
+def coupling(risk: Mean, training: bool) -> str:
     """Why batches are neither cut nor joined; empty where the loss is the mean over samples.
 
     Args:
@@ -62,17 +59,18 @@ def coupling(risk: "Risk", training: bool) -> str:
     return ""
 
 
-def changed(risk: "Risk", cut: "Risk") -> str:
+def changed(risk: Mean, cut: Mean) -> str:
     """How the risk changes when its data are cut so, at a point beside its own; empty if not."""
     z = shifted(risk.point())
     whole, parts = (float(value(r, z)) for r in (risk, cut))
-    noise = 8 * abs(whole - float(value(risk.seeded(1), z))) if risk._random else 0.0
+    random = risk.forward.random
+    noise = 8 * abs(whole - float(value(risk.seeded(1), z))) if random else 0.0
     if abs(whole - parts) <= _tolerance(z) * (abs(whole) + abs(parts)) + noise or whole != whole:
         return ""
     return f"the loss changes from {whole:.6g} to {parts:.6g}"
 
 
-def changed_by_loss(risk: "Risk", cut: "Risk") -> bool:
+def changed_by_loss(risk: Mean, cut: Mean) -> bool:
     """Whether the loss of all outputs together is another than that of the parts.
 
     The network goes over the parts alone, which costs no memory for the whole.
@@ -82,11 +80,11 @@ def changed_by_loss(risk: "Risk", cut: "Risk") -> bool:
     with torch.inference_mode(False), torch.no_grad():
         for batch in cut.data:
             batch = cut.prepared(batch, z.dtype)
-            pieces.append(Batch(cut.outputs(z, batch), batch.target, batch.samples))  # type: ignore[attr-defined]
+            pieces.append(Batch(cut.forward.outputs(z, batch), batch.target, batch.samples))
         try:
             whole = data_batches.joined(pieces)
-            parts = [(risk.loss_at(z, p.inputs, p.target), p.samples) for p in pieces]  # type: ignore[attr-defined]
-            together = risk.loss_at(z, whole.inputs, whole.target)  # type: ignore[attr-defined]
+            parts = [(risk.forward.loss_at(z, p.inputs, p.target), p.samples) for p in pieces]
+            together = risk.forward.loss_at(z, whole.inputs, whole.target)
         except (RuntimeError, ValueError, TypeError, IndexError):
             return True
     if risk.data.samples != whole.samples or len(risk.data.batches) > 1:
@@ -100,19 +98,19 @@ def changed_by_loss(risk: "Risk", cut: "Risk") -> bool:
     return not abs(one - other) <= _tolerance(z) * (abs(one) + abs(other))
 
 
-def _noise(risk: "Risk", batch: Batch, z: Tensor) -> float:
+def _noise(risk: Mean, batch: Batch, z: Tensor) -> float:
     """How far the loss of a batch differs between draws; 0 where nothing is drawn."""
-    if not risk._random:
+    if not risk.forward.random:
         return 0.0
     losses = []
     for seed in range(4):
-        twin = risk._on([batch], seed)
+        twin = risk.on([batch], seed)
         losses.append(float(_lone(twin, batch, z)[0]))
     return 8 * (max(losses) - min(losses))
 
 
 def _uneven(
-    risk: "Risk", batch: Batch, found: list[tuple[Tensor, float]], z: Tensor, noise: float
+    risk: Mean, batch: Batch, found: list[tuple[Tensor, float]], z: Tensor, noise: float
 ) -> str:
     """In which way a whole batch is not the mean of two parts; empty where it is."""
     (whole, total), *pieces = found
@@ -135,35 +133,35 @@ def _uneven(
     return f"{reason} ({said})"
 
 
-def _calm(risk: "Risk", training: bool) -> "Risk":
+def _calm(risk: Mean, training: bool) -> Mean:
     """The risk with dropout at rest and, for training, BatchNorm as it is judged."""
-    calm = risk._on(list(risk.data) if risk.data.resident else [risk.data.first], risk.seed or 0)
-    model = risk.model
-    calm.model = Network(model.module, "frozen", "eval", model.loss, model.prefix)
-    calm.model._changing = model._changing
-    calm._random = [name for name in risk._random if "draws random" in name]
-    calm.evaluation = "sequential"
+    batches = list(risk.data) if risk.data.resident else [risk.data.first]
+    calm = risk.on(batches, risk.seed or 0)
+    own = risk.model.at_rest()
+    random = [name for name in risk.forward.random if "draws random" in name]
+    calm = calm.of(calm.forward.changed(model=own, random=random))
+    calm.together = Together(None, calm.data.resident)
     if training:
         for module in calm.model.modules():
             if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and (
                 module.running_mean is None
             ):
-                calm.model.settle(module, calm.point_dtype, calm.device)
+                calm.model.settle(module, calm.point_dtype, calm.forward.device)
     return calm
 
 
-def _lone(risk: "Risk", batch: Batch, z: Tensor) -> tuple[Tensor, float]:
+def _lone(risk: Mean, batch: Batch, z: Tensor) -> tuple[Tensor, float]:
     """The mean loss of a batch alone and its weight."""
-    part = risk._on([batch], risk.seed)
+    part = risk.on([batch], risk.seed)
     with torch.inference_mode(False), torch.no_grad():
         prepared = part.prepared(batch, z.dtype)
-        grad = torch.enable_grad() if part._graphed else torch.no_grad()
+        grad = torch.enable_grad() if part.forward.graphed else torch.no_grad()
         with grad, part.given(z):
-            loss = part.batch_loss(part.model, prepared)
+            loss = part.forward.batch_loss(prepared)
     if isinstance(loss, tuple):
         total, weight = loss[0].detach().double(), float(loss[1])
         return total / (weight or 1.0), weight
-    weight = part._weight(batch)
+    weight = part.weighting.of(batch)
     if part.known is not None and part.known.added:
         return loss.detach().double() / batch.samples, float(batch.samples)
     value = loss.detach().double()
@@ -174,7 +172,7 @@ def _tolerance(z: Tensor) -> float:
     return 200 * torch.finfo(z.dtype).eps
 
 
-def weighing(risk: "Risk") -> str:
+def weighing(risk: Mean) -> str:
     """How batches are weighed, in words.
 
     Raises:
@@ -183,7 +181,7 @@ def weighing(risk: "Risk") -> str:
     if risk.known is not None:
         name = getattr(risk.loss, "__name__", type(risk.loss).__name__)
         return f"{name}: batches added" if risk.known.added else f"{name} over {risk.known.over}"
-    if risk._pairs:
+    if risk.forward.paired:
         _check_weights(risk)
         return "the weights that the loss gives"
     if risk.data.resident and len(risk.data.batches) < 2:
@@ -219,7 +217,7 @@ def weighing(risk: "Risk") -> str:
     return f"by samples, checked on {checked} batches"
 
 
-def _check_weights(risk: "Risk") -> None:
+def _check_weights(risk: Mean) -> None:
     """Nothing, if the weights that a loss of several batches gives do not depend on the point.
 
     Raises:
@@ -231,9 +229,9 @@ def _check_weights(risk: "Risk") -> None:
     for number, (batch, weight) in enumerate(zip(risk.data, risk.weights, strict=True)):
         if number == _BATCHES:
             return
-        part = risk._on([batch], risk.seed)
+        part = risk.on([batch], risk.seed)
         with torch.inference_mode(False), torch.enable_grad(), part.given(z.requires_grad_()):
-            loss = part.batch_loss(part.model, part.prepared(batch, z.dtype))
+            loss = part.forward.batch_loss(part.prepared(batch, z.dtype))
         given = loss[1]
         moves = isinstance(given, Tensor) and given.requires_grad
         if moves or abs(float(given) - weight) > _tolerance(z) * abs(weight):
@@ -244,8 +242,8 @@ def _check_weights(risk: "Risk") -> None:
             )
 
 
-def _unknown(what: str, risk: "Risk") -> str:
-    line = "loss * n, n  # a mean over n" if risk.whole else (
+def _unknown(what: str, risk: Mean) -> str:
+    line = "loss * n, n  # a mean over n" if risk.forward.whole else (
         "cross_entropy(output, target, reduction='sum'), target.numel()"
     )  # fmt: skip
     return (
@@ -260,7 +258,7 @@ def _head(batch: Batch, most: int) -> Batch:
     return data_batches.rows(batch, torch.arange(min(most, batch.samples), device=device))
 
 
-def _weighed_otherwise(risk: "Risk", anchor: Batch, batch: Batch, z: Tensor) -> str | None:
+def _weighed_otherwise(risk: Mean, anchor: Batch, batch: Batch, z: Tensor) -> str | None:
     """What is wrong with weighing by samples; empty if nothing, None if it cannot be seen."""
     for one, other in _pairs(anchor, batch):
         across = one is anchor and other is batch
@@ -301,7 +299,7 @@ def _pairs(anchor: Batch, batch: Batch) -> Iterator[tuple[Batch, Batch]]:
         yield data_batches.rows(batch, order[:cut]), data_batches.rows(batch, order[cut:])
 
 
-def _is_weighted(risk: "Risk", batch: Batch, z: Tensor) -> bool:
+def _is_weighted(risk: Mean, batch: Batch, z: Tensor) -> bool:
     """Whether the losses of parts are means with some positive weights, whatever these are."""
     generator = torch.Generator(device="cpu").manual_seed(1)
     device = next(data_batches.tensors_of(batch[:2])).device

@@ -13,8 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from landscape.curvature import GRAPH_BYTES, graphs
-from landscape.networks.batches import Batch
-from landscape.networks.risk import EmpiricalRisk
+from landscape.networks import Batch, EmpiricalRisk
 from landscape.objective import Objective, second_order
 from landscape.operators.outputs import (
     Bend,

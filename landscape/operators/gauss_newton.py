@@ -7,9 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from landscape.networks import Batch, EmpiricalRisk
 from landscape.networks import batches as data_batches
-from landscape.networks.batches import Batch
-from landscape.networks.risk import EmpiricalRisk
 from landscape.objective import second_order, widened
 from landscape.operators.outputs import (
     Bend,

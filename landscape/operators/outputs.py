@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from landscape.networks import Batch, EmpiricalRisk
 from landscape.networks import batches as data_batches
-from landscape.networks.batches import Batch
-from landscape.networks.risk import EmpiricalRisk
 from landscape.objective import Objective, Ridge, Sum, ordinary
 
 Bend = Callable[[list[Tensor]], list[Tensor]]

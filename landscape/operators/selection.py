@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from landscape.networks.layout import Entry, Layout
+from landscape.networks import Entry, Layout
 from landscape.objective import Derived, Objective, ordinary
 
 Where: TypeAlias = str | Sequence[str] | Callable[[Entry], bool] | Tensor | slice

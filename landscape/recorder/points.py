@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from landscape.networks.layout import Layout
+from landscape.networks import Layout
 
 
 def point_of(

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from landscape import directions
-from landscape.networks.layout import Layout
+from landscape.networks import Layout
 from landscape.objective import (
     Objective,
     check_deterministic,

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import CrossEntropyLoss
 from torch.nn.functional import cross_entropy
 
-from landscape.networks.risk import EmpiricalRisk
+from landscape.networks import EmpiricalRisk
 from landscape.objective import Objective, widened
 from landscape.operators import EmpiricalFisher, Fisher
 from landscape.operators.fisher import Factored

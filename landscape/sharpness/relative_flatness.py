@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from landscape.curvature import Hessian
-from landscape.networks.layout import Entry
+from landscape.networks import Entry
 from landscape.objective import Objective, check_deterministic, widened
 from landscape.rounding import in_float64
 

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from landscape.files import PathLike
-from landscape.networks.batches import dense_parts, tensors_of
-from landscape.networks.reestimation import reestimated
+from landscape.networks import dense_parts, reestimated, tensors_of
 from landscape.objective import (
     Objective,
     check_deterministic,

@@ -12,8 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from landscape.curvature import Hessian
+from landscape.networks import EmpiricalRisk
 from landscape.networks import batches as data_batches
-from landscape.networks.risk import EmpiricalRisk
 from landscape.objective import Objective, second_order
 from landscape.operators import GaussNewton
 from landscape.operators.gauss_newton import gauss_newton_diagonal
@@ -292,7 +292,7 @@ def _few(risk: EmpiricalRisk) -> EmpiricalRisk:
     """The risk on a few samples of its first batch that have a weight."""
     batch, _ = next((b, s) for b, s in risk.weighed() if s > 0)
     for count in (min(_FEW, batch.samples), batch.samples):
-        few: Any = risk._on([data_batches.spread(batch, count)], risk.seed)
+        few: Any = risk.on([data_batches.spread(batch, count)], risk.seed)
         if few.weights[0] > 0:
             break
     return few

@@ -129,7 +129,11 @@ def test_statistics_are_those_of_all_samples(dtype, shape):
     model = torch.nn.Sequential(kind(5)).to(dtype)
     risk = EmpiricalRisk(model, pieces, lambda output, target: output.square().mean())
     found = measured_statistics(
-        risk.model, risk._tensors(risk.point()), iter(risk.data), dtype, risk._through
+        risk.model,
+        risk.forward.tensors(risk.point()),
+        iter(risk.data),
+        dtype,
+        risk.forward.through,
     )
     axes = [axis for axis in range(x.ndim) if axis != 1]
     mean, variance = (found[f"0.running_{name}"] for name in ("mean", "var"))

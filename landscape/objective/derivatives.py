@@ -1,0 +1,255 @@
+"""Values, gradients and products of any objective; derivatives commute with finite sums."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from importlib import import_module
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from landscape.objective.protocol import Objective, Term, leaves, offered, trait
+
+with warnings.catch_warnings():
+    # Torch imports it at the first gradient, and it leaves filters of warnings behind.
+    import_module("sympy")
+
+
+def value(
+    objective: Objective, z: Float[Tensor, "*batch p"], *, chunk: int | None = None
+) -> Float[Tensor, "*batch"]:
+    """The objective at every point of ``z``.
+
+    Args:
+        objective: what is evaluated.
+        z: points; the last axis is parameters.
+        chunk: number of points evaluated together, which bounds memory; the objective's own
+            choice where None.
+
+    Raises:
+        ValueError: if the points do not have the objective's length, or are not floating point.
+    """
+    rows = _rows(objective, z)
+    if len(rows) == 0:
+        return rows.new_zeros(z.shape[:-1])
+    # A term may keep tensors for later, which would be useless if made in inference mode.
+    with torch.inference_mode(False), torch.no_grad():
+        total = None
+        for term in batched_terms(objective):
+            part = torch.cat([term(piece) for piece in _pieces(objective, rows, chunk)])
+            total = part if total is None else total + part
+    return _some(total, objective).reshape(z.shape[:-1])
+
+
+def value_and_grad(
+    objective: Objective, z: Float[Tensor, "*batch p"], *, chunk: int | None = None
+) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch p"]]:
+    """The objective and its gradient at every point of ``z``.
+
+    Arguments and errors as in `value`.
+    """
+    rows = _rows(objective, z)
+    if len(rows) == 0:
+        return rows.new_zeros(z.shape[:-1]), torch.zeros_like(z)
+    own = offered(objective, "value_and_grad")
+    if own is not None:
+        if torch.is_inference_mode_enabled():
+            with torch.inference_mode(False):
+                return value_and_grad(objective, z, chunk=chunk)
+        parts = [own(piece) for piece in _pieces(objective, rows, chunk)]
+        values, grads = parts[0] if len(parts) == 1 else map(torch.cat, zip(*parts, strict=True))
+        if z.ndim == 2:
+            return values.detach(), grads.detach()
+        return values.detach().reshape(z.shape[:-1]), grads.detach().reshape(z.shape)
+    total, gradient = None, torch.zeros_like(rows)
+    for term in batched_terms(objective):
+        pieces = [differentiated(term, piece) for piece in _pieces(objective, rows, chunk)]
+        values, grads = map(torch.cat, zip(*pieces, strict=True))
+        total = values if total is None else total + values
+        gradient += grads
+    return _some(total, objective).reshape(z.shape[:-1]), gradient.reshape(z.shape)
+
+
+def hvp(
+    objective: Objective,
+    z: Float[Tensor, "*batch p"],
+    u: Float[Tensor, "*probes p"],
+    *,
+    chunk: int | None = None,
+) -> Float[Tensor, "*all p"]:
+    """The Hessian at ``z`` times ``u``, by reverse over reverse differentiation.
+
+    By differences of gradients, where the objective says ``derivatives="differences"``.
+
+    The leading axes of ``z`` and ``u`` are broadcast. For many products at one point,
+    `landscape.curvature.Hessian` builds the first-order graph only once.
+
+    Arguments and errors as in `value`.
+    """
+    _check(objective, z)
+    _check(objective, u)
+    shape = torch.broadcast_shapes(z.shape, u.shape)
+    rows = _rows(objective, z.expand(shape))
+    probes = _rows(objective, u.expand(shape)).to(rows)
+    if len(rows) == 0:
+        return rows.new_zeros(shape)
+    if trait(objective, "derivatives") == "differences":
+        pairs = zip(rows, probes, strict=True)
+        return torch.stack([difference(objective, *pair) for pair in pairs]).reshape(shape)
+    with second_order(objective):
+        total = torch.zeros_like(rows)
+        for term in batched_terms(objective):
+            start = 0
+            for piece in _pieces(objective, rows, chunk):
+                stop = start + len(piece)
+                point, _, slope = first_order(term, piece)
+                total[start:stop] += backward(slope, point, probes[start:stop])
+                start = stop
+    return total.reshape(shape)
+
+
+def difference(
+    objective: Objective, z: Float[Tensor, " p"], u: Float[Tensor, " p"], factor: float = 1.0
+) -> Float[Tensor, " p"]:
+    r"""The Hessian at z times u, by a central difference of gradients.
+
+    The step is ``factor`` times :math:`\epsilon^{1/3} (1 + \|z\|_2) / \|u\|_2`.
+    """
+    length = torch.linalg.vector_norm(u)
+    if not float(length) > 0:
+        return torch.zeros_like(u)
+    eps = torch.finfo(u.dtype).eps
+    step = factor * eps ** (1 / 3) * (1 + torch.linalg.vector_norm(z)) / length
+    ends = torch.stack([z + step * u, z - step * u])
+    _, slopes = value_and_grad(objective, ends)
+    return (slopes[0] - slopes[1]) / torch.linalg.vector_norm(ends[0] - ends[1]) * length
+
+
+def batched_terms(objective: Objective) -> Iterator[Term]:
+    """The objective's terms as functions from (n, p) to (n,)."""
+    own = offered(objective, "batched_terms")
+    if own is not None:
+        yield from own()
+        return
+    for term in objective.terms():
+        yield (
+            lambda rows, term=term: (
+                term(rows[0]).unsqueeze(0) if len(rows) == 1 else torch.func.vmap(term)(rows)
+            )
+        )
+
+
+def first_order(term: Term, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The points as a leaf of a graph, the values, and the gradients as functions in that graph."""
+    with torch.inference_mode(False), torch.enable_grad():
+        leaf = ordinary(points).requires_grad_()
+        values = term(leaf)
+        if not values.requires_grad:
+            return leaf, values, torch.zeros_like(leaf)
+        (slope,) = torch.autograd.grad(
+            values, leaf, torch.ones_like(values), create_graph=True, materialize_grads=True
+        )
+    return leaf, values.detach(), slope
+
+
+def backward(slope: Tensor, leaf: Tensor, u: Tensor, *, retain: bool = False) -> Tensor:
+    """The derivative of ``slope . u`` with respect to ``leaf``: a Hessian-vector product."""
+    if not slope.requires_grad:
+        return torch.zeros_like(leaf)
+    (product,) = torch.autograd.grad(slope, leaf, u, retain_graph=retain, materialize_grads=True)
+    return product
+
+
+def ordinary(tensor: Tensor) -> Tensor:
+    """The tensor's numbers for any graph: one made in inference mode must be copied for that."""
+    with torch.inference_mode(False):
+        return tensor.clone() if tensor.is_inference() else tensor.detach()
+
+
+def widened(tensor: Tensor) -> Tensor:
+    """The tensor in float64; on the CPU where its own device has no float64."""
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
+
+
+@contextmanager
+def second_order(objective: Any = None) -> Iterator[None]:
+    """Kernels that can be differentiated twice: the fused attention kernels cannot.
+
+    Nor can cuDNN's recurrent layers, which are off where ``objective`` or a part of it says that it
+    is ``recurrent``. Products in float32 are in float32 on CUDA too, not in TF32. All settings are
+    restored.
+
+    Args:
+        objective: what will be differentiated.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(torch.inference_mode(False))
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        # Before anything runs on CUDA these settings concern nothing.
+        if torch.cuda.is_initialized():
+            for place, name, value in _precise_kernels(_recurrent(objective)):
+                stack.callback(setattr, place, name, getattr(place, name))
+                setattr(place, name, value)
+        yield
+
+
+def _precise_kernels(recurrent: bool) -> list[tuple[Any, str, Any]]:
+    """Settings of torch by which CUDA computes float32 in float32, and can do so twice."""
+    cudnn: Any = torch.backends.cudnn
+    matmul: Any = torch.backends.cuda.matmul
+    if hasattr(cudnn, "conv"):
+        # Since torch 2.9; to read the older settings after these were used is an error.
+        places, name, value = [matmul, cudnn.conv, cudnn.rnn], "fp32_precision", "ieee"
+        settings: list[tuple[Any, str, Any]] = [(place, name, value) for place in places]
+    else:
+        settings = [(matmul, "allow_tf32", False), (cudnn, "allow_tf32", False)]
+    return [*settings, (cudnn, "enabled", False)] if recurrent else settings
+
+
+def _recurrent(objective: Any) -> bool:
+    return any(offered(part, "recurrent") for part in leaves(objective))
+
+
+def differentiated(term: Term, points: Tensor) -> tuple[Tensor, Tensor]:
+    """The values of a batched term and their gradients."""
+    with torch.inference_mode(False), torch.enable_grad():
+        leaf = ordinary(points).requires_grad_()
+        values = term(leaf)
+        if not values.requires_grad:
+            return values, torch.zeros_like(leaf)
+        (grad,) = torch.autograd.grad(values, leaf, torch.ones_like(values), materialize_grads=True)
+    return values.detach(), grad
+
+
+def _check(objective: Objective, z: Tensor) -> None:
+    if z.ndim < 1 or z.shape[-1] != objective.dim:
+        raise ValueError(
+            f"points of length {objective.dim} are needed (the last axis), got shape "
+            f"{tuple(z.shape)}"
+        )
+    if not z.is_floating_point():
+        raise ValueError(f"points must be floating point, got {z.dtype}")
+
+
+def _rows(objective: Objective, z: Tensor) -> Tensor:
+    _check(objective, z)
+    return z.detach() if z.ndim == 2 else z.detach().reshape(-1, objective.dim)
+
+
+def _pieces(objective: Objective, rows: Tensor, chunk: int | None) -> tuple[Tensor, ...]:
+    chunk = offered(objective, "chunk") if chunk is None else chunk
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"chunk must be at least 1, got {chunk}")
+    return rows.split(chunk) if chunk is not None and chunk < len(rows) else (rows,)
+
+
+def _some(total: Tensor | None, objective: Objective) -> Tensor:
+    if total is None:
+        raise ValueError(f"{type(objective).__name__} has no terms: is its data empty?")
+    return total
