@@ -14,9 +14,9 @@ from landscape.operators.blocks import Operator, dense, graph_of, matrix, name_o
 from landscape.operators.selection import Where, describe, selected
 from landscape.results import Spectrum, provenance
 from landscape.spectrum.krylov import Which, ends, precise
-from landscape.spectrum.lanczos import GUARDS, estimates, lanczos, lock
 from landscape.spectrum.multiplicity import uncover
 from landscape.spectrum.residuals import DOUBLE_DIM, explicit, unit
+from landscape.spectrum.search import GUARDS, Search, estimates, look
 
 # Below this length the whole matrix costs no more than the search for its ends.
 _DENSE_DIM = 32
@@ -186,20 +186,19 @@ def _search(
         vectors, everything, status = _dense(operator, k, which)
         facts["check"] = "not needed: the whole matrix was built"
     else:
-        krylov, pairs, status = lanczos(operator, k, which, tolerance, left, generator, room=room)
-        if status == "converged" and check and not krylov.complete:
-            seen = uncover(krylov, pairs, k, which, tolerance, left - krylov.products)
-            checked, everything = seen.products, seen.everything
-            facts |= {"hidden": seen.found, "check": f"{seen.found} hidden found; {seen.verdict}"}
-            if seen.verdict.startswith("stopped"):
-                status = f"converged, but the check for hidden eigenvalues {seen.verdict}"
-        elif status != "not finite":
-            everything = pairs.values
-            facts["check"] = "not needed: the whole space was seen"
-            if not krylov.complete:
-                facts["check"] = "not asked for" if status == "converged" else "not reached"
-            lock(krylov, pairs, k, which)
-        vectors = krylov.basis.rows()[:k]
+        search = Search(
+            operator, k, which, tolerance, left, generator, room=room, start=_slope(operator)
+        )
+        look(search)
+        if search.status == "converged" and check and not search.krylov.complete:
+            uncover(search)
+        vectors, everything, status = (
+            search.krylov.basis.rows()[:k],
+            search.pairs.values,
+            search.ended,
+        )
+        checked = search.checked
+        facts |= search.said(check)
     if status == "not finite":
         spent = operator.products - checked
         return Found(vectors, np.empty(0), status, spent, checked, vectors[:0], name, {})
@@ -253,6 +252,13 @@ def _dense(operator: Any, k: int, which: Which) -> tuple[Tensor, np.ndarray, str
     everything = values.cpu().numpy()
     chosen = torch.as_tensor(ends(everything, which, k).copy(), device=columns.device)
     return columns.T[chosen].to(operator.point), everything, "converged"
+
+
+def _slope(operator: Any) -> Tensor | None:
+    """The gradient at the point, which lies mostly along few eigenvectors; None for a block."""
+    if not isinstance(operator, Hessian) or operator.differences or not operator.cached:
+        return None
+    return operator.value_and_grad()[1]
 
 
 def _reason(status: str) -> str:

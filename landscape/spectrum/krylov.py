@@ -61,15 +61,19 @@ class Basis:
             vector /= self.split(vector)[1]
         return vector
 
+    def zero(self) -> Tensor:
+        """A vector of zeros."""
+        return self._like.new_zeros(self.dim)
+
     def rotate(self, weights: np.ndarray) -> None:
         """Nothing; the rows become the columns of ``weights`` (size, kept) times the old ones.
 
-        In place, over pieces of columns, so that no more than two vectors are held beside it.
+        In place, over pieces of columns, so that no more than one vector is held beside it.
         """
         kept = weights.shape[1]
         turn = torch.as_tensor(np.ascontiguousarray(weights.T), device=self._like.device)
         turn = turn.to(self._like.dtype)
-        columns = max(1, self.dim // self.size)
+        columns = max(1, self.dim // (2 * self.size))
         for start in range(0, self.dim, columns):
             piece = slice(start, start + columns)
             turned = turn @ torch.cat([rows[:, piece] for rows in self._filled()])
@@ -107,27 +111,36 @@ class Krylov:
     r"""A basis V, the operator's projection T on it, and what the projection leaves out.
 
     :math:`H V^\top = V^\top T + \sum_c f_c l_c^\top + \beta v e_m^\top`: the last product left
-    ``beta`` times the unit vector ``ahead``, and every chain c that was abandoned before had left a
-    unit vector times the row c of ``leaks``. T is measured, column by column, and never assumed to
-    be tridiagonal, so that rotating the basis keeps it exact (thick restart, Wu and Simon 2000).
+    ``beta`` times the unit vector ``ahead``, and every chain c that was abandoned before has left a
+    unit vector, ``left[c]``, times the row c of ``leaks``. T is measured, column by column, and
+    never assumed to be tridiagonal, so that rotating the basis keeps it exact (thick restart, Wu
+    and Simon 2000).
 
     Args:
         operator: has ``point`` (for device and dtype) and ``@``.
         room: most rows, at least 2.
         generator: source of the random starts.
+        start: (p,), the first row, of length one; random where None.
     """
 
-    def __init__(self, operator: Any, room: int, generator: torch.Generator):
+    def __init__(
+        self,
+        operator: Any,
+        room: int,
+        generator: torch.Generator,
+        start: Float[Tensor, " p"] | None = None,
+    ):
         self.operator = operator
         self.basis = Basis(operator.point, room)
         self.matrix = np.zeros((0, 0))
         self.leaks = np.zeros((0, 0))
+        self.left: list[Tensor] = []
         self.beta = 0.0
         self.closed = False
         self.finite = True
         self.products = 0
         self._generator = generator
-        self._ahead: Tensor | None = None
+        self._ahead = start
 
     @property
     def size(self) -> int:
@@ -186,9 +199,15 @@ class Krylov:
 
     def lock(self, chosen: np.ndarray, pairs: Pairs) -> None:
         """Nothing; the rows are the chosen Ritz vectors, and the next one will be a fresh start."""
+        # What these rows have seen of an older chain is in the projection.
+        for row, vector in zip(self.leaks, self.left, strict=True):
+            length = self.basis.split(vector)[1]
+            vector /= length or 1.0
+            row *= length
         last = np.zeros((1, self.size))
         last[0, -1] = self.beta
         self.leaks = np.concatenate([self.leaks, last])
+        self.left.append(self.basis.zero() if self._ahead is None else self._ahead)
         self.beta, self._ahead = 0.0, None
         self.keep(pairs.coefficients[:, chosen])
 

@@ -1,11 +1,9 @@
 """Whether a search for eigenvalues has missed some: a second look from a fresh random start."""
 
-from typing import NamedTuple
-
 import numpy as np
 
-from landscape.spectrum.krylov import Krylov, Pairs, Which, ends
-from landscape.spectrum.lanczos import lock, settled
+from landscape.spectrum.krylov import Pairs, Which, ends
+from landscape.spectrum.search import Search, settled
 
 # Chance of a miss, for each end, at which a look is over; and the part of the spread beyond which
 # it must be that small where the next eigenvalue is too near to be told apart.
@@ -15,22 +13,11 @@ _NEAR = 0.1
 _RESTARTED = 0.5
 
 
-class Check(NamedTuple):
-    """What was hidden, how the last look ended, the products taken, and all Ritz values."""
+def uncover(search: Search) -> None:
+    r"""Nothing; the search looked again and again until nothing was found, and says how that ended.
 
-    found: int
-    verdict: str
-    products: int
-    everything: np.ndarray
-
-
-def uncover(
-    krylov: Krylov, pairs: Pairs, k: int, which: Which, tolerance: float, products: int
-) -> Check:
-    r"""What a second look finds, again and again until it finds nothing.
-
-    The rows of ``krylov`` become the wanted Ritz vectors and the two after them. Lanczos from a
-    random start orthogonal to these sees the operator projected on the rest of the space, in which
+    The rows are the wanted Ritz vectors and the two after them. Lanczos from a random start
+    orthogonal to these sees the operator projected on the rest of the space, in which
     a second copy of an eigenvalue is visible. What lies beyond the wanted ones takes its place.
 
     A look ends when an eigenvalue t that is beyond the wanted ones by more than the tolerance would
@@ -41,39 +28,29 @@ def uncover(
     this would take long, a look ends when its Ritz pair meets the tolerance and this chance is that
     small for whatever is beyond it by a tenth of the spread. The theorem knows no restart; steps
     after one count half, and the chance is then an estimate.
-
-    Args:
-        krylov: a space that holds the wanted pairs.
-        pairs: its Ritz pairs.
-        k: how many are wanted.
-        which: the end of the spectrum, as in `landscape.spectrum.top_eigenpairs`.
-        tolerance: relative to the largest Ritz value by magnitude.
-        products: most products.
     """
-    before, found, verdict = krylov.products, 0, ""
-    lock(krylov, pairs, k, which)
-    while not verdict:
+    krylov = search.krylov
+    before = krylov.products
+    while not search.verdict:
         locked = krylov.size
-        verdict, hidden = _look(krylov, pairs, k, which, tolerance, before + products)
+        search.verdict, hidden = _look(search)
         if hidden:
-            found += hidden
-            pairs = krylov.pairs()
-            lock(krylov, pairs, k, which)
+            search.hidden += hidden
+            search.pairs = krylov.pairs()
+            search.lock()
         else:
             krylov.trim(locked)
-    return Check(found, verdict, krylov.products - before, pairs.values)
+    search.checked = krylov.products - before
 
 
-def _look(
-    krylov: Krylov, pairs: Pairs, k: int, which: Which, tolerance: float, limit: int
-) -> tuple[str, int]:
+def _look(search: Search) -> tuple[str, int]:
     """How it ended, and how many Ritz values are beyond the wanted ones."""
+    krylov, which, slack = search.krylov, search.which, search.slack
     first, steps, full, hidden = krylov.size, 0.0, 1.0, 0
-    slack = tolerance * np.abs(pairs.values).max()
-    low, high = _edges(pairs.values[ends(pairs.values, which, k)], which)
+    low, high = _edges(search.pairs.values[ends(search.pairs.values, which, search.k)], which)
     while not krylov.complete:
-        if krylov.products == limit:
-            return f"stopped after {limit} products in all", hidden
+        if search.spent:
+            return f"stopped after {search.limit} products in all", hidden
         if krylov.size == krylov.basis.room:
             krylov.restart(which, hidden + 1, first)
             full = _RESTARTED
@@ -84,7 +61,7 @@ def _look(
         inner = krylov.pairs(first)
         hidden = int(((inner.values > high + slack) | (inner.values < low - slack)).sum())
         if hidden:
-            if krylov.closed or settled(krylov.pairs(), k, which, tolerance):
+            if krylov.closed or settled(krylov.pairs(), search.k, which, search.tolerance):
                 return "", hidden
             continue
         verdict = "the rest of the space was seen"

@@ -6,9 +6,10 @@ import torch
 from objectives import normal, seeded
 
 from landscape.spectrum import krylov as space
-from landscape.spectrum.krylov import Basis, Krylov, ends
-from landscape.spectrum.lanczos import Pairs, lanczos, lock, settled, tridiagonal
+from landscape.spectrum.krylov import Basis, Krylov, Pairs, ends
+from landscape.spectrum.lanczos import tridiagonal
 from landscape.spectrum.multiplicity import uncover
+from landscape.spectrum.search import Search, look, settled
 
 
 class Matrix:
@@ -90,33 +91,60 @@ def test_a_basis_turns_in_place_whatever_its_blocks(block, monkeypatch):
 
 def test_a_basis_stays_orthogonal_where_a_plain_recurrence_finds_ghosts():
     operator = Matrix(np.r_[[100.0, 60.0], np.linspace(0, 1, 198)], torch.float32)
-    krylov, pairs, status = lanczos(operator, 5, "LM", 1e-14, 80, seeded(0))
-    assert (len(pairs.values), status) == (80, "stopped after 80 products")
-    assert (abs(pairs.values) > 10).sum() == 2
+    krylov = Krylov(operator, 80, seeded(0))
+    for _ in range(80):
+        krylov.extend()
+    assert (abs(krylov.pairs().values) > 10).sum() == 2
     rows = krylov.basis.rows().double()
     np.testing.assert_allclose(rows @ rows.T, np.eye(80), atol=1e-5)
 
 
 @pytest.mark.parametrize("which", ["LM", "LA", "SA", "BE"])
-def test_the_projection_stays_exact_through_restarts(which):
+@pytest.mark.parametrize("check", [False, True])
+def test_the_projection_and_what_it_leaves_stay_exact_through_restarts(which, check):
     operator = Matrix(OUTLIERS)
-    krylov, pairs, status = lanczos(operator, 4, which, 1e-6, 1000, seeded(0), room=11)
-    assert status == "converged" and krylov.size <= 11 < krylov.products
-    rows = krylov.basis.rows()
-    np.testing.assert_allclose(rows @ rows.T, np.eye(len(rows)), atol=1e-12)
-    np.testing.assert_allclose(rows @ operator.a @ rows.T, krylov.matrix, atol=1e-11)
-    lock(krylov, pairs, 4, which)
-    rows = krylov.basis.rows()
-    rest = np.linalg.norm((rows @ operator.a).numpy() - krylov.matrix @ rows.numpy(), axis=1)
-    assert (rest <= krylov.pairs().residuals.max() + 1e-11).all()
+    search = Search(operator, 4, which, 1e-6, 1000, seeded(0), room=11)
+    look(search)
+    if check:
+        uncover(search)
+    krylov = search.krylov
+    assert search.ended == "converged" and krylov.size <= 11 < krylov.products
+    _assert_exact(krylov, operator)
     asked = OUTLIERS[ends(OUTLIERS, which, 4)]
     np.testing.assert_allclose(np.diag(krylov.matrix)[:4], asked, atol=1e-6)
 
 
+def test_a_start_along_a_vector_is_near_it_and_finds_what_it_does_not_touch():
+    operator = Matrix(OUTLIERS)
+    along = torch.linalg.eigh(operator.a)[1][:, -1]
+    search = Search(operator, 3, "LA", 1e-3, 100, seeded(0), start=7 * along)
+    look(search)
+    np.testing.assert_allclose(np.diag(search.krylov.matrix)[:3], [50, 30, 20], atol=1e-2)
+    first = Search(operator, 3, "LA", 1e-3, 1, seeded(0), start=7 * along)
+    look(first)
+    assert abs(float(first.krylov.basis.rows()[0] @ along)) > 0.98
+
+
+@pytest.mark.parametrize("start", [0.0, float("nan")])
+def test_a_start_without_a_direction_is_a_random_one(start):
+    search = Search(Matrix(OUTLIERS), 3, "LA", 1e-3, 100, seeded(0), start=start * normal(100))
+    look(search)
+    assert search.status == "converged"
+
+
+def _assert_exact(krylov, operator):
+    """The rows are orthonormal, and their products are what the space says they are."""
+    rows = krylov.basis.rows().numpy()
+    np.testing.assert_allclose(rows @ rows.T, np.eye(len(rows)), atol=1e-12)
+    left = krylov.leaks.T @ torch.stack(krylov.left).numpy()
+    np.testing.assert_allclose(rows @ operator.a.numpy(), krylov.matrix @ rows + left, atol=1e-11)
+
+
 def test_residuals_count_what_an_abandoned_chain_has_left():
     operator = Matrix(OUTLIERS)
-    krylov, pairs, _ = lanczos(operator, 3, "LA", 1e-2, 100, seeded(0))
-    lock(krylov, pairs, 3, "LA")
+    search = Search(operator, 3, "LA", 1e-2, 100, seeded(0))
+    look(search)
+    krylov = search.krylov
     for _ in range(4):
         krylov.extend()
     found = krylov.pairs()
@@ -131,20 +159,24 @@ def test_residuals_count_what_an_abandoned_chain_has_left():
 def test_copies_are_uncovered_one_after_another(room):
     eigenvalues = np.r_[np.full(4, 9.0), [5, 4], np.linspace(-1, 1, 94)]
     operator = Matrix(eigenvalues)
-    krylov, pairs, _ = lanczos(operator, 3, "LA", 1e-2, 1000, seeded(0), room=room)
-    np.testing.assert_allclose(pairs.values[ends(pairs.values, "LA", 3)], [9, 5, 4], atol=0.05)
+    search = Search(operator, 3, "LA", 1e-2, 1000, seeded(0), room=room)
+    look(search)
+    np.testing.assert_allclose(np.diag(search.krylov.matrix)[:3], [9, 5, 4], atol=0.05)
     before = operator.products
-    seen = uncover(krylov, pairs, 3, "LA", 1e-2, 1000)
-    np.testing.assert_allclose(np.diag(krylov.matrix)[:3], [9, 9, 9], atol=0.05)
-    assert seen.found == 2
-    assert seen.products == operator.products - before > 0
+    uncover(search)
+    np.testing.assert_allclose(np.diag(search.krylov.matrix)[:3], [9, 9, 9], atol=0.05)
+    assert search.hidden == 2
+    assert search.checked == operator.products - before > 0
+    _assert_exact(search.krylov, operator)
 
 
 def test_a_check_without_products_says_so():
-    krylov, pairs, _ = lanczos(Matrix(OUTLIERS), 3, "LA", 1e-3, 100, seeded(0))
-    seen = uncover(krylov, pairs, 3, "LA", 1e-3, 0)
-    assert (seen.found, seen.products) == (0, 0)
-    assert seen.verdict.startswith("stopped after")
+    search = Search(Matrix(OUTLIERS), 3, "LA", 1e-3, 100, seeded(0))
+    look(search)
+    search.limit = search.krylov.products
+    uncover(search)
+    assert (search.hidden, search.checked) == (0, 0)
+    assert search.verdict.startswith("stopped after")
 
 
 def test_guards_must_be_told_apart_from_the_wanted_pairs():
@@ -158,7 +190,7 @@ def test_guards_must_be_told_apart_from_the_wanted_pairs():
 
 
 def test_a_space_that_is_whole_is_the_end():
-    krylov, pairs, status = lanczos(Matrix([3.0, 1.0]), 1, "LA", 1e-3, 50, seeded(0))
-    assert status == "converged" and krylov.complete and krylov.products == 2
-    np.testing.assert_allclose(pairs.values, [1, 3])
-    assert isinstance(krylov, Krylov)
+    search = Search(Matrix([3.0, 1.0]), 1, "LA", 1e-3, 50, seeded(0))
+    look(search)
+    assert search.status == "converged" and search.krylov.complete and search.krylov.products == 2
+    np.testing.assert_allclose(search.pairs.values, [1, 3])
