@@ -214,7 +214,7 @@ def test_a_folder_that_cannot_be_written_to_is_found_out_before_the_work(
     works = []
     monkeypatch.setattr(Path, "touch", lambda path: (_ for _ in ()).throw(
         PermissionError(errno.EACCES, "Permission denied", str(path))))  # fmt: skip
-    monkeypatch.setattr("landscape.files.hdf5._image", lambda *args: works.append(args))
+    monkeypatch.setattr("landscape.files.hdf5._fill", lambda *args: works.append(args))
     refused(call, tmp_path, argv.split(), 1, f"could not write into {folder}", "--out")
     assert works == []
 
