@@ -11,6 +11,7 @@ from typing import Any
 from jsonargparse import SUPPRESS, ArgumentParser
 
 from cnognp.methods.composition import COMPOSED
+from cnognp.methods.registry import flattened
 from cnognp.training.config import text_of, tree_in
 
 # Flags that take no value, so that the word behind them may be the TASK.
@@ -200,6 +201,11 @@ def tree_of(path: Path) -> dict[str, Any]:
         if not isinstance(part.get("name", ""), str):
             raise ValueError(f"{path}: {noun} must be a name, or a mapping with a name and keys")
         tree[noun] = part
+    if "name" in (method := tree.get("method", {})):
+        try:
+            tree["method"] = flattened(method["name"], method)
+        except ValueError as error:
+            raise ValueError(f"{path}: method: {error}") from None
     # The folder of a task's data is a flag of its own.
     if "data" in tree.get("task", {}):
         tree.setdefault("data", tree["task"].pop("data"))

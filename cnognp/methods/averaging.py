@@ -1,12 +1,13 @@
 """The running average of where a method has been."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from cnognp.method import Info, Method, norms, require
+from cnognp.methods.schedule import parts_of
 from landscape.objective import Objective, value_and_grad
 
 
@@ -72,7 +73,7 @@ class SWA:
         inner, info = self.base.step(objective, inner, generator)
         position = state.position if averaged else inner.position
         if round >= self.start and (round - self.start) % self.every == 0:
-            position = position + (inner.position - position) / (averaged + 1)
+            position = position + (inner.position - position) / self.span(averaged)
             averaged += 1
         new = AverageState(
             position, inner, torch.full_like(state.averaged, averaged), state.round + 1
@@ -81,3 +82,43 @@ class SWA:
             loss, grad = value_and_grad(objective, position)
             info = Info(position, loss, norms(grad), loss, info.evaluations)
         return new, info
+
+    def span(self, averaged: int) -> float:
+        """What the distance to a new point is divided by, after so many points in the average."""
+        return float(averaged + 1)
+
+
+@dataclass(frozen=True)
+class EMA(SWA):
+    r"""The exponential moving average of the points of a base method, which is reported.
+
+    After round ``start`` it begins where the base is; every ``every`` rounds from then on
+    :math:`\bar z \leftarrow d \bar z + (1 - d) z`, as
+    ``torch.optim.swa_utils.get_ema_multi_avg_fn(d)`` has it. The average never feeds back. Inside
+    an `Epoch` a round is the step on a mini-batch.
+
+    Args:
+        decay: d, the share that the average keeps, from 0 to below 1.
+
+    Raises:
+        ValueError: if one is out of range.
+
+    Reference: Polyak & Juditsky (1992), and Tarvainen & Valpola (2017), section 2.
+    """
+
+    decay: float = 0.999
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(0 <= self.decay < 1, "decay", "from 0 to below 1", self.decay)
+
+    def span(self, averaged: int) -> float:
+        return 1 / (1 - self.decay) if averaged else 1.0
+
+
+def unevaluated(method: Method) -> Method:
+    """The method, where no part of it evaluates the objective only to tell of it."""
+    changes: dict[str, Any] = {name: unevaluated(part) for name, part in parts_of(method)}
+    if hasattr(method, "evaluate"):
+        changes["evaluate"] = False
+    return replace(method, **changes) if changes else method  # type: ignore[type-var]

@@ -1,7 +1,8 @@
 """What is composed with any step, each with the only definition of its keywords.
 
 A step (SAM, Adam, noise ...) has keywords of its own, in its class. What does not depend on it is
-here: its base, its gradients' centralisation, its data and its schedule. torch is imported only
+here: its base, the clipping and centralisation of its gradients, its data, its schedule and the
+average that is reported. torch is imported only
 when a method is made, so that the command line can read the keywords.
 """
 
@@ -19,9 +20,8 @@ BASES: dict[str, str] = {"sgd": "descent:SGD", "adam": "adaptive:Adam", "adamw":
 
 Decay = Literal["constant", "step", "cosine"]
 Centred = Literal["none", "all", "convolutions"]
-
-COMPOSED = ("base", "batch_size", "schedule", "horizon", "warmup", "centralise")
-"""Keywords that say what a step is composed with; on the command line flags of their own."""
+Averaged = Literal["none", "swa", "ema"]
+_STEP = ("lr", "momentum", "weight_decay")  # of the base; methods without one have them, too
 
 
 def class_of(place: str) -> Any:
@@ -73,6 +73,32 @@ class Base:
 
 
 @dataclass(frozen=True)
+class Clip:
+    """How long a gradient may be.
+
+    Args:
+        clip: largest Euclidean norm of the gradient of a step, beyond which it is shortened; 0 for
+            none.
+
+    Raises:
+        ValueError: if it is negative.
+    """
+
+    clip: float = 0.0
+
+    def __post_init__(self):
+        from cnognp.method import require
+
+        require(self.clip >= 0, "clip", "at least 0", self.clip)
+
+    def around(self, method: "Method") -> "Method":
+        """The method, its gradients clipped."""
+        from cnognp.methods.clipping import Clipped
+
+        return Clipped(method, self.clip) if self.clip else method
+
+
+@dataclass(frozen=True)
 class Centralisation:
     """Gradient centralisation, where it is asked for.
 
@@ -89,7 +115,7 @@ class Centralisation:
     def __post_init__(self):
         _require_one_of("centralise", get_args(Centred), self.centralise)
 
-    def around(self, method: "Method", *, evaluate: bool = True) -> "Method":
+    def around(self, method: "Method") -> "Method":
         """The method, its gradients centralised."""
         from cnognp.methods.centralisation import Centralised
 
@@ -104,23 +130,32 @@ class Data:
 
     Args:
         batch_size: samples in a mini-batch; 0 takes one step on the whole data.
+        accumulation: parts of a mini-batch whose gradients are added up for one step, so that the
+            memory is that of a part; the step is that of the whole mini-batch.
 
     Raises:
-        ValueError: if it is negative.
+        ValueError: if one is out of range, or there is accumulation without mini-batches.
     """
 
     batch_size: int = 32
+    accumulation: int = 1
 
     def __post_init__(self):
         from cnognp.method import require
 
         require(self.batch_size >= 0, "batch_size", "at least 0", self.batch_size)
+        alone = self.accumulation == 1 or self.batch_size > 0
+        require(self.accumulation >= 1, "accumulation", "at least 1", self.accumulation)
+        require(alone, "accumulation", "1 without mini-batches", self.accumulation)
 
-    def around(self, method: "Method", *, evaluate: bool = True) -> "Method":
+    def around(self, method: "Method") -> "Method":
         """The method on mini-batches, an epoch of which is one iteration."""
+        from cnognp.methods.averaging import unevaluated
         from cnognp.methods.descent import Epoch
 
-        return Epoch(method, self.batch_size, evaluate) if self.batch_size else method
+        if not self.batch_size:
+            return method
+        return Epoch(unevaluated(method), self.batch_size, parts=self.accumulation)
 
 
 @dataclass(frozen=True)
@@ -162,9 +197,65 @@ class Schedule:
             decay = Cosine(left)
         return WarmUp(self.warmup, decay)
 
-    def around(self, method: "Method", *, evaluate: bool = True) -> "Method":
-        """The method, its lr scheduled; outermost, so that a round is an iteration of the user."""
+    def around(self, method: "Method") -> "Method":
+        """The method, its lr scheduled; a round is an iteration of the user."""
         from cnognp.methods.schedule import Constant, Scheduled
 
         factors = self.factors()
         return method if factors == Constant() else Scheduled(method, factors)
+
+
+@dataclass(frozen=True)
+class Average:
+    """Which average of the points is reported, where it is one.
+
+    Args:
+        average: none, swa (stochastic weight averaging) of the points after each iteration, or ema
+            (exponential moving average) of those after each step.
+        average_start: iterations, or steps, before averaging begins.
+        average_every: iterations, or steps, between two points that are averaged.
+        average_decay: share of the exponential average that a step keeps, from 0 to below 1.
+
+    Raises:
+        ValueError: if one is out of range.
+    """
+
+    average: Averaged = "none"
+    average_start: int = 0
+    average_every: int = 1
+    average_decay: float = 0.999
+
+    def __post_init__(self):
+        from cnognp.method import require
+
+        _require_one_of("average", get_args(Averaged), self.average)
+        require(self.average_start >= 0, "average_start", "at least 0", self.average_start)
+        require(self.average_every >= 1, "average_every", "at least 1", self.average_every)
+        decays = 0 <= self.average_decay < 1
+        require(decays, "average_decay", "from 0 to below 1", self.average_decay)
+
+    def of_steps(self, method: "Method") -> "Method":
+        """The method, the average over its steps reported where that is asked for."""
+        from cnognp.methods.averaging import EMA
+
+        if self.average != "ema":
+            return method
+        return EMA(method, self.average_start, self.average_every, decay=self.average_decay)
+
+    def around(self, method: "Method") -> "Method":
+        """The method, the average over its iterations reported where that is asked for."""
+        from cnognp.methods.averaging import SWA, unevaluated
+
+        if self.average != "swa":
+            return method
+        return SWA(unevaluated(method), self.average_start, self.average_every)
+
+
+GROUPS = (Base, Clip, Centralisation, Data, Schedule, Average)
+"""What a step can be composed with, in the order in which configurations have it."""
+
+COMPOSED = tuple(key for group in GROUPS for key in group.__dataclass_fields__ if key not in _STEP)
+"""Keywords that say what a step is composed with; on the command line flags of their own."""
+
+OF_TRAINING = tuple(key for group in (Clip, Data, Average) for key in group.__dataclass_fields__)
+"""Those of them that the loop around an optimiser decides, where there is one."""

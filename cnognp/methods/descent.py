@@ -130,17 +130,21 @@ class Epoch:
         size: samples in a mini-batch, at least 1.
         evaluate: whether the whole objective is evaluated at the end, so that `Info` can report it.
             A swarm that evaluates its own new points sets it to False.
+        parts: pieces of a mini-batch that are evaluated one after another for one step, so that the
+            memory is that of a piece; at least 1.
 
     Raises:
-        ValueError: if ``size`` is not positive.
+        ValueError: if ``size`` or ``parts`` is not positive.
     """
 
     method: Method
     size: int
     evaluate: bool = True
+    parts: int = 1
 
     def __post_init__(self):
         require(self.size >= 1, "size", "at least 1", self.size)
+        require(self.parts >= 1, "accumulation", "at least 1", self.parts)
 
     def init(self, objective: Objective, z: Tensor) -> EpochState:
         return EpochState(z, self.method.init(objective, z))
@@ -151,7 +155,8 @@ class Epoch:
         inner = state.inner._replace(position=state.position)
         stream = [objective]
         if hasattr(objective, "minibatches"):
-            stream = objective.minibatches(self.size, derive(generator, "epoch"), epochs=1)
+            cut = {"parts": self.parts} if self.parts > 1 else {}
+            stream = objective.minibatches(self.size, derive(generator, "epoch"), epochs=1, **cut)
         costs = []
         for k, batch in enumerate(stream):
             inner, info = self.method.step(batch, inner, derive(generator, "step", k))

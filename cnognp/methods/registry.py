@@ -10,7 +10,16 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
-from cnognp.methods.composition import Base, Centralisation, Data, Schedule, class_of
+from cnognp.methods.composition import (
+    GROUPS,
+    Average,
+    Base,
+    Centralisation,
+    Clip,
+    Data,
+    Schedule,
+    class_of,
+)
 from cnognp.methods.keywords import Keyword, keywords_of
 
 if TYPE_CHECKING:
@@ -19,8 +28,8 @@ if TYPE_CHECKING:
 BATCH = Data.batch_size
 """Samples in a mini-batch where nobody has said how many."""
 
-_TRAINED = (Data, Schedule)
-_BASED = (Base, Data, Schedule)
+_TRAINED = (Clip, Centralisation, Data, Schedule, Average)
+_BASED = (Base, Clip, Data, Schedule, Average)
 _PULLS = "inertia cognitive social randomness"
 
 
@@ -30,7 +39,7 @@ class Named:
 
     Args:
         place: ``module:Class`` of the step.
-        groups: what is composed with it, from the inside out.
+        groups: what is composed with it.
         keys: keywords of the class that the name has; all if empty.
         defaults: where they differ from those of the class.
         fixed: keywords of the class that make the name; they cannot be given.
@@ -68,22 +77,85 @@ class Named:
         Raises:
             ValueError: if one is out of range.
         """
-        groups = [group(**{key: given[key] for key in _of_group(group)}) for group in self.groups]
-        shared = {key for group in self.groups for key in _of_group(group)}
-        own = {key: value for key, value in given.items() if key not in shared}
+        made = {
+            group: group(**{key: given[key] for key in _of_group(group)}) for group in self.groups
+        }
+        own = {key: given[key] for key in given if key not in self._shared()}
         for name, place in self.parts.items():
             mine = keywords_of(place)[1]
             own[name] = class_of(place)(**{key: own.pop(key) for key in mine})
         kind = class_of(self.place)
         kind = partial(getattr(kind, "named", kind), **self.fixed)
-        method: Any = None
-        if Base in self.groups:
-            method = groups.pop(0).step()
-        if not self.outermost:
-            method = kind(method, **own) if method else kind(**own)
-        for group in groups:
-            method = group.around(method, evaluate=not self.outermost)
-        return kind(method, **own) if self.outermost else method
+
+        def around(group: Any, method: Any) -> Any:
+            return made[group].around(method) if group in made else method
+
+        method: Any = around(Clip, made[Base].step() if Base in made else kind(**own))
+        if Base in made and not self.outermost:
+            method = kind(method, **own)
+        method = around(Centralisation, method)
+        if Average in made:
+            method = made[Average].of_steps(method)
+        for group in (Data, Schedule, Average):
+            method = around(group, method)
+        if self.outermost:
+            from cnognp.methods.averaging import unevaluated
+
+            method = kind(unevaluated(method), **own)
+        return method
+
+    def _shared(self) -> dict[str, Any]:
+        """The group of every keyword that the step itself does not have."""
+        return {key: group for group in self.groups for key in _of_group(group)}
+
+    def grouped(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Keywords as a configuration shows them: the step's own, then a mapping for each group.
+
+        The keyword that a group is called after is its ``name``, and stands alone where it is the
+        only one; others go without the group's name before them.
+        """
+        shared = self._shared()
+        tree: dict[str, Any] = {key: given[key] for key in given if key not in shared}
+        for group in (each for each in GROUPS if each in self.groups):
+            keys = _of_group(group)
+            mine = {key: given[key] for key in keys if key in given}
+            if len(keys) == 1:
+                tree |= mine
+            elif mine:
+                noun = _noun(group)
+                named = sorted(mine, key=noun.__ne__)
+                tree[noun] = {_inside(key, noun): mine[key] for key in named}
+        return tree
+
+    def flattened(self, tree: Mapping[str, Any]) -> dict[str, Any]:
+        """The keywords in a configuration, those of groups without them.
+
+        Raises:
+            ValueError: if a group has a key that it does not know.
+        """
+        flat: dict[str, Any] = {}
+        groups = {_noun(group): group for group in self.groups}
+        for key, value in tree.items():
+            if key not in groups or not isinstance(value, Mapping):
+                flat[key] = value
+                continue
+            inside = {_inside(known, key): known for known in _of_group(groups[key])}
+            if unknown := [name for name in value if name not in inside]:
+                raise ValueError(
+                    f"unknown key {unknown[0]!r} in {key}; there are {', '.join(inside)}"
+                )
+            flat |= {inside[name]: value[name] for name in value}
+        return flat
+
+
+def _noun(group: Any) -> str:
+    """What a configuration calls a group."""
+    return group.__name__.lower()
+
+
+def _inside(key: str, noun: str) -> str:
+    """A keyword inside its group."""
+    return "name" if key == noun else key.removeprefix(f"{noun}_")
 
 
 def _of_group(group: Any) -> Mapping[str, Keyword]:
@@ -94,12 +166,8 @@ TABLE: Mapping[str, Named] = {
     "gd": Named("descent:GradientDescent", (Schedule,)),
     "sgd": Named("descent:SGD", _TRAINED),
     "normalised-gd": Named("noise:NormalisedGD", (Schedule,)),
-    "adam": Named(
-        "adaptive:Adam", (Centralisation, *_TRAINED), keys="lr beta1 beta2 eps weight_decay"
-    ),
-    "adamw": Named(
-        "adaptive:AdamW", (Centralisation, *_TRAINED), keys="lr beta1 beta2 eps weight_decay"
-    ),
+    "adam": Named("adaptive:Adam", _TRAINED, keys="lr beta1 beta2 eps weight_decay"),
+    "adamw": Named("adaptive:AdamW", _TRAINED, keys="lr beta1 beta2 eps weight_decay"),
     "nig": Named("noise:NiG", (Schedule,)),
     "nim": Named("noise:NiM", (Schedule,)),
     **{
@@ -127,7 +195,11 @@ TABLE: Mapping[str, Named] = {
     "gcsam": Named("sharpness_aware:GCSAM", _BASED),
     "gnp": Named("sharpness_aware:GNP", _BASED),
     "swa": Named(
-        "averaging:SWA", _BASED, keys="start every", defaults={"start": 75}, outermost=True
+        "averaging:SWA",
+        (Base, Clip, Data, Schedule),
+        keys="start every",
+        defaults={"start": 75},
+        outermost=True,
     ),
     "bfgs": Named("bfgs:BFGS"),
     "lbfgs-gss": Named("quasi_newton:LBFGSGoldenSection"),
@@ -228,3 +300,25 @@ def _function(name: str) -> Callable[..., "Method"]:
 
 METHODS: Mapping[str, Callable[..., "Method"]] = _Methods()
 """Functions with plain keywords that return a `Method`, by name."""
+
+
+def grouped(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The keywords of a method as a configuration shows them; of an unknown one as they are."""
+    return TABLE[name].grouped(given) if name in TABLE else dict(given)
+
+
+def flattened(name: str, tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The keywords of a method in a configuration, of this version or an older one.
+
+    Raises:
+        ValueError: if a group has a key that it does not know.
+    """
+    return TABLE[name].flattened(tree) if name in TABLE else dict(tree)
+
+
+def completed(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The keywords of a method, those that are not given at their defaults."""
+    if name not in TABLE:
+        return dict(given)
+    defaults = {key: each.default for key, each in TABLE[name].keywords().items()}
+    return {**defaults, **given}

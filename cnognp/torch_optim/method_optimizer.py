@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from cnognp.methods import METHODS
+from cnognp.methods.averaging import unevaluated
+from cnognp.methods.composition import COMPOSED, OF_TRAINING
 from cnognp.state import from_tensors, to_tensors
 from cnognp.torch_optim.flat import Closure, Flat
 from landscape.randomness import derived_seed
 
 # What may differ between parameter groups: one number per coordinate does.
 _PER_COORDINATE = ("lr", "weight_decay")
-_NOT_HERE = ("batch_size",)
 _OWN = ("method", "steps", "seed", "evaluations")
 
 
@@ -41,7 +42,7 @@ class MethodOptimizer(torch.optim.Optimizer):
 
     def __init__(self, params: Iterable[Any], *, seed: int = 0, **keys: Any):
         parameters = self._signature().items()
-        known = {k: p.default for k, p in parameters if k not in _NOT_HERE}
+        known = {k: p.default for k, p in parameters if k not in OF_TRAINING}
         unknown = set(keys) - set(known)
         if unknown:
             raise ValueError(
@@ -129,13 +130,15 @@ class MethodOptimizer(torch.optim.Optimizer):
             raise ValueError(
                 f"no state of {type(self).__name__}: {', '.join(sorted(missing))} missing"
             )
-        known = set(self._keys)
-        for group in state_dict["param_groups"]:
-            if missing := known - set(group):
+        # What an older version could not be composed with is at its default.
+        newer = {key: self.defaults[key] for key in self._keys if key in COMPOSED}
+        groups = [{**newer, **group} for group in state_dict["param_groups"]]
+        for group in groups:
+            if missing := set(self._keys) - set(group):
                 raise ValueError(
                     f"no state of {type(self).__name__}: its groups lack {min(missing)}"
                 )
-        super().load_state_dict({key: state_dict[key] for key in ("state", "param_groups")})
+        super().load_state_dict({"state": state_dict["state"], "param_groups": groups})
         tensors, self._steps, self._seed, self.evaluations = (state_dict[key] for key in _OWN)
         self._state, self._flat = None, None
         self._restored = {path: tensor.clone() for path, tensor in tensors.items()} or None
@@ -184,11 +187,9 @@ class MethodOptimizer(torch.optim.Optimizer):
         for key in differing - set(_PER_COORDINATE):
             raise ValueError(f"{key} must be the same in all parameter groups, got {values[key]}")
         # A step is one closure, whatever the command line makes of an iteration.
-        whole = {key: 0 for key in _NOT_HERE if key in self._signature()}
+        whole = {"batch_size": 0} if "batch_size" in self._signature() else {}
         first = {key: given[0] for key, given in values.items()}
-        method: Any = METHODS[self.name](**first, **whole)
-        if hasattr(method, "evaluate"):
-            method = replace(method, evaluate=False)
+        method = unevaluated(METHODS[self.name](**first, **whole))
         self._built = (stamp, _spread(method, {key: self._joined(key) for key in differing}))
         return self._built[1]
 

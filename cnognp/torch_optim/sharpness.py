@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from cnognp.methods import METHODS, sharpness_aware
-from cnognp.methods.composition import Schedule
+from cnognp.methods.composition import OF_TRAINING, Schedule
 from cnognp.methods.descent import GradientDescent
 from cnognp.methods.hyperparameters import require_not_negative
 from cnognp.torch_optim.bases import Base, based
 from cnognp.torch_optim.flat import Closure, Flat
 
 # Keywords of the named methods that are none of ours: the base has them, or a step is what it is.
-_OF_THE_BASE = ("lr", "momentum", "weight_decay", "base", "batch_size")
+_OF_THE_BASE = ("lr", "momentum", "weight_decay", "base", *OF_TRAINING)
 _PER_COORDINATE = ("rho", "eta", "r")
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 _STATE = "sharpness_aware"

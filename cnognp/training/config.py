@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from cnognp.methods.registry import completed, flattened, grouped
 from landscape.files import DamagedFile, check_writable, replacing, temporaries
 
 if TYPE_CHECKING:
@@ -88,21 +89,24 @@ class Config:
         return self.checkpoint_every or max(1, -(-self.iterations // 10))
 
     def to_yaml(self) -> str:
-        """The text of ``run.yaml``: task and method each with their keywords.
+        """The text of ``run.yaml``: task and method each with their keywords, these in groups.
 
         Its first line is a comment with the SHA-256 of the others: no kill can leave a text beside
         the digest of another one.
         """
         tree = asdict(self)
         tree["task"] = {"name": self.task, **tree.pop("task_options")}
-        tree["method"] = {"name": self.method, **tree.pop("method_options")}
+        tree["method"] = {
+            "name": self.method, **grouped(self.method, tree.pop("method_options")),
+        }  # fmt: skip
         text = yaml.safe_dump(_plain(tree), sort_keys=False, allow_unicode=True)
         return f"{_DIGEST}{_sha256(text)}\n{text}"
 
     def differences(self, other: "Config") -> list[str]:
         """What ``other`` has otherwise, one entry for each key: ``"members 20, not 30"``.
 
-        The keys of another task or method are not listed beside its name.
+        The keys of another task or method are not listed beside its name. A keyword of the method
+        that one does not have, since an older version wrote it, is at its default.
         """
         ours, theirs = self._flat(), other._flat()
         renamed = tuple(f"{n}." for n in ("task", "method") if ours[n] != theirs[n])
@@ -114,9 +118,10 @@ class Config:
         return [text for key, text in different.items() if not key.startswith(renamed)]
 
     def _flat(self) -> dict[str, Any]:
-        tree = yaml.safe_load(self.to_yaml())
-        nouns = {noun: tree.pop(noun) for noun in ("task", "method")}
-        names = {noun: part.pop("name") for noun, part in nouns.items()}
+        tree = _plain(asdict(self))
+        names = {noun: tree.pop(noun) for noun in ("task", "method")}
+        nouns = {noun: tree.pop(f"{noun}_options") for noun in names}
+        nouns["method"] = _plain(completed(self.method, nouns["method"]))
         keys = {f"{noun}.{key}": part[key] for noun, part in nouns.items() for key in part}
         return {**names, **tree, **keys}
 
@@ -137,7 +142,9 @@ class Config:
             part = tree[noun] if isinstance(tree[noun], dict) else {"name": tree[noun]}
             if not isinstance(part.get("name"), str):
                 raise ValueError(f"{noun} needs a name")
-            tree[noun], options[f"{noun}_options"] = part.pop("name"), _tuples(part)
+            name = part.pop("name")
+            part = flattened(name, part) if noun == "method" else part
+            tree[noun], options[f"{noun}_options"] = name, _tuples(part)
         unknown = set(tree) - {f.name for f in fields(cls)}
         if unknown:
             raise ValueError(f"unknown key {sorted(unknown)[0]!r}")

@@ -143,9 +143,21 @@ class Data:
         """
         if not 1 <= count <= self.samples:
             raise ValueError(f"count must be from 1 to the {self.samples} samples, got {count}")
-        whole = self.joined()
-        order = torch.arange(self.samples, device=self.device)
-        return self.of([parts.rows(whole, index) for index in order.tensor_split(count)])
+        return self.of(self.pieces(self.joined(), count))
+
+    def pieces(self, batch: Batch, count: int) -> list[Batch]:
+        """The samples of a batch in at most ``count`` batches, in order and as equal as can be.
+
+        Raises:
+            ValueError: if rows cannot be taken.
+        """
+        if not parts.rowwise(batch):
+            raise ValueError(
+                "the first axis of the tensors in a batch does not count its samples, so that it "
+                f"cannot be cut into {count}"
+            )
+        order = torch.arange(batch.samples, device=self.device)
+        return [parts.rows(batch, i) for i in order.tensor_split(min(count, batch.samples))]
 
     def limited(self, most: int) -> "Data":
         """The same batches, those of more than ``most`` samples cut into pieces of that size."""

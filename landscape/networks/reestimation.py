@@ -92,7 +92,7 @@ class Stochastic(Derived):
         return value_and_grad(self.parts[0], z)
 
     def minibatches(
-        self, size: int, generator: torch.Generator, *, epochs: int | None = None
+        self, size: int, generator: torch.Generator, *, epochs: int | None = None, parts: int = 1
     ) -> Iterator[Risk]:
         """The mini-batches of the risk that is trained on."""
-        return self.training.minibatches(size, generator, epochs=epochs)
+        return self.training.minibatches(size, generator, epochs=epochs, parts=parts)

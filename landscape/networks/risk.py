@@ -167,7 +167,7 @@ class Risk(Mean):
         return weighing(self)
 
     def minibatches(
-        self, size: int, generator: torch.Generator, *, epochs: int | None = None
+        self, size: int, generator: torch.Generator, *, epochs: int | None = None, parts: int = 1
     ) -> Iterator["Risk"]:
         """An endless stream of one-batch risks, reshuffled in every epoch.
 
@@ -181,19 +181,36 @@ class Risk(Mean):
                 that is too large to keep in memory it must be the loader's own batch size.
             generator: source of the order.
             epochs: ends the stream after so many epochs.
+            parts: batches that each mini-batch is cut into, for gradients that are accumulated.
+                BatchNorm that normalises with the batch does so with each part.
 
         Raises:
-            ValueError: if ``size`` is not positive, or not that of batches that stay as they are.
+            ValueError: if ``size`` or ``parts`` is not positive, ``size`` is not that of batches
+                that stay as they are, or ``parts`` is given where batches cannot be cut.
         """
-        if size < 1:
-            raise ValueError(f"size must be at least 1, got {size}")
+        for name, count in {"size": size, "parts": parts}.items():
+            if count < 1:
+                raise ValueError(f"{name} must be at least 1, got {count}")
         kept = ""
-        if size < max(self.samples, 2):
+        if size < max(self.samples, 2) or parts > 1:
             kept = self.gate.coupled(self)
+        if kept and parts > 1:
+            raise ValueError(
+                f"a mini-batch cannot be cut into {parts} parts, since {kept}: accumulation 1"
+            )
         for epoch in counter() if epochs is None else range(epochs):
             order = order_of(generator, epoch)
             for k, batch in enumerate(self.data.epoch(size, order, kept=kept)):
-                yield self.on([batch], seed=derived_seed(order.initial_seed(), "dropout", k))
+                yield self._of_batch(batch, parts, derived_seed(order.initial_seed(), "dropout", k))
+
+    def _of_batch(self, batch: Batch, parts: int, seed: int) -> "Risk":
+        """The risk on one batch alone, evaluated in so many parts."""
+        if parts == 1:
+            return self.on([batch], seed)
+        twin = self.on(self.data.pieces(batch, parts), seed)
+        if sum(twin.weights) > 0:
+            twin.weighting = twin.weighting.weigh(twin.data)
+        return twin
 
     def sharded(self, count: int) -> "Risk":
         """The same risk with its data in ``count`` batches, in order and as equal as can be.

@@ -70,7 +70,7 @@ class Sum(Derived):
         return sum(values[1:], values[0]), sum(grads[1:], grads[0])
 
     def minibatches(
-        self, size: int, generator: torch.Generator, *, epochs: int | None = None
+        self, size: int, generator: torch.Generator, *, epochs: int | None = None, **cut: int
     ) -> Iterator["Sum"]:
         """The first part that has mini-batches in them, each with the other parts whole.
 
@@ -79,7 +79,7 @@ class Sum(Derived):
         for place, part in enumerate(self.parts):
             if offered(part, "minibatches") is not None:
                 others = (*self.parts[:place], *self.parts[place + 1 :])
-                for batch in part.minibatches(size, generator, epochs=epochs):
+                for batch in part.minibatches(size, generator, epochs=epochs, **cut):
                     yield Sum(batch, *others)
                 return
         yield from repeat(self) if epochs is None else repeat(self, epochs)

@@ -32,7 +32,8 @@ class Offer(Protocol):
             than vmap.
         value_and_grad: ``value_and_grad(z)``: from (n, p) to (n,) and (n, p), where it is faster
             than autograd.
-        minibatches: ``minibatches(size, generator, epochs)``: a stream of one-term objectives.
+        minibatches: ``minibatches(size, generator, epochs)``: a stream of one-term objectives; with
+            ``parts`` each has so many terms, of which one is evaluated after another.
         judge: ``judge(z, curvature)``: what was checked before a measurement at z. It says that
             this is the loss of a network.
         stochastic_modules: ``stochastic_modules()``: what draws random numbers, by name.

@@ -149,19 +149,28 @@ def test_defaults_lose_to_the_file_and_the_file_to_flags_wherever_they_stand(cal
         subprocess.run(["rm", "-r", "resolved"], check=True)
         found = config(call, *argv)
         assert (found["members"], found["method"]["lr"]) == (2, 0.5)
-        assert found["method"]["name"] == "sgd" and found["method"]["batch_size"] == 16
+        assert found["method"]["name"] == "sgd" and found["method"]["data"]["batch_size"] == 16
 
 
 def test_what_a_method_is_composed_with_is_said_as_flags_of_their_own(call):
     said = "--method sam --base adam --schedule=cosine --batch-size 32 wine --horizon 7 --warmup 2"
     found = config(call, *said.split())["method"]
-    assert (found["name"], found["base"], found["schedule"]) == ("sam", "adam", "cosine")
-    assert (found["batch_size"], found["horizon"], found["warmup"]) == (32, 7, 2)
+    assert (found["name"], found["base"]["name"]) == ("sam", "adam")
+    assert found["schedule"] == {"name": "cosine", "horizon": 7, "warmup": 2}
+    assert found["data"]["batch_size"] == 32
     with open("f.yaml", "w") as file:
-        file.write("task: wine\nmethod: {name: sam, base: adam, batch_size: 16}\n")
+        file.write("task: wine\nmethod: {name: sam, base: {name: adam}, batch_size: 16, "
+                   "average: {name: ema, decay: 0.5}}\n")  # fmt: skip
     subprocess.run(["rm", "-r", "resolved"], check=True)
-    found = config(call, "--batch-size", "8", "--config", "f.yaml")["method"]
-    assert (found["base"], found["batch_size"]) == ("adam", 8)
+    found = config(call, "--batch-size", "8", "--average-start", "3", "--config", "f.yaml")[
+        "method"
+    ]
+    assert (found["base"]["name"], found["data"]["batch_size"]) == ("adam", 8)
+    assert found["average"] == {"name": "ema", "start": 3, "every": 1, "decay": 0.5}
+    with open("f.yaml", "w") as file:
+        file.write("task: wine\nmethod: {name: sam, base: {nam: adam}}\n")
+    outcome = call("train", "--config", "f.yaml")
+    assert outcome.code == 2 and "unknown key 'nam' in base; there are lr, name" in outcome.err
     shown = call("train", "wine", "--method", "sam", "--help").out
     assert "--base {sgd,adam,adamw}, --method.base" in shown
 

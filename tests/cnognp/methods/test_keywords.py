@@ -8,12 +8,12 @@ import typing
 import pytest
 
 from cnognp import METHODS
-from cnognp.methods.composition import BASES, Known
+from cnognp.methods.composition import BASES, GROUPS, Known
 from cnognp.methods.keywords import descriptions, keywords_of
 from cnognp.methods.registry import TABLE
 
-GROUPS = ("Base", "Centralisation", "Data", "Schedule")
-PLACES = {entry.place for entry in TABLE.values()} | {f"composition:{name}" for name in GROUPS}
+PLACES = {entry.place for entry in TABLE.values()}
+PLACES |= {f"composition:{group.__name__}" for group in GROUPS}
 
 
 @pytest.mark.parametrize("place", sorted(PLACES))
