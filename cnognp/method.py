@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from cnognp.ranges import require as require
-from landscape.objective import Objective
+from landscape.objective import Objective, offered
 
 State = Any
 
@@ -84,7 +84,7 @@ def reached(objective: Objective) -> list[bool] | None:
     Only an objective that says so in ``reached`` knows of any that were not. As in ``torch.optim``
     these stay where they are, and so do their velocities and running means, without decay.
     """
-    known = getattr(objective, "reached", None)
+    known = offered(objective, "reached")
     return None if known is None or all(known) else list(known)
 
 

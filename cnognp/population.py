@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cnognp.method import Info
-from landscape.objective import Objective, value
+from landscape.objective import Objective, offered, value
 from landscape.randomness import from_member
 
 Home = Literal["auto", "device", "host", "files"]
@@ -130,7 +130,7 @@ class Population:
 
 def blocks(objective: Objective, members: int) -> Iterator[slice]:
     """The members in order, cut as the objective evaluates them together; else one by one."""
-    size = getattr(objective, "chunk", None) or 1
+    size = offered(objective, "chunk") or 1
     return (slice(k, min(k + size, members)) for k in range(0, members, size))
 
 

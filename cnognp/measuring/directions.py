@@ -9,6 +9,7 @@ from cnognp.measuring.place import Place
 from cnognp.measuring.settings import Slice
 from landscape import directions
 from landscape.directions import sources
+from landscape.objective import offered
 
 
 def check_apart(z: Tensor, towards: Tensor, file: Any) -> None:
@@ -33,7 +34,7 @@ def chosen(place: Place, settings: Slice, count: int) -> tuple[Tensor, tuple[str
         ValueError: if the population has too few different members for its principal directions,
             or the gradient is zero, or the weights in the file are those of the point.
     """
-    z, layout = place.z, getattr(place.objective, "layout", None)
+    z, layout = place.z, offered(place.objective, "layout")
     by: Any = settings.by or ("filter" if settings.direction == "random" else "none")
     suffix = "" if by == "none" else f", {by}-normalised"
     names = [f"random{suffix}"] * count
@@ -67,7 +68,7 @@ def _towards(place: Place, settings: Slice, count: int) -> tuple[Tensor, tuple[s
     Raises:
         ValueError: if there is no other point, or it is the point itself.
     """
-    z, layout = place.z, getattr(place.objective, "layout", None)
+    z, layout = place.z, offered(place.objective, "layout")
     if place.towards is None:
         raise ValueError(f"no weights of {settings.direction} were given with the place")
     check_apart(z, place.towards, settings.direction)

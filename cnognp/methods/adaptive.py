@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cnognp.method import Info, kept, norms, reached, require
 from cnognp.methods.hyperparameters import Rate, descended, require_not_negative
-from landscape.objective import Objective, value_and_grad
+from landscape.objective import Objective, offered, value_and_grad
 
 
 class AdamState(NamedTuple):
@@ -71,7 +71,7 @@ class Adam:
         return cls(betas=(beta1, beta2), **keys)
 
     def init(self, objective: Objective, z: Tensor) -> AdamState:
-        zeros, known = torch.zeros_like(z), getattr(objective, "reached", None)
+        zeros, known = torch.zeros_like(z), offered(objective, "reached")
         shape = () if known is None else (len(known),)
         return AdamState(z, zeros, zeros, torch.zeros(shape, dtype=torch.int64, device="cpu"))
 

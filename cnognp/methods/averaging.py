@@ -1,13 +1,12 @@
 """The running average of where a method has been."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from cnognp.method import Info, Method, norms, require
-from cnognp.methods.schedule import parts_of
 from landscape.objective import Objective, value_and_grad
 
 
@@ -114,11 +113,3 @@ class EMA(SWA):
 
     def span(self, averaged: int) -> float:
         return 1 / (1 - self.decay) if averaged else 1.0
-
-
-def unevaluated(method: Method) -> Method:
-    """The method, where no part of it evaluates the objective only to tell of it."""
-    changes: dict[str, Any] = {name: unevaluated(part) for name, part in parts_of(method)}
-    if hasattr(method, "evaluate"):
-        changes["evaluate"] = False
-    return replace(method, **changes) if changes else method  # type: ignore[type-var]

@@ -9,7 +9,7 @@ from torch import Tensor
 from cnognp.method import Info, Method
 from cnognp.methods.given_gradient import BaseState, redirected_step
 from cnognp.methods.hyperparameters import require_not_negative
-from landscape.objective import Objective
+from landscape.objective import Objective, offered
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def centralised(
 
     Reference: Yong, Huang, Hua & Zhang (2020).
     """
-    layout = getattr(objective, "layout", None)
+    layout = offered(objective, "layout")
     least = 4 if conv_only else 2
     central = grad.clone(memory_format=torch.contiguous_format)
     for entry in layout.entries if layout is not None else ():

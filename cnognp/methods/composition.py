@@ -6,9 +6,11 @@ average that is reported. torch is imported only
 when a method is made, so that the command line can read the keywords.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from cnognp.ranges import require
 
 if TYPE_CHECKING:
     from cnognp.method import Method
@@ -30,9 +32,19 @@ def class_of(place: str) -> Any:
     return getattr(import_module(f"cnognp.methods.{module}"), name)
 
 
-def _require_one_of(name: str, choices: tuple[str, ...], got: str) -> None:
-    from cnognp.method import require
+def unevaluated(method: Any) -> Any:
+    """The method, where no part of it evaluates the objective only to tell of it."""
+    changes = {
+        each.name: unevaluated(getattr(method, each.name))
+        for each in fields(method)
+        if is_dataclass(getattr(method, each.name))
+    }
+    if "evaluate" in method.__dataclass_fields__:
+        changes["evaluate"] = False
+    return replace(method, **changes)
 
+
+def _require_one_of(name: str, choices: tuple[str, ...], got: str) -> None:
     require(got in choices, name, f"one of {choices}", got)
 
 
@@ -87,15 +99,11 @@ class Clip:
     clip: float = 0.0
 
     def __post_init__(self):
-        from cnognp.method import require
-
         require(self.clip >= 0, "clip", "at least 0", self.clip)
 
     def around(self, method: "Method") -> "Method":
         """The method, its gradients clipped."""
-        from cnognp.methods.clipping import Clipped
-
-        return Clipped(method, self.clip) if self.clip else method
+        return class_of("clipping:Clipped")(method, self.clip) if self.clip else method
 
 
 @dataclass(frozen=True)
@@ -117,11 +125,10 @@ class Centralisation:
 
     def around(self, method: "Method") -> "Method":
         """The method, its gradients centralised."""
-        from cnognp.methods.centralisation import Centralised
-
         if self.centralise == "none":
             return method
-        return Centralised(method, conv_only=self.centralise == "convolutions")
+        kind = class_of("centralisation:Centralised")
+        return kind(method, conv_only=self.centralise == "convolutions")
 
 
 @dataclass(frozen=True)
@@ -141,8 +148,6 @@ class Data:
     accumulation: int = 1
 
     def __post_init__(self):
-        from cnognp.method import require
-
         require(self.batch_size >= 0, "batch_size", "at least 0", self.batch_size)
         alone = self.accumulation == 1 or self.batch_size > 0
         require(self.accumulation >= 1, "accumulation", "at least 1", self.accumulation)
@@ -150,12 +155,10 @@ class Data:
 
     def around(self, method: "Method") -> "Method":
         """The method on mini-batches, an epoch of which is one iteration."""
-        from cnognp.methods.averaging import unevaluated
-        from cnognp.methods.descent import Epoch
-
         if not self.batch_size:
             return method
-        return Epoch(unevaluated(method), self.batch_size, parts=self.accumulation)
+        inside = unevaluated(method)
+        return class_of("descent:Epoch")(inside, self.batch_size, parts=self.accumulation)
 
 
 @dataclass(frozen=True)
@@ -177,32 +180,29 @@ class Schedule:
     warmup: int = 0
 
     def __post_init__(self):
-        from cnognp.method import require
-
         _require_one_of("schedule", get_args(Decay), self.schedule)
         require(self.horizon >= 1, "horizon", "at least 1", self.horizon)
         require(self.warmup >= 0, "warmup", "at least 0", self.warmup)
 
     def factors(self) -> "schedules.Schedule":
         """The factor on lr as a function of the round."""
-        from cnognp.methods.schedule import Constant, Cosine, StepDecay, WarmUp
-
+        constant = class_of("schedule:Constant")()
         if self.schedule == "constant" and not self.warmup:
-            return Constant()
+            return constant
         left = max(1, self.horizon - self.warmup)
-        decay: schedules.Schedule = Constant()
+        decay: schedules.Schedule = constant
         if self.schedule == "step":
-            decay = StepDecay(-(-left // 3))
+            decay = class_of("schedule:StepDecay")(-(-left // 3))
         elif self.schedule == "cosine":
-            decay = Cosine(left)
-        return WarmUp(self.warmup, decay)
+            decay = class_of("schedule:Cosine")(left)
+        return class_of("schedule:WarmUp")(self.warmup, decay)
 
     def around(self, method: "Method") -> "Method":
         """The method, its lr scheduled; a round is an iteration of the user."""
-        from cnognp.methods.schedule import Constant, Scheduled
-
         factors = self.factors()
-        return method if factors == Constant() else Scheduled(method, factors)
+        if factors == class_of("schedule:Constant")():
+            return method
+        return class_of("schedule:Scheduled")(method, factors)
 
 
 @dataclass(frozen=True)
@@ -226,8 +226,6 @@ class Average:
     average_decay: float = 0.999
 
     def __post_init__(self):
-        from cnognp.method import require
-
         _require_one_of("average", get_args(Averaged), self.average)
         require(self.average_start >= 0, "average_start", "at least 0", self.average_start)
         require(self.average_every >= 1, "average_every", "at least 1", self.average_every)
@@ -236,19 +234,17 @@ class Average:
 
     def of_steps(self, method: "Method") -> "Method":
         """The method, the average over its steps reported where that is asked for."""
-        from cnognp.methods.averaging import EMA
-
         if self.average != "ema":
             return method
-        return EMA(method, self.average_start, self.average_every, decay=self.average_decay)
+        kind = class_of("averaging:EMA")
+        return kind(method, self.average_start, self.average_every, decay=self.average_decay)
 
     def around(self, method: "Method") -> "Method":
         """The method, the average over its iterations reported where that is asked for."""
-        from cnognp.methods.averaging import SWA, unevaluated
-
         if self.average != "swa":
             return method
-        return SWA(unevaluated(method), self.average_start, self.average_every)
+        kind = class_of("averaging:SWA")
+        return kind(unevaluated(method), self.average_start, self.average_every)
 
 
 GROUPS = (Base, Clip, Centralisation, Data, Schedule, Average)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cnognp.method import Info, Method, kept, norms, require
 from cnognp.methods.hyperparameters import Rate, descended, require_not_negative
-from landscape.objective import Objective, value_and_grad
+from landscape.objective import Objective, offered, value_and_grad
 from landscape.randomness import derive
 
 
@@ -154,9 +154,9 @@ class Epoch:
     ) -> tuple[EpochState, Info]:
         inner = state.inner._replace(position=state.position)
         stream = [objective]
-        if hasattr(objective, "minibatches"):
+        if (minibatches := offered(objective, "minibatches")) is not None:
             cut = {"parts": self.parts} if self.parts > 1 else {}
-            stream = objective.minibatches(self.size, derive(generator, "epoch"), epochs=1, **cut)
+            stream = minibatches(self.size, derive(generator, "epoch"), epochs=1, **cut)
         costs = []
         for k, batch in enumerate(stream):
             inner, info = self.method.step(batch, inner, derive(generator, "step", k))

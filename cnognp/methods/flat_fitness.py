@@ -17,7 +17,7 @@ from cnognp.method import norms, require
 from cnognp.methods.hyperparameters import require_not_negative, require_positive
 from cnognp.methods.sharpness_aware import ascent
 from landscape.networks import Layout
-from landscape.objective import Objective, hvp, value, value_and_grad
+from landscape.objective import Objective, hvp, offered, value, value_and_grad
 from landscape.randomness import derived_seed
 
 
@@ -103,7 +103,7 @@ class BallGradientNorm:
     def _scale(self, objective: Objective, z: Tensor) -> Tensor | float:
         if self.scaling == "none":
             return 1.0
-        layout = getattr(objective, "layout", None)
+        layout = offered(objective, "layout")
         if layout is None:
             raise ValueError("scaling='filter' needs an objective with a layout, a network's")
         return filter_rms(layout, z)

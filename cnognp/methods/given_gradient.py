@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cnognp.method import Info, Method, norms
-from landscape.objective import Objective, Term, batched_terms, value_and_grad
+from landscape.objective import Objective, Term, batched_terms, offered, value_and_grad
 
 Gradient = Callable[[Objective, Tensor, Tensor], Tensor]
 
@@ -40,7 +40,7 @@ class Redirected:
         self.objective = objective
         self.gradient = gradient
         self.dim = objective.dim
-        self.layout = getattr(objective, "layout", None)
+        self.layout = offered(objective, "layout")
         self.gradient_norm: Tensor | None = None
 
     def terms(self) -> Iterator[Term]:

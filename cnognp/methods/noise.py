@@ -10,7 +10,7 @@ from torch import Tensor
 from cnognp.method import Info, norms, require
 from cnognp.methods.descent import DescentState
 from cnognp.methods.hyperparameters import Rate, descended, require_not_negative
-from landscape.objective import Objective, value_and_grad
+from landscape.objective import Objective, offered, value_and_grad
 from landscape.randomness import derive, draw_rows
 
 
@@ -170,7 +170,7 @@ def uniform_ball(
     Raises:
         ValueError: if ``per_tensor`` and the objective knows no tensors.
     """
-    layout = getattr(objective, "layout", None)
+    layout = offered(objective, "layout")
     if per_tensor and layout is None:
         raise ValueError("per_tensor=True needs an objective with a layout, a network's")
     sizes = layout.sizes if per_tensor else (z.shape[-1],)  # type: ignore[union-attr]

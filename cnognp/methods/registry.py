@@ -19,6 +19,7 @@ from cnognp.methods.composition import (
     Data,
     Schedule,
     class_of,
+    unevaluated,
 )
 from cnognp.methods.keywords import Keyword, keywords_of
 
@@ -98,11 +99,7 @@ class Named:
             method = made[Average].of_steps(method)
         for group in (Data, Schedule, Average):
             method = around(group, method)
-        if self.outermost:
-            from cnognp.methods.averaging import unevaluated
-
-            method = kind(unevaluated(method), **own)
-        return method
+        return kind(unevaluated(method), **own) if self.outermost else method
 
     def _shared(self) -> dict[str, Any]:
         """The group of every keyword that the step itself does not have."""

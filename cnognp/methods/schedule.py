@@ -145,13 +145,13 @@ class Scheduled:
 
 def slowed(method: Any, factor: float) -> Any:
     """``method`` with every step length in it multiplied by ``factor``."""
-    changes: dict[str, Any] = {name: slowed(part, factor) for name, part in parts_of(method)}
+    changes: dict[str, Any] = {name: slowed(part, factor) for name, part in _parts(method)}
     if hasattr(method, "lr"):
         changes["lr"] = method.lr * factor
     return replace(method, **changes) if changes else method
 
 
-def parts_of(method: Any) -> list[tuple[str, Any]]:
+def _parts(method: Any) -> list[tuple[str, Any]]:
     """The methods inside a method, by the names of their fields."""
     if not is_dataclass(method):
         return []
@@ -162,4 +162,4 @@ def parts_of(method: Any) -> list[tuple[str, Any]]:
 def _has_rate(method: Any) -> bool:
     """Whether a method, or one inside it, has a step length that a factor can change."""
     own = getattr(method, "moves_by_lr", hasattr(method, "lr"))
-    return own or any(_has_rate(part) for _, part in parts_of(method))
+    return own or any(_has_rate(part) for _, part in _parts(method))

@@ -13,7 +13,7 @@ from cnognp.methods.composition import Data
 from cnognp.methods.descent import SGD, Epoch, GradientDescent
 from cnognp.methods.fitness import Fitness, Loss
 from cnognp.methods.quasi_newton import LBFGS
-from landscape.objective import Objective, value, value_and_grad
+from landscape.objective import Objective, offered, value, value_and_grad
 from landscape.randomness import derive, draw_rows
 
 
@@ -302,7 +302,7 @@ class Swarm:
         if not (self.cognitive or self.social):
             return 0.0
         z = state.position
-        layout = getattr(objective, "layout", None)
+        layout = offered(objective, "layout")
         if self.randomness == "tensor" and layout is None:
             raise ValueError("randomness='tensor' needs an objective with a layout, a network's")
         width = {"particle": 1, "tensor": len(layout.names) if layout else 1}.get(

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from cnognp.methods import METHODS
-from cnognp.methods.averaging import unevaluated
-from cnognp.methods.composition import COMPOSED, OF_TRAINING
+from cnognp.methods.composition import COMPOSED, OF_TRAINING, unevaluated
 from cnognp.state import from_tensors, to_tensors
 from cnognp.torch_optim.flat import Closure, Flat
 from landscape.randomness import derived_seed

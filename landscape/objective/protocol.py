@@ -37,6 +37,10 @@ class Offer(Protocol):
         judge: ``judge(z, curvature)``: what was checked before a measurement at z. It says that
             this is the loss of a network.
         stochastic_modules: ``stochastic_modules()``: what draws random numbers, by name.
+        at: ``at(z)``: the risk that belongs to the point z, of an objective that is another one at
+            every point.
+        along: ``along(origin, directions, fold)``: itself as a function of coordinates along a few
+            directions, where that is faster than ``batched_terms``.
         inside: ``inside(z)``: the points of the parts at points of the whole.
         parts: the objectives that it is made of, or that it wraps; they are asked too.
         chunk: how many points are best evaluated together.
@@ -47,6 +51,7 @@ class Offer(Protocol):
         samples: how many there are in the data.
         batches: the data.
         shares: the weight of every batch.
+        reached: which tensors of the layout its gradients have reached; None if all.
     """
 
     batched_terms: Callable[[], Iterator[Term]] | None = None
@@ -54,6 +59,8 @@ class Offer(Protocol):
     minibatches: Callable[..., Iterator[Objective]] | None = None
     judge: Callable[[Tensor, bool], dict[str, Any]] | None = None
     stochastic_modules: Callable[[], list[str]] | None = None
+    at: Callable[[Tensor], Any] | None = None
+    along: Callable[..., Any] | None = None
     inside: Callable[[Tensor], Tensor] | None = None
     parts: tuple[Any, ...] = ()
     chunk: int | None = None
@@ -64,6 +71,7 @@ class Offer(Protocol):
     samples: int | None = None
     batches: Any = ()
     shares: list[float] | None = None
+    reached: list[bool] | None = None
 
 
 def offered(objective: Any, name: str) -> Any:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from landscape.curvature import GRAPH_BYTES, graphs
 from landscape.networks import Batch, EmpiricalRisk
-from landscape.objective import Objective, second_order
+from landscape.objective import Objective, offered, second_order
 from landscape.operators.outputs import (
     Bend,
     Outputs,
@@ -89,7 +89,7 @@ class Factored:
         if not z.is_floating_point():
             raise ValueError(f"the point must be floating point, got {z.dtype}")
         self.objective, self.point, self.dim = objective, z.detach(), objective.dim
-        self.layout = getattr(objective, "layout", None)
+        self.layout = offered(objective, "layout")
         self.products = 0
         self._risks, ridges = risks_of(objective, self.name)
         self._ridge = ridge_diagonal(ridges, self.point).to(self.point) if ridges else None

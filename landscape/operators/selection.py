@@ -9,7 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from landscape.networks import Entry, Layout
-from landscape.objective import Derived, Objective, ordinary
+from landscape.objective import Derived, Objective, offered, ordinary
 
 Where: TypeAlias = str | Sequence[str] | Callable[[Entry], bool] | Tensor | slice
 
@@ -111,7 +111,7 @@ def _named(objective: Any, where: Any, device: torch.device) -> Tensor:
         ValueError: if there is no layout, or a pattern fits nothing.
         TypeError: if ``where`` is neither a function nor text.
     """
-    layout: Layout | None = getattr(objective, "layout", None)
+    layout: Layout | None = offered(objective, "layout")
     if layout is None:
         raise ValueError(
             f"{type(objective).__name__} has no names of coordinates: choose them by a mask or a "

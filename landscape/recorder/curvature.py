@@ -15,6 +15,7 @@ from landscape.objective import (
     check_deterministic,
     judged,
     normalisation_of,
+    offered,
     ordinary,
     widened,
 )
@@ -96,7 +97,8 @@ class CurvatureRecorder:
             raise ValueError(f"k must be at most the number of parameters {objective.dim}, got {k}")
         if not 0 < tolerance < 1:
             raise ValueError(f"tolerance must lie between 0 and 1, got {tolerance}")
-        if minibatch and not (hasattr(objective, "minibatches") or hasattr(objective, "at")):
+        cut = (offered(objective, name) is not None for name in ("minibatches", "at"))
+        if minibatch and not any(cut):
             raise ValueError(
                 f"minibatch is {minibatch}, but {type(objective).__name__} has no mini-batches"
             )
@@ -140,7 +142,7 @@ class CurvatureRecorder:
                 "starts anew needs a recorder of its own"
             )
         with torch.inference_mode(False), torch.no_grad():
-            layout = getattr(self.objective, "layout", None)
+            layout = offered(self.objective, "layout")
             z, tensors = point_of(point, self.objective.dim, layout)
             z = ordinary(z.float() if z.element_size() < 4 else z)
             if optimiser is not None:
@@ -215,7 +217,7 @@ class CurvatureRecorder:
         }
 
     def _record(self, step: int, z: Tensor, stability: Stability | None) -> None:
-        at = getattr(self.objective, "at", None)
+        at = offered(self.objective, "at")
         objective = self.objective if at is None else at(z)
         if not self._checked:
             check_deterministic(objective, z)

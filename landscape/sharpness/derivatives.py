@@ -15,7 +15,7 @@ from torch.nn import CrossEntropyLoss
 from torch.nn.functional import cross_entropy
 
 from landscape.networks import EmpiricalRisk
-from landscape.objective import Objective, widened
+from landscape.objective import Objective, offered, widened
 from landscape.operators import EmpiricalFisher, Fisher
 from landscape.operators.fisher import Factored
 from landscape.rounding import in_float64
@@ -134,7 +134,7 @@ def neuron_flatness(site: Site) -> list[Reading]:
     which the readings of all layers share.
     """
     options = site.options
-    if getattr(site.objective, "layout", None) is None:
+    if offered(site.objective, "layout") is None:
         return [undefined("the objective has no layers, so no neurons")]
     if not options.layers and not _has_linear(site.objective):
         return [undefined("the model has no linear layer; name the weights of other layers")]
@@ -183,9 +183,9 @@ def risk_of(objective: Any, z: Tensor) -> EmpiricalRisk | None:
     """The objective, or its only part that is a risk on data; at z, where it depends on that."""
     if isinstance(objective, EmpiricalRisk):
         return objective
-    if hasattr(objective, "at"):
+    if offered(objective, "at") is not None:
         return risk_of(objective.at(z), z)
-    found = [risk_of(part, z) for part in getattr(objective, "parts", ())]
+    found = [risk_of(part, z) for part in offered(objective, "parts")]
     risks = [risk for risk in found if risk is not None]
     return risks[0] if len(risks) == 1 else None
 

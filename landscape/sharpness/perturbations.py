@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from landscape import directions
-from landscape.objective import Objective, trait, value, widened
+from landscape.objective import Objective, offered, trait, value, widened
 from landscape.rounding import noise
 from landscape.sharpness.ascent import Ascent, rises, worst_case
 from landscape.sharpness.basin import median, widths
@@ -93,9 +93,10 @@ def m_sharpness(site: Site) -> Reading:
     options, total = site.options, samples_of(site.objective)
     if not total:
         return undefined("the objective has no data")
-    if not hasattr(site.objective, "minibatches"):
+    minibatches = offered(site.objective, "minibatches")
+    if minibatches is None:
         return undefined("the objective has no mini-batches")
-    stream = site.objective.minibatches(options.batch_size, site.source("batches"), epochs=1)
+    stream = minibatches(options.batch_size, site.source("batches"), epochs=1)
     try:
         batches = list(islice(stream, options.batches or None))
     except ValueError as error:
@@ -217,7 +218,7 @@ def basin_width(site: Site) -> Reading:
     under rescaling of whole layers, isotropic under rotations.
     """
     options = site.options
-    layout = getattr(site.objective, "layout", None) if options.by == "filter" else None
+    layout = offered(site.objective, "layout") if options.by == "filter" else None
     by = "model" if options.by == "filter" and layout is None else options.by
     source = site.source("basin-width")
     # One by one: several at once would be made orthogonal, and there may be more than coordinates.

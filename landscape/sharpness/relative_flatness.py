@@ -10,7 +10,7 @@ from torch import Tensor
 
 from landscape.curvature import Hessian
 from landscape.networks import Entry
-from landscape.objective import Objective, check_deterministic, widened
+from landscape.objective import Objective, check_deterministic, offered, widened
 from landscape.rounding import in_float64
 
 _BLOCK = 64
@@ -105,7 +105,7 @@ def relative_flatness(
 
 
 def _weights(objective: Objective, names: Sequence[str]) -> list[Entry]:
-    layout = getattr(objective, "layout", None)
+    layout = offered(objective, "layout")
     if layout is None:
         raise ValueError("the objective has no layers, so no neurons")
     known = {entry.name: entry for entry in layout.entries}

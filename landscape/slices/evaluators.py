@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from landscape.objective import Analytic, Objective, Ridge, Sum, batched_terms, ordinary
+from landscape.objective import Analytic, Objective, Ridge, Sum, batched_terms, offered, ordinary
 
 Evaluation = Literal["auto", "plain", "stacked", "in-place", "folded"]
 _BYTES = 2**26
@@ -36,7 +36,7 @@ class Plain:
         self._origin = ordinary(origin)
         self._directions = [ordinary(direction).to(origin) for direction in directions]
         room = max(1, _BYTES // (origin.element_size() * objective.dim))
-        self.chunk = getattr(objective, "chunk", None) or room
+        self.chunk = offered(objective, "chunk") or room
 
     def points(self, t: Float[np.ndarray, "n k"]) -> Float[Tensor, "n p"]:
         """The points (n, p) with coordinates ``t``."""
@@ -95,7 +95,7 @@ def evaluator(
 def has_fast(objective: Any) -> bool:
     """Whether there may be another way than the plain one."""
     parts = objective.parts if isinstance(objective, Sum) else ()
-    return hasattr(objective, "along") or any(has_fast(part) for part in parts)
+    return offered(objective, "along") is not None or any(has_fast(part) for part in parts)
 
 
 def shares_of(objective: Any) -> list[float | None]:
@@ -126,17 +126,17 @@ def _fast(objective: Any, origin: Tensor, directions: Sequence[Tensor], wanted: 
             Plain(part, origin, directions) if fast is None else fast
             for part, fast in zip(objective.parts, parts, strict=True)
         ])
-    along = getattr(objective, "along", None)
+    along = offered(objective, "along")
     return None if along is None else along(origin, directions, fold=wanted != "in-place")
 
 
 def _shares(objective: Any) -> list[float | None]:
-    own = getattr(objective, "shares", None)
+    own = offered(objective, "shares")
     if own is not None:
         return list(own)
     if isinstance(objective, (Analytic, Ridge)):
         return [None]
-    parts = getattr(objective, "parts", ())
+    parts = offered(objective, "parts")
     if not parts:
         raise ValueError(
             f"standard errors need an objective on batches of data, such as EmpiricalRisk; "

@@ -18,6 +18,7 @@ from landscape.objective import (
     check_deterministic,
     judged,
     normalisation_of,
+    offered,
     value,
     widened,
 )
@@ -373,12 +374,12 @@ def digest(tensors: Any) -> str:
 
 def _data(objective: Any) -> Iterator[Tensor]:
     """The tensors of the data: all of what is kept in memory, the first batch of a loader."""
-    batches = getattr(objective, "batches", ())
+    batches = offered(objective, "batches")
     for index, batch in enumerate(batches):
         yield from tensors_of(batch[:2])
         if not isinstance(batches, list) and index == 0:
             break
-    for part in getattr(objective, "parts", ()):
+    for part in offered(objective, "parts"):
         yield from _data(part)
 
 

@@ -22,6 +22,10 @@ from landscape.spectrum.search import GUARDS, Search, estimates, look
 _DENSE_DIM = 32
 # Vectors that a search holds beside its basis: a product, and pieces of the basis as it turns.
 _BESIDE = 3
+# Beside the vectors and their residuals: a vector and its image in float64, and what is left of it.
+_WIDE = 6
+# From this length on a basis is restarted at 2 k + _SPARE vectors, for few more products.
+_LONG, _SPARE = 2**20, 6
 
 
 class Found(NamedTuple):
@@ -49,7 +53,7 @@ def top_eigenpairs(
     tolerance: float = 1e-3,
     *,
     max_products: int | None = None,
-    memory: int = 2**32,
+    memory: int | None = None,
     check: bool = True,
     double: bool = True,
     where: Where | None = None,
@@ -95,7 +99,8 @@ def top_eigenpairs(
         max_products: bound on all products with H, those of the second look included; where None,
             20 k + 200.
         memory: bytes for the basis and what it needs beside it, the graph not counted. The basis
-            is restarted when it is full.
+            is restarted when it is full. Where None, that is 4 GiB up to a million coordinates, and
+            beyond that at most 2 k + 9 vectors.
         check: whether to take the second look.
         double: whether a point in float32 of at most 10 million parameters has its residuals taken
             in float64. Without that they are taken in float32 from the graph that is there, which
@@ -224,22 +229,23 @@ def _check_arguments(dim: int, k: int, which: Which, tolerance: float, limit: in
         raise ValueError(f"max_products must be at least 2 k + 1 = {2 * k + 1}, got {limit}")
 
 
-def _room(dim: int, k: int, z: Tensor, memory: int, double: bool) -> int:
+def _room(dim: int, k: int, z: Tensor, memory: int | None, double: bool) -> int:
     """How many basis vectors fit beside what else the search and the explicit products hold.
 
     Raises:
         ValueError: if they are too few for the wanted pairs, those after them and two more.
     """
-    # In float64 there are the vectors once more and their images; else the images alone.
-    copies = 2 * 8 // z.element_size() if double else 1
-    beside = max(_BESIDE, k * copies)
-    vector = dim * z.element_size()
-    least = min(k + GUARDS + 2, dim)
-    room = memory // vector - beside
-    if room < least:
+    vector, least = dim * z.element_size(), min(k + GUARDS + 2, dim)
+    if memory is None:
+        usual = 2 * k + _SPARE if dim > _LONG else 2**32 // vector
+        return min(max(least, usual), dim)
+    # The explicit products hold the basis no longer, but residuals of its vectors.
+    proof = 2 * k + GUARDS + (_WIDE if double else 0)
+    room, needed = memory // vector - _BESIDE, max(least + _BESIDE, proof)
+    if memory // vector < needed:
         raise ValueError(
-            f"memory of {memory} bytes is too small: k = {k} needs a basis of {least} vectors and "
-            f"{beside} beside it, {(least + beside) * vector} bytes"
+            f"memory of {memory} bytes is too small: k = {k} needs {needed} vectors, "
+            f"{needed * vector} bytes"
         )
     return min(room, dim)
 

@@ -9,8 +9,9 @@ from torch import Tensor
 
 Which = Literal["LM", "LA", "SA", "BE"]
 
-# Rows that are allocated together; a basis grows by whole blocks and is never copied.
-_BLOCK = 32
+# Numbers in rows that are allocated together, and at most so many rows; a basis grows by whole
+# blocks and is never copied.
+_BLOCK, _ROWS, _FEWEST = 2**23, 32, 8
 _PIECE = 2**20
 
 
@@ -27,13 +28,14 @@ class Basis:
         self.room = min(room, self.dim)
         self.size = 0
         self._like = like
+        self._rows = min(_ROWS, max(_FEWEST, _BLOCK // max(1, self.dim)))
         self._blocks: list[Tensor] = []
 
     def append(self, vector: Float[Tensor, " p"]) -> None:
         """Nothing; the vector, of length one and orthogonal to the others, is the last row."""
-        block, row = divmod(self.size, _BLOCK)
+        block, row = divmod(self.size, self._rows)
         if block == len(self._blocks):
-            rows = min(_BLOCK, self.room - self.size)
+            rows = min(self._rows, self.room - self.size)
             self._blocks.append(self._like.new_empty((rows, self.dim)))
         self._blocks[block][row] = vector
         self.size += 1
@@ -77,14 +79,14 @@ class Basis:
         for start in range(0, self.dim, columns):
             piece = slice(start, start + columns)
             turned = turn @ torch.cat([rows[:, piece] for rows in self._filled()])
-            for rows, part in zip(self._blocks, turned.split(_BLOCK), strict=False):
+            for rows, part in zip(self._blocks, turned.split(self._rows), strict=False):
                 rows[: len(part), piece] = part
         self.trim(kept)
 
     def trim(self, rows: int) -> None:
         """Nothing; only the first rows stay."""
         self.size = rows
-        del self._blocks[-(-rows // _BLOCK) :]
+        del self._blocks[-(-rows // self._rows) :]
 
     def rows(self) -> Float[Tensor, "size p"]:
         """The rows as one tensor: a view where they lie in one block."""
@@ -95,7 +97,7 @@ class Basis:
 
     def _filled(self) -> list[Tensor]:
         """The blocks without what is not yet in use."""
-        starts = range(0, self.size, _BLOCK)
+        starts = range(0, self.size, self._rows)
         return [block[: self.size - s] for s, block in zip(starts, self._blocks, strict=False)]
 
 
@@ -246,7 +248,7 @@ def ends(values: np.ndarray, which: Which, k: int) -> np.ndarray:
 
 def negligible(beta: float, scale: float, dtype: torch.dtype) -> bool:
     """Whether what is left of a product is rounding, so that the space is invariant."""
-    return beta <= 8 * torch.finfo(dtype).eps * scale
+    return beta <= 32 * torch.finfo(dtype).eps * scale
 
 
 def norm(vector: Float[Tensor, " p"]) -> float:

@@ -14,6 +14,8 @@ from landscape.spectrum.krylov import norm, precise
 DOUBLE_DIM = 10_000_000
 # Numbers of each row that are widened to float64 together.
 _PIECE = 2**20
+# Longest vectors whose images are taken together; those of longer ones are held one at a time.
+_TOGETHER = 2**20
 
 
 class Residuals(NamedTuple):
@@ -57,36 +59,63 @@ def explicit(
     Raises:
         RuntimeError: if the second derivatives are not symmetric.
     """
-    if double:
-        image, rounding, used = _products(make, z, vectors)
-    else:
-        image, rounding, used = images, _unmeasured(z), None
+
+    def given(i: int) -> Tensor:
+        return images[i]
+
+    image, rounding, used = _products(make, z, vectors) if double else (given, _unmeasured(z), None)
     errors = _of_differences(make(z) if used is None else used, vectors)
-    eps = torch.finfo(image.dtype).eps
-    gram, form = _inner(vectors, vectors), _inner(vectors, image)
-    if image.dtype == torch.float64 and not errors.any():
+    gram, form, rest, first = _forms(vectors, image)
+    exact = first.dtype == torch.float64
+    if exact and not errors.any():
         _check_symmetric(form, scale)
     values = form.diagonal() / gram.diagonal()
-    unit = torch.diag(gram.diagonal() ** -0.5)
-    norms = _rest(vectors, image, unit, values).diagonal().clamp_min(0).sqrt()
-    orthonormal = torch.linalg.inv(torch.linalg.cholesky(gram))
-    joint = torch.linalg.eigvalsh(_rest(vectors, image, orthonormal, values))[-1]
-    slack = 8 * eps * scale
+    norms = (rest.diagonal() / gram.diagonal()).clamp_min(0).sqrt()
+    joint = _joint(gram, form, rest, values)
+    slack = 8 * torch.finfo(first.dtype).eps * scale
     said = ""
     if errors.any():
         said = f"bounds widened by {errors.max():.3g}, estimated from two steps"
-    twice = double and image.dtype == torch.float64
     return Residuals(
         values=values.numpy(),
         norms=norms.numpy() + errors,
         slack=slack,
-        joint=float(joint.clamp_min(0).sqrt())
-        + slack * len(vectors) ** 0.5
-        + float(np.linalg.norm(errors)),
+        joint=joint + slack * len(vectors) ** 0.5 + float(np.linalg.norm(errors)),
         rounding=rounding,
-        difference=norm(precise(images[0]) - precise(image[0])) if twice else None,
+        difference=norm(precise(images[0]) - precise(first)) if double and exact else None,
         differences=said,
     )
+
+
+def _forms(
+    vectors: Float[Tensor, "k d"], image: Callable[[int], Tensor]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    r"""X X^T, X (HX)^T and R R^T, (k, k) in float64 on the host, and the first image.
+
+    Row i of R is :math:`H x_i - \theta_i x_i`, taken in float64 and held in the vectors' type,
+    which rounds it by no more than a part of itself.
+    """
+    gram, rests = _inner(vectors, vectors), torch.empty_like(vectors)
+    form = torch.zeros_like(gram)
+    for i, vector in enumerate(vectors):
+        along = image(i)
+        form[:, i] = _inner(vectors, along.unsqueeze(0)).squeeze(1)
+        theta = form[i, i] / gram[i, i]
+        for rest, x, y in zip(*(t.split(_PIECE) for t in (rests[i], vector, along)), strict=True):
+            rest.copy_(precise(y) - theta.to(precise(x)) * precise(x))
+    return gram, form, _inner(rests, rests), image(0)
+
+
+def _joint(gram: Tensor, form: Tensor, rest: Tensor, values: Tensor) -> float:
+    r"""The joint norm :math:`\|HQ - Q\Theta\|_2` for Q = C X, orthonormal by Cholesky's factor.
+
+    The rows of it are :math:`C R + D X` with :math:`D = C \Theta - \Theta C`.
+    """
+    change = torch.linalg.inv(torch.linalg.cholesky(gram))
+    turned = change * values - values.unsqueeze(-1) * change
+    mixed = change @ (form.T - values.unsqueeze(-1) * gram) @ turned.T
+    square = change @ rest @ change.T + mixed + mixed.T + turned @ gram @ turned.T
+    return float(torch.linalg.eigvalsh(square)[-1].clamp_min(0).sqrt())
 
 
 def _of_differences(operator: Any, vectors: Tensor) -> np.ndarray:
@@ -105,18 +134,26 @@ def unit(vectors: Float[Tensor, "k p"]) -> Float[Tensor, "k p"]:
     return vectors
 
 
-def _products(make: Callable[[Tensor], Any], z: Tensor, vectors: Tensor) -> tuple[Tensor, str, Any]:
-    """H x, (k, d), in float64 where that can be; if rounding is in the bound; and the matrix."""
+def _products(
+    make: Callable[[Tensor], Any], z: Tensor, vectors: Tensor
+) -> tuple[Callable[[int], Tensor], str, Any]:
+    """H x_i by i, in float64 where that can be; if rounding is in the bound; and the matrix."""
+    rows = vectors if len(z) <= _TOGETHER else vectors[:1]
     try:
-        wide = make(z.double())
-        image = wide @ vectors.double()
-        return image, "measured: bounds in float64 on the same data", wide
+        matrix = make(z.double())
+        images = matrix @ rows.double()
+        said = "measured: bounds in float64 on the same data"
     except (RuntimeError, TypeError) as error:
         # A device without float64, or a model that holds tensors of a fixed type.
         reason = str(error).splitlines()[0]
-    narrow = make(z)
-    said = f"not measured: bounds in {z.dtype}, no product in float64 ({reason})"
-    return narrow @ vectors, said, narrow
+        matrix = make(z)
+        images = matrix @ rows
+        said = f"not measured: bounds in {z.dtype}, no product in float64 ({reason})"
+
+    def image(i: int) -> Tensor:
+        return images[i] if i < len(images) else matrix @ vectors[i].to(images.dtype)
+
+    return image, said, matrix
 
 
 def _unmeasured(z: Tensor) -> str:
@@ -132,18 +169,6 @@ def _inner(a: Tensor, b: Tensor) -> Tensor:
     columns = max(1, _PIECE // len(a))
     pieces = zip(a.split(columns, -1), b.split(columns, -1), strict=True)
     return sum((precise(x) @ precise(y).T for x, y in pieces), precise(a[:0]).new_zeros(())).cpu()
-
-
-def _rest(vectors: Tensor, image: Tensor, change: Tensor, values: Tensor) -> Tensor:
-    """R R^T for R = C H X - diag(values) C X with the change of basis C, in float64 on the host."""
-    total = torch.zeros(len(values), len(values), dtype=torch.float64, device="cpu")
-    columns = max(1, _PIECE // len(values))
-    for x, y in zip(vectors.split(columns, -1), image.split(columns, -1), strict=True):
-        wide = precise(x)
-        turn, theta = change.to(wide), values.to(wide).unsqueeze(-1)
-        rest = turn @ precise(y) - theta * (turn @ wide)
-        total += (rest @ rest.T).cpu()
-    return total
 
 
 def _check_symmetric(form: Tensor, scale: float) -> None:

@@ -71,7 +71,8 @@ def test_a_start_must_have_a_direction(bad):
 
 @pytest.mark.parametrize("block", [1, 3, 32])
 def test_a_basis_turns_in_place_whatever_its_blocks(block, monkeypatch):
-    monkeypatch.setattr(space, "_BLOCK", block)
+    monkeypatch.setattr(space, "_ROWS", block)
+    monkeypatch.setattr(space, "_FEWEST", 1)
     rows = torch.linalg.qr(normal(50, 50))[0][:17]
     basis = Basis(rows[0], 20)
     for row in rows:
