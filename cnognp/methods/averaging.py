@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from cnognp.method import Info, Method, norms, require
-from cnognp.methods.schedule import parts_of
+from cnognp.method import Info, Method, norms, parts_of, require
 from landscape.objective import Objective, value_and_grad
 
 
