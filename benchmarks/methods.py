@@ -8,6 +8,7 @@ loop. Where both end is compared first, and so is what both have evaluated.
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from inspect import signature
 from itertools import repeat
 
 import torch
@@ -35,7 +36,6 @@ OPTIONS = {
     "swa": {"start": 5}, "bfgs": {}, "lbfgs-gss": {}, "pso": {}, "pso-bfgs": {}, "egd": {},
     "cno": PULLS, "cnognp": PULLS,
 }  # fmt: skip
-ON_BATCHES = ("sgd", "adam", "adamw", "sam", "asam", "gcsam", "gnp", "swa", "cno", "cnognp")
 HOPS = 2
 
 
@@ -87,7 +87,7 @@ class Bench:
 
     def together(self, name: str) -> tuple[torch.Tensor, float]:
         """Where the population ends, and what all of it has evaluated, reports left out."""
-        whole = {"batch_size": 0} if name in ON_BATCHES else {}
+        whole = {"batch_size": 0} if "batch_size" in signature(METHODS[name]).parameters else {}
         method = METHODS[name](**OPTIONS[name], **whole)
         rounds = run(method, repeat(self.risk, steps_of(name)), self.start, self.generator)
         spent, end = 0.0, self.start
