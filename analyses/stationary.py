@@ -69,9 +69,10 @@ class Config:
             gradients as descent has steps, as its budget.
         budget: gradient evaluations of each restart. It ends with the step that reaches them.
         method_options: keywords of the method. Where they are not among these: ``lr`` is the
-            function's, or 0.01 where the method's `cnognp.method.Traits` call it a length; with T
-            steps or a budget of T, ``tau`` is T / 10, ``start`` (of averaging) 3 T / 4 and
-            ``horizon`` T; and ``batch_size`` is 0.
+            function's, or 0.01 where the method's `cnognp.method.Traits` call it a length, which
+            falls to 0 in a cosine where nothing else lets the method settle; with T steps or a
+            budget of T, ``tau`` is T / 10, ``start`` (of averaging) 3 T / 4 and ``horizon`` T; and
+            ``batch_size`` is 0.
         members: particles in a swarm; other methods ignore it.
         seed: of the starts, and of everything that the method draws.
         tolerance: largest distance from a minimum that counts as being there.
@@ -134,6 +135,8 @@ class Config:
         }
         if stride != "curvature":
             defaults["lr"] = _LENGTH if stride in ("adaptive", "length") else lr
+        if stride == "length":
+            defaults["schedule"] = "cosine"
         for keyword in inspect.signature(METHODS[self.method]).parameters:
             if keyword in defaults:
                 options.setdefault(keyword, defaults[keyword])

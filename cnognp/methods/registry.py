@@ -168,6 +168,7 @@ TABLE: Mapping[str, Named] = {
     "normalised-gd": Named("noise:NormalisedGD", (Schedule,)),
     "adam": Named("adaptive:Adam", _TRAINED, keys="lr beta1 beta2 eps weight_decay"),
     "adamw": Named("adaptive:AdamW", _TRAINED, keys="lr beta1 beta2 eps weight_decay"),
+    "lion": Named("lion:Lion", _TRAINED),
     "nig": Named("noise:NiG", (Schedule,)),
     "nim": Named("noise:NiM", (Schedule,)),
     **{

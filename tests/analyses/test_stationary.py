@@ -12,6 +12,8 @@ from analyses.basins import BASINS, CELLS, areas, basins, flow
 from analyses.outcomes import labels, mirror_p_value, mirror_pairs, wilson
 from analyses.restarts import Plan, ends, starts
 from analyses.stationary import STEPS, Config, study
+from cnognp import METHODS
+from cnognp.method import traits_of
 from cnognp.methods.descent import GradientDescent
 from cnognp.run import run
 from landscape.functions import CATALOGUE, f1, f2, himmelblau, six_hump_camel, two_wells
@@ -52,6 +54,16 @@ def test_the_defaults_are_the_declared_benchmark(function, iterations):
     assert (config.restarts, config.iterations) == (500, iterations)
     assert config.method_options["lr"] == 0.001
     assert (config.tolerance, config.gradient_tolerance) == (0.1, 1e-3)
+
+
+@pytest.mark.parametrize("function", ["himmelblau", "six-hump-camel"])
+@pytest.mark.parametrize(
+    "method", [n for n in METHODS if traits_of(METHODS[n]()).stride == "length"]
+)
+def test_steps_of_a_length_settle_since_the_length_falls(method, function):
+    found = study(Config(function, method, restarts=50, **SMALL))
+    assert found.status == "converged"
+    assert found.counts[-1] == 0
 
 
 def test_starts_are_those_of_the_seeded_numpy_generator():
