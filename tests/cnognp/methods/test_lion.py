@@ -6,12 +6,16 @@ import invariants
 import populations
 import pytest
 import torch
+from populations import start
 from torch.nn.functional import cross_entropy
 
 from cnognp import METHODS
 from cnognp.methods.descent import Epoch
 from cnognp.methods.lion import Lion
+from cnognp.methods.sharpness_aware import SAM
+from landscape.functions import himmelblau
 from landscape.networks.risk import EmpiricalRisk
+from landscape.objective import value_and_grad
 
 every_objective = pytest.mark.parametrize("name", invariants.OBJECTIVES)
 
@@ -70,6 +74,16 @@ def test_it_keeps_what_every_method_keeps(name):
     invariants.check_alone(method, objective)
     invariants.check_devices_and_types(method, objective)
     invariants.check_info(method, objective)
+
+
+def test_as_the_base_of_sam_it_follows_the_gradient_nearby():
+    z = start(himmelblau)
+    near = z + 0.3 * torch.nn.functional.normalize(value_and_grad(himmelblau, z)[1])
+    expected = z - 0.01 * (value_and_grad(himmelblau, near)[1].sign() + 0.2 * z)
+    sam = METHODS["sam"](base="lion", lr=0.01, weight_decay=0.2, rho=0.3, batch_size=0)
+    assert sam == SAM(Lion(lr=0.01, weight_decay=0.2), 0.3)
+    found = populations.last(sam, himmelblau, z, 1).position
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_its_name_has_its_keywords():
