@@ -15,9 +15,9 @@ import runs
 import yaml
 
 from cnognp import METHODS
-from cnognp.methods.registry import bases
 from cnognp.cli import arguments, console
 from cnognp.cli.main import VERBS, main
+from cnognp.methods.registry import bases
 from cnognp.tasks import TASKS
 
 OBJECTS = {
