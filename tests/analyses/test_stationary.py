@@ -66,6 +66,20 @@ def test_steps_of_a_length_settle_since_the_length_falls(method, function):
     assert found.counts[-1] == 0
 
 
+def test_how_long_and_how_far_a_method_steps_follows_from_what_it_says_of_itself():
+    def settled(method, **options):
+        found = Config("himmelblau", method, method_options=options).resolved()
+        return found.iterations, found.budget, found.method_options.get("lr")
+
+    assert settled("gd") == settled("sam") == (1500, None, 0.001)
+    assert settled("adam") == settled("sam", base="adam") == (1500, None, 0.01)
+    assert settled("bfgs") == settled("lbfgs-gss") == (100, None, None)
+    assert settled("nig-bh") == settled("nim-mbh") == (None, 1500, 0.001)
+    assert settled("pso-bfgs") == (100, None, None)
+    lion = Config("himmelblau", "sam", method_options={"base": "lion"}).resolved().method_options
+    assert (lion["schedule"], lion["horizon"], lion["lr"]) == ("cosine", 1500, 0.01)
+
+
 def test_starts_are_those_of_the_seeded_numpy_generator():
     found = study(Config(restarts=7, iterations=1, seed=3, **SMALL))
     drawn = np.random.default_rng(3).uniform([-3, -2], [3, 2], size=(7, 2))
