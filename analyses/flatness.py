@@ -31,7 +31,7 @@ from analyses.rank_correlation import by_run, correlated, resamples, telling
 from analyses.trainings import distances, half_width, medians, nearest, spread, trainings
 from analyses.verdict import conclusion
 from cnognp.measuring import subjects
-from cnognp.method import couples_members
+from cnognp.method import traits_of
 from cnognp.methods import METHODS
 from cnognp.training.config import Config as RunConfig
 from cnognp.training.config import RunFolder
@@ -209,7 +209,7 @@ def measured(
     told("", total, total)
     keys = [_hyperparameters(each) for each in configs]
     order = {key: place for place, key in enumerate(dict.fromkeys(keys))}
-    couples = [couples_members(METHODS[each.method](**each.method_options)) for each in configs]
+    couples = [traits_of(METHODS[each.method](**each.method_options)).couples for each in configs]
     risks = [(each.provenance["train"], each.provenance["test"]) for each in panels]
     train, test = np.array(risks, dtype=float).reshape(-1, 2).T
     return Measured(

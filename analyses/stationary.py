@@ -27,6 +27,7 @@ from analyses.basins import basins
 from analyses.outcomes import labels, minima_of, verdict, wilson
 from analyses.restarts import Plan, collaborates, ends
 from cnognp import METHODS
+from cnognp.method import Stride, traits_of
 from landscape.functions import CATALOGUE
 from landscape.objective import Analytic, value
 from landscape.results import Stationary, provenance
@@ -49,14 +50,9 @@ STEPS: Mapping[str, tuple[float, int]] = MappingProxyType({
 SWARM_ITERATIONS = 100
 QUASI_NEWTON_ITERATIONS = 100
 
-# These methods multiply a raw gradient by lr and so need the function's step length.
-_STEEPEST = frozenset(
-    "gd sgd nig nim nig-bh nim-bh nig-mbh nim-mbh sam asam gcsam gnp swa egd cno cnognp".split()
-)
-# Steps of about this length cross a box within the declared number of them.
-_ADAPTIVE = {"adam": 0.01, "adamw": 0.01}
+# Steps of this length cross a box within the declared number of them.
+_LENGTH = 0.01
 _LEAST = {"restarts": 1, "iterations": 1, "budget": 1, "members": 1, "grid": 2, "seed": 0}
-_HOPPING = frozenset("nig-bh nim-bh nig-mbh nim-mbh".split())
 
 
 @dataclass(frozen=True)
@@ -72,9 +68,10 @@ class Config:
             swarms, `QUASI_NEWTON_ITERATIONS` for BFGS methods). Basin hopping then has as many
             gradients as descent has steps, as its budget.
         budget: gradient evaluations of each restart. It ends with the step that reaches them.
-        method_options: keywords of the method. Where they are not among these: methods that step
-            along a raw gradient take the function's ``lr``; with T steps or a budget of T,
-            ``tau`` is T / 10, ``start`` (of averaging) 3 T / 4 and ``horizon`` T; and
+        method_options: keywords of the method. Where they are not among these: ``lr`` is the
+            function's, or 0.01 where the method's `cnognp.method.Traits` call it a length, which
+            falls to 0 in a cosine where nothing else lets the method settle; with T steps or a
+            budget of T, ``tau`` is T / 10, ``start`` (of averaging) 3 T / 4 and ``horizon`` T; and
             ``batch_size`` is 0.
         members: particles in a swarm; other methods ignore it.
         seed: of the starts, and of everything that the method draws.
@@ -119,7 +116,7 @@ class Config:
         iterations, budget = self.iterations, self.budget
         if iterations is None and budget is None:
             steps = STEPS[self.function][1]
-            if self.method in _HOPPING:
+            if self._stride() == "search":
                 budget = steps
             else:
                 iterations = self._steps(options, steps)
@@ -127,9 +124,8 @@ class Config:
 
     def _options(self) -> dict[str, Any]:
         """The keywords of the method."""
-        lr, steps = STEPS[self.function]
-        hops = self.method in _HOPPING
-        length = self.budget or (not hops and self.iterations) or steps
+        (lr, steps), stride = STEPS[self.function], self._stride()
+        length = self.budget or (stride != "search" and self.iterations) or steps
         options = dict(self.method_options)
         defaults: dict[str, Any] = {
             "tau": max(1, length // 10),
@@ -137,8 +133,10 @@ class Config:
             "horizon": length,
             "batch_size": 0,
         }
-        if self.method in _STEEPEST or self.method in _ADAPTIVE:
-            defaults["lr"] = _ADAPTIVE.get(self.method, lr)
+        if stride != "curvature":
+            defaults["lr"] = _LENGTH if stride in ("adaptive", "length") else lr
+        if stride == "length":
+            defaults["schedule"] = "cosine"
         for keyword in inspect.signature(METHODS[self.method]).parameters:
             if keyword in defaults:
                 options.setdefault(keyword, defaults[keyword])
@@ -148,10 +146,14 @@ class Config:
         """How many restarts there are and how long they go, in a configuration as `resolved`."""
         return Plan(self.restarts, self.members, self.iterations, self.budget, self.seed)
 
+    def _stride(self) -> Stride | None:
+        """What decides how far a step of the method goes."""
+        return traits_of(METHODS[self.method](**self.method_options)).stride
+
     def _steps(self, options: dict[str, Any], steps: int) -> int:
         if collaborates(METHODS[self.method](**options)):
             return SWARM_ITERATIONS
-        return QUASI_NEWTON_ITERATIONS if self.method in ("bfgs", "lbfgs-gss") else steps
+        return QUASI_NEWTON_ITERATIONS if self._stride() == "curvature" else steps
 
 
 def study(config: Config) -> Stationary:

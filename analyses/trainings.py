@@ -47,7 +47,7 @@ def trainings(run: np.ndarray, coupled: np.ndarray, distance: np.ndarray) -> np.
     Args:
         run: (n,), which run each point is of.
         coupled: (n,), whether the method of that run couples members; see
-            `cnognp.method.couples_members`.
+            `cnognp.method.Traits`.
         distance: (n, n) from `distances`.
     """
     joined = (distance < NEAR) | (np.equal.outer(run, run) & np.logical_or.outer(coupled, coupled))

@@ -1,13 +1,15 @@
-"""Every method on Wine with 32 members: all at once against a Python loop over torch modules.
+"""Methods on Wine with 32 members: all at once against a Python loop over torch modules.
 
 The loops do the same updates from the same starts with the same random numbers, on the whole data:
 torch.optim's own SGD, Adam, AdamW and LBFGS, one optimiser for each member, where these exist; for
 bfgs and lbfgs-gss, of which torch has none, the optimiser of `cnognp.torch_optim`; else a plain
-loop. Where both end is compared first, and so is what both have evaluated.
+loop. A method that has no loop here is left out. Where both end is compared first, and so is what
+both have evaluated.
 """
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from inspect import signature
 from itertools import repeat
 
 import torch
@@ -16,6 +18,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from cnognp import METHODS, torch_optim
+from cnognp.method import traits_of
 from cnognp.methods.centralisation import centralised
 from cnognp.methods.noise import uniform_ball
 from cnognp.run import run
@@ -23,7 +26,7 @@ from cnognp.tasks import load
 from cnognp.tasks.networks import mlp
 from cnognp.tasks.task import initial_population
 from landscape.networks import EmpiricalRisk
-from landscape.randomness import derive
+from landscape.randomness import derive, draw_rows
 
 MEMBERS, STEPS = 32, 12
 HOP = {"lr": 0.1, "rho": 0.5, "eps": 0.05, "tau": 10}
@@ -35,8 +38,8 @@ OPTIONS = {
     "swa": {"start": 5}, "bfgs": {}, "lbfgs-gss": {}, "pso": {}, "pso-bfgs": {}, "egd": {},
     "cno": PULLS, "cnognp": PULLS,
 }  # fmt: skip
-ON_BATCHES = ("sgd", "adam", "adamw", "sam", "asam", "gcsam", "gnp", "swa", "cno", "cnognp")
 HOPS = 2
+SHARP = ("sam", "asam", "gcsam", "gnp")
 
 
 class Member:
@@ -87,8 +90,8 @@ class Bench:
 
     def together(self, name: str) -> tuple[torch.Tensor, float]:
         """Where the population ends, and what all of it has evaluated, reports left out."""
-        whole = {"batch_size": 0} if name in ON_BATCHES else {}
-        method = METHODS[name](**OPTIONS[name], **whole)
+        whole = {"batch_size": 0} if "batch_size" in signature(METHODS[name]).parameters else {}
+        method = METHODS[name](**OPTIONS.get(name, {}), **whole)
         rounds = run(method, repeat(self.risk, steps_of(name)), self.start, self.generator)
         spent, end = 0.0, self.start
         for state, info in rounds:
@@ -102,11 +105,15 @@ class Bench:
 
     def pulls(self, k: int, width: int) -> torch.Tensor:
         draws = derive(derive(self.generator, "round", k), "attraction")
-        return torch.rand((MEMBERS, 2, width), generator=draws)
+        return draw_rows("uniform", (MEMBERS, 2, width), draws, self.start)
 
 
 def steps_of(name: str) -> int:
-    return HOPS if name.endswith("bh") else STEPS
+    return HOPS if hops(name) else STEPS
+
+
+def hops(name: str) -> bool:
+    return traits_of(METHODS[name]()).stride == "search"
 
 
 def optimisers(bench: Bench, make: Callable) -> list[Member]:
@@ -251,8 +258,8 @@ def swarming(name: str, bench: Bench) -> list[Member]:
     return members
 
 
-def loop(name: str, bench: Bench) -> list[Member]:
-    """The members after a Python loop of the method called ``name``."""
+def loop(name: str) -> Callable[[Bench], list[Member]] | None:
+    """What moves members as the method called ``name`` does, in a Python loop; None if not here."""
     own: dict[str, Callable] = {
         "gd": lambda params: torch.optim.SGD(params, lr=0.1),
         "sgd": lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9),
@@ -262,24 +269,27 @@ def loop(name: str, bench: Bench) -> list[Member]:
         "lbfgs-gss": torch_optim.LBFGS,
     }
     moves = {"normalised-gd": normalised, "nig": noisy, "nim": perturbed}
-    moves |= {sam: neighbour(sam, bench) for sam in ("sam", "asam", "gcsam", "gnp")}
     if name in own:
-        return optimisers(bench, own[name])
+        return lambda bench: optimisers(bench, own[name])
     if name in moves:
-        return stepping(bench, moves[name])
+        return lambda bench: stepping(bench, moves[name])
+    if name in SHARP:
+        return lambda bench: stepping(bench, neighbour(name, bench))
     if name == "swa":
-        return averaged(bench)
-    return swarming(name, bench) if name in SWARM else hopping(name, bench)
+        return averaged
+    if name in SWARM:
+        return lambda bench: swarming(name, bench)
+    return (lambda bench: hopping(name, bench)) if hops(name) else None
 
 
-def compared(name: str, bench: Bench) -> Iterator[float]:
+def compared(name: str, bench: Bench, peer: Callable) -> Iterator[float]:
     """Evaluations of both sides and the distance of their ends.
 
     Raises:
         RuntimeError: if either is not equal.
     """
     ends, spent = bench.together(name)
-    members = loop(name, bench)
+    members = peer(bench)
     counted = sum(member.count for member in members)
     # Rounding in float32 decides where a line search stops, and grows along quasi-Newton steps.
     rounded = name in ("bfgs", "lbfgs-gss", "pso-bfgs")
@@ -297,11 +307,14 @@ def main() -> None:
     options = arguments(__doc__)
     bench, rows = Bench(), {}
     for name in METHODS:
-        spent, counted, gap = compared(name, bench)
+        peer = loop(name)
+        if peer is None:
+            continue
+        spent, counted, gap = compared(name, bench, peer)
         seconds = interleaved(
             {
                 "population": lambda n=name: deque(bench.together(n), maxlen=0),
-                "loop": lambda n=name: loop(n, bench),
+                "loop": lambda peer=peer: peer(bench),
             },
             options.rounds,
         )

@@ -1,6 +1,7 @@
 """How a population moves: the interface that every optimiser here has."""
 
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -9,6 +10,27 @@ from cnognp.ranges import require as require
 from landscape.objective import Objective, offered
 
 State = Any
+Stride = Literal["gradient", "adaptive", "length", "curvature", "search"]
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What others have to know of a method to use it well, and cannot see from outside.
+
+    Args:
+        stride: what decides how far a step goes; None where that is up to the method inside.
+            ``gradient``: lr times a gradient, so that lr must fit the curvature. ``adaptive``: up
+            to about lr in each coordinate, less where the gradient keeps changing its sign.
+            ``length``: lr, whatever the gradient, so that it settles only as lr falls.
+            ``curvature``: an estimate of the Hessian, so that few steps are enough. ``search``: a
+            step is a whole descent, of as many gradients as it takes.
+        random: whether a step draws random numbers.
+        couples: whether members learn from each other, so that they are no independent trainings.
+    """
+
+    stride: Stride | None = None
+    random: bool = False
+    couples: bool = False
 
 
 class Info(NamedTuple):
@@ -50,8 +72,9 @@ class Method(Protocol):
 
     The population axis is always there: z is (N, p). ``step`` is pure: state goes in, state comes
     out, and every random number comes from the generator. A state is a (nested) NamedTuple of
-    tensors with a field ``position`` (N, p). A method whose members learn from each other says so
-    in ``couples_members``; in one without this attribute every member is on its own.
+    tensors with a field ``position`` (N, p). What others have to know of a method it says in
+    ``traits``; in one without this attribute, members follow gradients without chance, each on its
+    own.
     """
 
     def init(self, objective: Objective, z: Tensor) -> State: ...
@@ -61,16 +84,26 @@ class Method(Protocol):
     ) -> tuple[State, Info]: ...
 
 
-def couples_members(method: Method) -> bool:
-    """Whether members learn from each other, so that they are no independent trainings.
+def traits_of(method: Any) -> Traits:
+    """What a method says of itself in ``traits``, and of the methods that it moves by.
 
-    A method says so itself, by its attribute ``couples_members``. One that moves by another inside
-    couples members where that one does.
+    A stride that nobody says is ``gradient``.
     """
-    if getattr(method, "couples_members", False):
-        return True
-    inside = (getattr(method, name, None) for name in ("local", "method", "base"))
-    return any(couples_members(part) for part in inside if part is not None)
+    own = getattr(method, "traits", Traits())
+    inside = [traits_of(part) for _, part in parts_of(method)]
+    return Traits(
+        own.stride or (inside[0].stride if inside else "gradient"),
+        own.random or any(part.random for part in inside),
+        own.couples or any(part.couples for part in inside),
+    )
+
+
+def parts_of(method: Any) -> list[tuple[str, Any]]:
+    """The methods inside a method, by the names of their fields."""
+    if not is_dataclass(method):
+        return []
+    known = ((field.name, getattr(method, field.name)) for field in fields(method))
+    return [(name, part) for name, part in known if isinstance(part, Method)]
 
 
 def norms(grad: Tensor) -> Tensor:

@@ -2,12 +2,12 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from cnognp.method import Info, kept, norms, reached, require
+from cnognp.method import Info, Traits, kept, norms, reached, require
 from cnognp.methods.hyperparameters import Rate, descended, require_not_negative
 from landscape.objective import Objective, offered, value_and_grad
 
@@ -51,6 +51,7 @@ class Adam:
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: Rate = 0.0
+    traits: ClassVar[Traits] = Traits("adaptive")
 
     def __post_init__(self):
         require_not_negative("lr", self.lr)

@@ -1,13 +1,13 @@
 """Local search, and basin hopping from minimum to minimum, on whole populations."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from cnognp.method import Info, norms, require
+from cnognp.method import Info, Traits, norms, require
 from cnognp.methods.descent import DescentState
 from cnognp.methods.hyperparameters import Rate, descended, require_not_negative, require_positive
 from cnognp.methods.noise import uniform_ball
@@ -59,6 +59,7 @@ class LocalSearch:
     lr: Rate
     eps: float = 1e-3
     tau: int = 100
+    traits: ClassVar[Traits] = Traits("search")
 
     def __post_init__(self):
         require_not_negative("lr", self.lr)
@@ -130,6 +131,7 @@ class BasinHopping:
     acceptance: Acceptance = "always"
     temperature: float = 1.0
     per_tensor: bool = False
+    traits: ClassVar[Traits] = Traits("search", random=True)
 
     def __post_init__(self):
         LocalSearch(self.lr, self.eps, self.tau)

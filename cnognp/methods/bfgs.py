@@ -1,12 +1,12 @@
 """BFGS with dense matrices on whole populations, for small dimensions."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from cnognp.method import Info, norms, require
+from cnognp.method import Info, Traits, norms, require
 from cnognp.methods.line_search import cautious, descending, displaced, search_wolfe
 from landscape.objective import Objective, value_and_grad
 
@@ -46,6 +46,7 @@ class BFGS:
     """
 
     trials: int = 30
+    traits: ClassVar[Traits] = Traits("curvature")
 
     def __post_init__(self):
         require(self.trials >= 1, "trials", "at least 1", self.trials)

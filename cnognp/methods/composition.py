@@ -6,6 +6,7 @@ average that is reported. torch is imported only
 when a method is made, so that the command line can read the keywords.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -15,10 +16,6 @@ from cnognp.ranges import require
 if TYPE_CHECKING:
     from cnognp.method import Method
     from cnognp.methods import schedule as schedules
-
-Known = Literal["sgd", "adam", "adamw"]
-BASES: dict[str, str] = {"sgd": "descent:SGD", "adam": "adaptive:Adam", "adamw": "adaptive:AdamW"}
-"""Where the classes of `Known` are."""
 
 Decay = Literal["constant", "step", "cosine"]
 Centred = Literal["none", "all", "convolutions"]
@@ -54,29 +51,29 @@ class Base:
 
     Args:
         lr: step length of the base, not negative.
-        base: what does the step.
+        base: what does the step; any method that has weight_decay and may see mini-batches.
         momentum: factor on the velocity of sgd, from 0 to below 1.
         weight_decay: of the base step, not negative.
-
-    Raises:
-        ValueError: if there is no such base.
     """
 
     lr: float = 0.1
-    base: Known = "sgd"
+    base: str = "sgd"
     momentum: float = 0.0
     weight_decay: float = 0.0
 
-    def __post_init__(self):
-        _require_one_of("base", get_args(Known), self.base)
-
-    def step(self) -> "Method":
+    def step(self, places: Mapping[str, str]) -> "Method":
         """The base method.
 
+        Args:
+            places: ``module:Class`` of every method that can be one, by name.
+
         Raises:
-            ValueError: if a keyword is out of range, or momentum is given to a method with its own.
+            ValueError: if there is no such base, a keyword is out of range, or momentum is given to
+                a method with its own.
         """
-        kind, given = class_of(BASES[self.base]), {"lr": self.lr, "weight_decay": self.weight_decay}
+        _require_one_of("base", tuple(places), self.base)
+        kind = class_of(places[self.base])
+        given = {"lr": self.lr, "weight_decay": self.weight_decay}
         if "momentum" in kind.__dataclass_fields__:
             given["momentum"] = self.momentum
         elif self.momentum:

@@ -1,13 +1,13 @@
 """Normalised and noisy gradient descent on whole populations."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cnognp.method import Info, norms, require
+from cnognp.method import Info, Traits, norms, require
 from cnognp.methods.descent import DescentState
 from cnognp.methods.hyperparameters import Rate, descended, require_not_negative
 from landscape.objective import Objective, offered, value_and_grad
@@ -36,6 +36,7 @@ class NormalisedGD:
     """
 
     lr: Rate = 0.01
+    traits: ClassVar[Traits] = Traits("length")
 
     def __post_init__(self):
         require_not_negative("lr", self.lr)
@@ -73,6 +74,7 @@ class NiG:
     lr: Rate = 0.1
     rho: float = 0.05
     per_tensor: bool = False
+    traits: ClassVar[Traits] = Traits(random=True)
 
     def __post_init__(self):
         require_not_negative("lr", self.lr)
@@ -119,6 +121,7 @@ class NiM:
     eps: float = 1e-3
     tau: int = 100
     per_tensor: bool = False
+    traits: ClassVar[Traits] = Traits(random=True)
 
     def __post_init__(self):
         require_not_negative("lr", self.lr)

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 from math import isfinite
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from cnognp.method import Info, norms, require
+from cnognp.method import Info, Traits, norms, require
 from cnognp.methods.descent import DescentState
 from cnognp.methods.hyperparameters import require_not_negative
 from cnognp.methods.line_search import PHI, Rules, cautious, descending, displaced, search_ray
@@ -37,6 +37,7 @@ class LBFGS:
     lr: float = 0.1
     iterations: int = 5
     history: int = 10
+    traits: ClassVar[Traits] = Traits("curvature")
 
     def __post_init__(self):
         require_not_negative("lr", self.lr)
@@ -140,6 +141,7 @@ class LBFGSGoldenSection:
     trials: int = 10
     tolerance: float = 0.1
     published: bool = False
+    traits: ClassVar[Traits] = Traits("curvature")
 
     def __post_init__(self):
         require(self.history >= 1, "history", "at least 1", self.history)

@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from cnognp.methods.composition import (
     GROUPS,
@@ -91,7 +91,7 @@ class Named:
         def around(group: Any, method: Any) -> Any:
             return made[group].around(method) if group in made else method
 
-        method: Any = around(Clip, made[Base].step() if Base in made else kind(**own))
+        method: Any = around(Clip, made[Base].step(bases()) if Base in made else kind(**own))
         if Base in made and not self.outermost:
             method = kind(method, **own)
         method = around(Centralisation, method)
@@ -156,7 +156,25 @@ def _inside(key: str, noun: str) -> str:
 
 
 def _of_group(group: Any) -> Mapping[str, Keyword]:
-    return keywords_of(f"composition:{group.__name__}")[1]
+    keywords = keywords_of(f"composition:{group.__name__}")[1]
+    if group is not Base:
+        return keywords
+    known: Any = Literal[tuple(bases())]  # type: ignore[valid-type]
+    return {**keywords, "base": keywords["base"]._replace(kind=known)}
+
+
+@cache
+def bases() -> Mapping[str, str]:
+    """Where the classes are of the methods that can do the step of another one, by name.
+
+    Any can that may see mini-batches, has none inside, and takes ``lr`` and ``weight_decay``.
+    """
+    steps = {name: entry for name, entry in TABLE.items() if Data in entry.groups}
+    return {
+        name: entry.place
+        for name, entry in steps.items()
+        if Base not in entry.groups and {"lr", "weight_decay"} <= set(entry.keywords())
+    }
 
 
 TABLE: Mapping[str, Named] = {
@@ -165,6 +183,7 @@ TABLE: Mapping[str, Named] = {
     "normalised-gd": Named("noise:NormalisedGD", (Schedule,)),
     "adam": Named("adaptive:Adam", _TRAINED, keys="lr beta1 beta2 eps weight_decay"),
     "adamw": Named("adaptive:AdamW", _TRAINED, keys="lr beta1 beta2 eps weight_decay"),
+    "lion": Named("lion:Lion", _TRAINED),
     "nig": Named("noise:NiG", (Schedule,)),
     "nim": Named("noise:NiM", (Schedule,)),
     **{

@@ -1,13 +1,13 @@
 """Step lengths that change from round to round, for any method that has one."""
 
 import math
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from cnognp.method import Info, Method, require
+from cnognp.method import Info, Method, parts_of, require
 from landscape.objective import Objective
 
 
@@ -145,21 +145,13 @@ class Scheduled:
 
 def slowed(method: Any, factor: float) -> Any:
     """``method`` with every step length in it multiplied by ``factor``."""
-    changes: dict[str, Any] = {name: slowed(part, factor) for name, part in _parts(method)}
+    changes: dict[str, Any] = {name: slowed(part, factor) for name, part in parts_of(method)}
     if hasattr(method, "lr"):
         changes["lr"] = method.lr * factor
     return replace(method, **changes) if changes else method
 
 
-def _parts(method: Any) -> list[tuple[str, Any]]:
-    """The methods inside a method, by the names of their fields."""
-    if not is_dataclass(method):
-        return []
-    known = ((field.name, getattr(method, field.name)) for field in fields(method))
-    return [(name, part) for name, part in known if isinstance(part, Method)]
-
-
 def _has_rate(method: Any) -> bool:
     """Whether a method, or one inside it, has a step length that a factor can change."""
     own = getattr(method, "moves_by_lr", hasattr(method, "lr"))
-    return own or any(_has_rate(part) for _, part in _parts(method))
+    return own or any(_has_rate(part) for _, part in parts_of(method))

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from cnognp.method import Info, Method, norms, require
+from cnognp.method import Info, Method, Traits, norms, require
 from cnognp.methods.composition import Data
 from cnognp.methods.descent import SGD, Epoch, GradientDescent
 from cnognp.methods.fitness import Fitness, Loss
@@ -282,9 +282,10 @@ class Swarm:
         return self.lr > 0
 
     @property
-    def couples_members(self) -> bool:
-        """Whether members learn from each other: by attraction, or by when they scatter."""
-        return bool(self.social or self.mutation)
+    def traits(self) -> Traits:
+        """Members learn from each other by attraction, and by when they scatter."""
+        drawn = bool(self.cognitive or self.social or self.mutation)
+        return Traits(random=drawn, couples=bool(self.social or self.mutation))
 
     @property
     def _cost(self) -> float:

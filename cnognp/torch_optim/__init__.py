@@ -50,8 +50,8 @@ reach, with their velocities, running means and step counts. A learning rate may
 and rescales gradients of one evaluation only: methods that need several refuse it, but for the four
 above with ``first_step``.
 
-A swarm of one member has nobody to follow, so that pso, pso-bfgs, cno, cnognp and egd are no
-optimisers of one model; gd is `SGD` without momentum.
+Every method is an optimiser, `named` as ``cnognp methods`` lists it: ``named("lion")``. A swarm of
+one member has nobody to follow, so that methods whose members learn from each other are none.
 """
 
 from cnognp.torch_optim.method_optimizer import MethodOptimizer
@@ -73,11 +73,12 @@ from cnognp.torch_optim.methods import (
     NiMBH,
     NiMMBH,
     NormalisedGD,
+    named,
 )
 from cnognp.torch_optim.sharpness import SharpnessAware
 
 __all__ = [
     "ASAM", "BFGS", "GCSAM", "GNP", "LBFGS", "SAM", "SGD", "SWA", "Adam", "AdamW",
     "MethodOptimizer", "NiG", "NiGBH", "NiGMBH", "NiM", "NiMBH", "NiMMBH", "NormalisedGD",
-    "SharpnessAware",
+    "SharpnessAware", "named",
 ]  # fmt: skip

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from cnognp.methods import sharpness_aware
+from cnognp.method import traits_of
+from cnognp.methods import METHODS, sharpness_aware
 from cnognp.torch_optim.method_optimizer import MethodOptimizer
 from cnognp.torch_optim.sharpness import NOBODY, SharpnessAware
 
@@ -127,3 +128,24 @@ class GNP(SharpnessAware):
 
     def _described(self, **values: Any) -> sharpness_aware.GNP:
         return sharpness_aware.GNP(NOBODY, **values)
+
+
+def named(name: str) -> type[MethodOptimizer] | type[SharpnessAware]:
+    """The optimiser that moves one model as the method of a name does; one for each name.
+
+    Args:
+        name: of a method, as ``cnognp methods`` lists them.
+
+    Raises:
+        ValueError: if there is no such method, or its members learn from each other.
+    """
+    if name not in METHODS:
+        raise ValueError(f"name must be one of {', '.join(METHODS)}, got {name}")
+    if traits_of(METHODS[name]()).couples:
+        raise ValueError(f"{name} moves a population: one member has nobody to learn from")
+    kinds: list[Any] = [*MethodOptimizer.__subclasses__(), *SharpnessAware.__subclasses__()]
+    for kind in kinds:
+        if kind.name == name:
+            return kind
+    noun = "".join(word.capitalize() for word in name.split("-"))
+    return type(noun, (MethodOptimizer,), {"name": name, "__doc__": METHODS[name].__doc__})

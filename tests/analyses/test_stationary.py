@@ -12,6 +12,8 @@ from analyses.basins import BASINS, CELLS, areas, basins, flow
 from analyses.outcomes import labels, mirror_p_value, mirror_pairs, wilson
 from analyses.restarts import Plan, ends, starts
 from analyses.stationary import STEPS, Config, study
+from cnognp import METHODS
+from cnognp.method import traits_of
 from cnognp.methods.descent import GradientDescent
 from cnognp.run import run
 from landscape.functions import CATALOGUE, f1, f2, himmelblau, six_hump_camel, two_wells
@@ -52,6 +54,30 @@ def test_the_defaults_are_the_declared_benchmark(function, iterations):
     assert (config.restarts, config.iterations) == (500, iterations)
     assert config.method_options["lr"] == 0.001
     assert (config.tolerance, config.gradient_tolerance) == (0.1, 1e-3)
+
+
+@pytest.mark.parametrize("function", ["himmelblau", "six-hump-camel"])
+@pytest.mark.parametrize(
+    "method", [n for n in METHODS if traits_of(METHODS[n]()).stride == "length"]
+)
+def test_steps_of_a_length_settle_since_the_length_falls(method, function):
+    found = study(Config(function, method, restarts=50, **SMALL))
+    assert found.status == "converged"
+    assert found.counts[-1] == 0
+
+
+def test_how_long_and_how_far_a_method_steps_follows_from_what_it_says_of_itself():
+    def settled(method, **options):
+        found = Config("himmelblau", method, method_options=options).resolved()
+        return found.iterations, found.budget, found.method_options.get("lr")
+
+    assert settled("gd") == settled("sam") == (1500, None, 0.001)
+    assert settled("adam") == settled("sam", base="adam") == (1500, None, 0.01)
+    assert settled("bfgs") == settled("lbfgs-gss") == (100, None, None)
+    assert settled("nig-bh") == settled("nim-mbh") == (None, 1500, 0.001)
+    assert settled("pso-bfgs") == (100, None, None)
+    lion = Config("himmelblau", "sam", method_options={"base": "lion"}).resolved().method_options
+    assert (lion["schedule"], lion["horizon"], lion["lr"]) == ("cosine", 1500, 0.01)
 
 
 def test_starts_are_those_of_the_seeded_numpy_generator():

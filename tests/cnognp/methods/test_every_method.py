@@ -10,22 +10,17 @@ import torch
 from populations import EVEN, Counting, annotations_unchecked, frozen, seeded, start
 
 from cnognp import METHODS
-from cnognp.method import norms
+from cnognp.method import norms, traits_of
+from cnognp.methods.averaging import SWA
 from cnognp.run import run
 from cnognp.state import from_arrays, to_arrays
 from landscape.functions import CATALOGUE
 from landscape.objective import Analytic, batched_terms, value, value_and_grad
 
-# Noise, hops and averages are to happen within a few steps.
-OPTIONS = {name: {"lr": 0.003} for name in METHODS}
-OPTIONS |= {
-    name: {"lr": 0.003, "rho": 0.3, "eps": 0.1, "tau": 6} for name in METHODS if "bh" in name
-}
-OPTIONS |= {"nim": {"lr": 0.003, "eps": 1e3, "tau": 1}, "swa": {"lr": 0.003, "start": 1}}
-OPTIONS |= {"bfgs": {}, "lbfgs-gss": {}, "pso": {}, "pso-bfgs": {"lr": 0.05}}
-HOPS = ("nig-bh", "nim-bh", "nig-mbh", "nim-mbh")
-NOISY = ("nig", "nim", *HOPS)
-COUPLED = ("pso", "pso-bfgs", "cno", "cnognp")
+TRAITS = {name: traits_of(METHODS[name]()) for name in METHODS}
+HOPS = tuple(name for name, traits in TRAITS.items() if traits.stride == "search")
+COUPLED = tuple(name for name, traits in TRAITS.items() if traits.couples)
+NOISY = tuple(name for name, traits in TRAITS.items() if traits.random and not traits.couples)
 DETERMINISTIC = tuple(name for name in METHODS if name not in NOISY + COUPLED)
 
 every_method = pytest.mark.parametrize("name", METHODS)
@@ -45,9 +40,15 @@ def takes(name, key):
 
 
 def made(name, **changes):
-    """The method on the whole data, with what shows its properties soon."""
-    whole = {"batch_size": 0} if takes(name, "batch_size") else {}
-    return METHODS[name](**{**OPTIONS[name], **whole, **changes})
+    """The method on the whole data; noise, hops and averages are to happen within a few steps."""
+    soon = {"batch_size": 0, "lr": 0.003, "start": 1}
+    if name in HOPS:
+        soon |= {"rho": 0.3, "eps": 0.1, "tau": 6}
+    if name == "nim":
+        soon |= {"eps": 1e3, "tau": 1}
+    if TRAITS[name].stride == "curvature":
+        del soon["lr"]
+    return METHODS[name](**{key: soon[key] for key in soon if takes(name, key)} | changes)
 
 
 def tensor(*numbers):
@@ -56,7 +57,7 @@ def tensor(*numbers):
 
 def reports(name, rounds):
     """Evaluations that are there only to be told: those of a weight average once it has begun."""
-    return rounds - 1 if name == "swa" else 0
+    return rounds - 1 if isinstance(made(name), SWA) else 0
 
 
 @every_function
@@ -204,24 +205,40 @@ def test_the_first_step_on_a_bowl_has_its_closed_form(name):
     assert found.position.item() == pytest.approx(expected, abs=1e-8)
 
 
+def settling(name):
+    """Steps and options with which a method descends the bowl, and how far from 0 it then is."""
+    stride, far = TRAITS[name].stride, 4e-5
+    if name in HOPS:
+        # A descent ends where the gradient, of curvature 1 at least, is as small as eps.
+        return 3, {"lr": 0.05, "eps": 0.01, "tau": 300, "rho": 0.1}, 0.011
+    if stride == "curvature" and name not in COUPLED:
+        return 15, {}, 1e-8 if name == "bfgs" else 1e-6
+    options = {"lr": 0.05} if takes(name, "lr") and stride != "curvature" else {}
+    radii = [key for key in ("rho", "r") if takes(name, key)]
+    options |= dict.fromkeys(radii, 0.05)
+    if name == "nim":
+        options |= {"eps": 0.0}
+    elif name == "swa":
+        # The average of z_k = (1 - lr l)^k z_0 over 199 rounds.
+        far = 1.1 / (199 * 0.05)
+    elif radii:
+        far = 0.06
+    elif stride == "adaptive":
+        far = 0.02
+    elif stride == "length":
+        # The lr left when a mean over ten steps changes its sign: (pi 10 / 200)^2 / 4 of it.
+        options, far = options | {"schedule": "cosine", "horizon": 200}, 0.05 * 0.0062
+    # Gradient descent leaves (1 - lr)^200 < 4e-5; a swarm's best is closer.
+    return 200, options, far
+
+
 @every_method
 def test_every_method_descends_a_bowl_as_far_as_theory_says(name):
     z = start(BOWL, members=6)
-    lr = {} if name in ("bfgs", "lbfgs-gss", "pso", "pso-bfgs") else {"lr": 0.05}
-    steps = {"bfgs": 15, "lbfgs-gss": 15, **dict.fromkeys(HOPS, 3)}.get(name, 200)
-    more = {"eps": 0.01, "tau": 300, "rho": 0.1} if name in HOPS else {}
-    more |= {"eps": 0.0} if name == "nim" else {}
-    state = populations.last(made(name, **lr, **more), BOWL, z, steps)
+    steps, options, left = settling(name)
+    state = populations.last(made(name, **options), BOWL, z, steps)
     end = state.best if name in COUPLED else state.position
-    distance, far = norms(end).max(), norms(z).max()
-    # Where fixed steps or noise end: within their length, or within the ball's image.
-    rest = {"normalised-gd": 0.06, "nig": 0.06, "sam": 0.06, "gcsam": 0.06, "gnp": 0.09}
-    rest |= {"asam": 0.06, "adam": 0.02, "adamw": 0.02, **dict.fromkeys(HOPS, 0.011)}
-    # The average of z_k = (1 - lr l)^k z_0 over 199 rounds.
-    rest |= {"swa": 1.1 / (199 * 0.05)}
-    # Gradient descent leaves (1 - lr)^200 < 4e-5; a swarm's best or BFGS is closer.
-    bound = {"bfgs": 1e-8, "lbfgs-gss": 1e-6}.get(name, 4e-5) * far + rest.get(name, 0.0)
-    assert distance < bound
+    assert norms(end).max() < left * max(1.0, norms(z).max())
     assert (value(BOWL, end) < value(BOWL, z)).all()
 
 

@@ -8,9 +8,9 @@ import typing
 import pytest
 
 from cnognp import METHODS
-from cnognp.methods.composition import BASES, GROUPS, Known
+from cnognp.methods.composition import GROUPS, Base, class_of
 from cnognp.methods.keywords import descriptions, keywords_of
-from cnognp.methods.registry import TABLE
+from cnognp.methods.registry import TABLE, bases
 
 PLACES = {entry.place for entry in TABLE.values()}
 PLACES |= {f"composition:{group.__name__}" for group in GROUPS}
@@ -48,8 +48,18 @@ def test_every_keyword_is_handed_to_the_class_or_to_one_group():
         assert not set(entry.defaults) - set(keys)
 
 
-def test_every_base_has_a_place():
-    assert set(BASES) == set(typing.get_args(Known))
+def test_every_step_with_a_decay_is_a_base_and_choices_say_so():
+    assert {"sgd", "adam", "adamw", "lion"} <= set(bases()) <= set(TABLE)
+    # These have no decay, take no mini-batches, or have a base themselves.
+    assert not {"gd", "nig", "cno", "bfgs", "sam", "swa"} & set(bases())
+    for name, entry in TABLE.items():
+        parameters = inspect.signature(METHODS[name]).parameters
+        if Base not in entry.groups:
+            continue
+        assert typing.get_args(parameters["base"].annotation) == tuple(bases())
+        for base, place in bases().items():
+            made = METHODS[name](base=base, lr=0.3, weight_decay=0.2, batch_size=0)
+            assert made.base == class_of(place)(lr=0.3, weight_decay=0.2)
 
 
 def test_an_unknown_keyword_names_the_method():

@@ -23,7 +23,7 @@ from populations import (
 )
 
 from cnognp import METHODS
-from cnognp.method import Info, Method, couples_members, norms
+from cnognp.method import Info, Method, Traits, norms, traits_of
 from cnognp.methods.descent import SGD, Epoch, GradientDescent
 from cnognp.methods.swarm import Swarm
 from cnognp.run import run
@@ -392,8 +392,23 @@ def test_a_population_may_start_where_its_gradient_is_recorded():
 
 def test_a_method_says_itself_whether_members_learn_from_each_other():
     swarms = {"pso", "pso-bfgs", "cno", "cnognp"}
-    assert {name for name, make in METHODS.items() if couples_members(make())} == swarms
+    assert {name for name, make in METHODS.items() if traits_of(make()).couples} == swarms
     # A pull to a member's own best point tells it nothing of the others.
-    assert not couples_members(METHODS["cno"](social=0.0))
+    assert not traits_of(METHODS["cno"](social=0.0)).couples
     scattered = METHODS["cno"](social=0.0, box=(-1.0, 1.0), mutation=0.1)
-    assert couples_members(scattered) and couples_members(Epoch(scattered, 8))
+    assert traits_of(scattered).couples and traits_of(Epoch(scattered, 8)).couples
+
+
+def test_what_goes_around_a_method_has_its_traits():
+    class Silent:
+        """A user's own method, which says nothing."""
+
+        def init(self, objective, z): ...
+        def step(self, objective, state, generator): ...
+
+    assert traits_of(Silent()) == Traits("gradient")
+    assert traits_of(Epoch(Silent(), 8)) == Traits("gradient")
+    adam = METHODS["sam"](base="adam", schedule="cosine", average="ema")
+    assert traits_of(adam) == Traits("adaptive")
+    assert traits_of(METHODS["pso-bfgs"]()) == Traits("curvature", random=True, couples=True)
+    assert traits_of(Epoch(METHODS["nig-bh"](), 8)) == Traits("search", random=True)

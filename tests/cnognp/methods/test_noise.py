@@ -90,6 +90,13 @@ def test_tensors_need_a_layout():
             populations.last(method, himmelblau, start(himmelblau), 1)
 
 
+@pytest.mark.parametrize("curvature", [0.1, 1.0, 30.0])
+def test_steps_of_equal_length_end_within_their_length(curvature):
+    z = start(bowl(curvature), members=6)
+    ends = populations.states(NormalisedGD(lr=0.05), bowl(curvature), z, 60)[-5:]
+    assert all((norms(state.position) <= 0.05 * (1 + 1e-9)).all() for state in ends)
+
+
 def test_noise_in_the_gradient_is_a_gradient_step_and_lr_times_a_point_of_the_ball():
     z = start(himmelblau, members=DRAWS)
     _, grad = value_and_grad(himmelblau, z)

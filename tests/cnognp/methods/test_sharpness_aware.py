@@ -517,10 +517,10 @@ def test_a_base_method_that_does_not_exist_is_refused():
     with (
         populations.annotations_unchecked(),
         pytest.raises(
-            ValueError, match=r"base must be one of \('sgd', 'adam', 'adamw'\), got lion"
+            ValueError, match=r"base must be one of \('sgd', 'adam', 'adamw', .*\), got nig"
         ),
     ):
-        METHODS["gnp"](base="lion")
+        METHODS["gnp"](base="nig")
 
 
 def test_keywords_of_the_named_methods_arrive_where_they_belong():

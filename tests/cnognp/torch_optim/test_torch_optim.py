@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from cnognp import METHODS, torch_optim
+from cnognp.method import traits_of
 from cnognp.run import run
 from cnognp.torch_optim.flat import Closure, Flat
 from landscape.networks.risk import EmpiricalRisk
@@ -220,12 +221,30 @@ def test_mistakes_name_themselves_and_leave_the_weights(model, data):
     assert torch.equal(weights(model), before)
 
 
-def test_every_method_that_moves_one_model_is_an_optimiser():
-    kinds = [k for k in vars(torch_optim).values() if isinstance(k, type)]
-    bases = (torch_optim.MethodOptimizer, torch_optim.SharpnessAware)
-    named = {k.name for k in kinds if issubclass(k, bases) and k.name}
-    # gd is SGD without momentum; a swarm of one has nobody to follow.
-    assert set(METHODS) - named == {"gd", "egd", "pso", "pso-bfgs", "cno", "cnognp"}
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_that_moves_one_model_is_an_optimiser(model, data, name):
+    if traits_of(METHODS[name]()).couples:
+        with pytest.raises(ValueError, match=f"{name} moves a population"):
+            torch_optim.named(name)
+        return
+    kind = torch_optim.named(name)
+    assert torch_optim.named(name) is kind and kind.name == name
+    if kind.__name__ in NAMES:
+        assert kind is getattr(torch_optim, kind.__name__)
+        return
+    got = trained(model, data, lambda m: kind(m.parameters(), lr=0.05), 20)
+    whole = {"batch_size": 0} if "batch_size" in inspect.signature(METHODS[name]).parameters else {}
+    risk = EmpiricalRisk(model, data, cross_entropy)
+    generator = torch.Generator(device=CPU).manual_seed(0)
+    start = risk.point().unsqueeze(0)
+    rounds = run(METHODS[name](lr=0.05, **whole), repeat(risk, 20), start, generator)
+    ((state, _),) = deque(rounds, maxlen=1)
+    torch.testing.assert_close(got, state.position[0], rtol=1e-6, atol=1e-6)
+
+
+def test_an_optimiser_of_no_method_is_refused():
+    with pytest.raises(ValueError, match="name must be one of gd, sgd, .*, got lyon"):
+        torch_optim.named("lyon")
 
 
 @pytest.mark.parametrize("name", NAMES)
