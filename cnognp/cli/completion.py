@@ -39,6 +39,10 @@ def script(shell: str, verbs: Mapping[str, str]) -> str:
             copy.add_argument("task", choices=list(TASKS), help="what to train on")
         for method in METHODS if verb in ("train", "demo") else ("",):
             _copy(verb, ["--method", method] if method else [], copy)
+        if verb == "study":
+            own = copy.add_subparsers()
+            for name, question in studies().items():
+                _copy(verb, [name], own.add_parser(name, help=question))
     return shtab.complete(root, shell)
 
 
@@ -47,6 +51,8 @@ def _copy(verb: str, argv: list[str], copy: argparse.ArgumentParser) -> None:
     parser = ArgumentParser(exit_on_error=False, print_config=None)
     importlib.import_module(f"cnognp.cli.{verb}").prepare(parser, argv)
     known = {"task.name", *(action.dest for action in copy._actions)}
+    # The names of studies are those of parsers.
+    known |= {"name"} if verb == "study" else set()
     for action in parser._actions:
         if action.help == SUPPRESS or action.dest in known:
             continue
@@ -55,8 +61,6 @@ def _copy(verb: str, argv: list[str], copy: argparse.ArgumentParser) -> None:
             copy.add_argument(*names, action="store_true", help=action.help)
             continue
         choices = list(METHODS) if names[-1] == "--method" else None
-        if verb == "study" and action.dest == "name":
-            choices = list(studies())
         # argparse would name it after a short form, and so not know it when it comes again.
         named: dict[str, Any] = {"dest": action.dest} if action.option_strings else {}
         added = copy.add_argument(

@@ -297,6 +297,11 @@ def test_bash_completes_verbs_tasks_methods_and_options(call, tmp_path):
     assert completed(script, "cnognp", "train", "--method", "cnog") == ["cnognp"]
     assert "--method.penalty" in completed(script, "cnognp", "train", "--method.p")
     assert completed(script, "cnognp", "analyze", "--eval") == ["--eval-mode"]
+    assert completed(script, "cnognp", "demo", "--batch") == ["--batch-size"]
+    assert completed(script, "cnognp", "study", "flat") == ["flat-minima", "flatness"]
+    assert completed(script, "cnognp", "study", "walks", "--eval") == ["--evaluations"]
+    assert completed(script, "cnognp", "study", "cycle", "--off") == ["--offset"]
+    assert completed(script, "cnognp", "compare", "--work") == ["--workers"]
     for verb in VERBS:
         shown = call(verb, "--help").out
         offered = completed(script, "cnognp", verb, "--")
