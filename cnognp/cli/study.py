@@ -9,6 +9,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_origin, get_type_hints
 
+from docstring_parser import parse
 from jsonargparse import ArgumentParser, Namespace
 
 import analyses
@@ -38,11 +39,16 @@ def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
         raise ValueError(arguments.unknown("study", name, known))
     module = _module(name)
     parser.description = module.__doc__
+    add_running(parser, name)
+    parser.add_class_arguments(module.Config, fail_untyped=False)
+    return _spelled_out(argv, get_type_hints(module.Config))
+
+
+def add_running(parser: ArgumentParser, name: str) -> None:
+    """Adds what every study is run with."""
     hint = f"folder of results, pictures and units; runs/{name} if none"
     parser.add_argument("--out", type=str, default=f"runs/{name}", help=hint)
     add_sharing(parser)
-    parser.add_class_arguments(module.Config, fail_untyped=False)
-    return _spelled_out(argv, get_type_hints(module.Config))
 
 
 def add_sharing(parser: ArgumentParser) -> None:
@@ -119,6 +125,16 @@ def studies() -> dict[str, str]:
             line = (ast.get_docstring(tree) or "").partition("\n")[0]
             found[path.stem.replace("_", "-")] = line
     return found
+
+
+def fields_of(name: str) -> dict[str, str]:
+    """The fields of a study's `Config`, each with what is said of it; read and not imported."""
+    path = Path(analyses.__path__[0]) / f"{name.replace('-', '_')}.py"
+    classes = [n for n in ast.parse(path.read_text("utf-8")).body if isinstance(n, ast.ClassDef)]
+    (config,) = (node for node in classes if node.name == "Config")
+    said = {p.arg_name: p.description or "" for p in parse(ast.get_docstring(config) or "").params}
+    lines = [node.target for node in config.body if isinstance(node, ast.AnnAssign)]
+    return {line.id: said.get(line.id, "") for line in lines if isinstance(line, ast.Name)}
 
 
 def _module(name: str) -> Any:
