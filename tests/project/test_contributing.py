@@ -43,7 +43,14 @@ def made(title, folder):
             assert not language or not done.stderr
 
 
-@pytest.mark.parametrize("title", EXAMPLES)
+@pytest.mark.parametrize(
+    "title",
+    [
+        # Those of several blocks run several commands.
+        pytest.param(title, marks=pytest.mark.slow if len(blocks) > 1 else ())
+        for title, blocks in EXAMPLES.items()
+    ],
+)
 def test_every_example_runs_as_printed(title, tmp_path):
     made(title, tmp_path)
     drawn = {str(path.relative_to(tmp_path)) for path in tmp_path.glob("*/figures/*.png")}

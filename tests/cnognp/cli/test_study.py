@@ -155,6 +155,17 @@ PARTS = {
 }
 
 
+def test_a_study_of_one_part_is_resumed_too(call, tmp_path):
+    def written(*flags):
+        assert call("study", "cycle", "--out", "c", *flags).code == 0
+        return (tmp_path / "c/units/cycle.h5").stat().st_mtime_ns
+
+    first = written("--steps", "20")
+    assert written("--steps", "20", "--resume") == first
+    assert written("--steps", "21", "--resume") > first
+    assert load(tmp_path / "c/analysis/cycle.h5").position.shape[1] == 22
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PARTS)
 def test_a_study_that_is_killed_goes_on_with_two_workers_to_the_same_bits(call, tmp_path, name):
