@@ -15,7 +15,7 @@ from analyses.published import NAMES
 from cnognp.cli.study import studies
 from landscape.results import Cycle, Distribution, Stationary, Walks, load
 
-NAMED = ("cycle", "distribution", "flat-minima", "flatness", "stationary", "walks")
+NAMED = tuple(studies())
 SMALL = ["--functions", "himmelblau", "--restarts", "3", "--budget", "40"]
 
 
@@ -27,7 +27,8 @@ def call(capsys, tmp_path, monkeypatch):
 
 def test_studies_are_listed_with_their_questions(call):
     listed = call("study", "--json").document["studies"]
-    assert tuple(listed) == NAMED == tuple(studies())
+    assert tuple(listed) == NAMED
+    assert {"cycle", "distribution", "flat-minima", "flatness", "stationary", "walks"} <= {*NAMED}
     assert all(line.endswith("?") for line in listed.values())
     assert all(name in call("study").out for name in NAMED)
 
