@@ -20,9 +20,10 @@ loss and gradient of a step. A costlier fitness gets fewer iterations.
 """
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -30,10 +31,11 @@ from torch import Tensor
 from analyses.outcomes import beside_others, labels, verdict
 from analyses.restarts import Plan, ends
 from analyses.stationary import require_one_of
-from analyses.tabulation import Cell, tabulated
+from analyses.tabulation import Cell, cell_of, tabulated
 from cnognp.methods.fitness import Fitness, GradientNormPenalty, Loss
 from cnognp.methods.flat_fitness import BallGradientNorm, HessianEigenvalue, SAMSharpness
 from cnognp.methods.swarm import Swarm
+from cnognp.workers import Unit, results_of
 from landscape.functions import CATALOGUE
 from landscape.objective import Analytic
 from landscape.results import Distribution, provenance
@@ -113,14 +115,19 @@ class Config:
         for name in self.functions:
             self._check(name)
 
+    def pairs(self) -> list[tuple[str, float]]:
+        """Name of the fitness and penalty of each row; CNO, which needs no name, comes first."""
+        every = [(name, penalty) for name in self.fitnesses for penalty in self.penalties]
+        plain = [(next(iter(FITNESSES)), 0.0)] if 0 in self.penalties else []
+        return plain + [(name, penalty) for name, penalty in every if penalty != 0]
+
     def rows(self, dim: int) -> list[tuple[str, Fitness]]:
         """Name and fitness of each row: CNO, then every fitness over its penalties."""
-        rows: list[tuple[str, Fitness]] = [("CNO", Loss())] if 0 in self.penalties else []
-        for name in self.fitnesses:
-            for penalty in self.penalties:
-                if penalty != 0:
-                    rows.append((f"{name} {penalty:g}", FITNESSES[name](self, dim, penalty)))
-        return rows
+        return [
+            (f"{name} {penalty:g}", FITNESSES[name](self, dim, penalty)) if penalty
+            else ("CNO", Loss())
+            for name, penalty in self.pairs()
+        ]  # fmt: skip
 
     def plan(self, cost: int) -> Plan:
         """How many swarms run, and for how long if an iteration costs so many evaluations."""
@@ -161,22 +168,50 @@ def study(config: Config, progress: Callable[[str], None] | None = None) -> Dist
 
     Args:
         config: what is run.
-        progress: called with the name of a row when it is done.
+        progress: called with the name of a row and a function when these are done.
     """
+    return joined(config, results_of(units(config), progress=progress))["flat-minima"]
+
+
+def units(config: Config) -> list[Unit]:
+    """Every row on every function, one by one."""
+    return [
+        Unit(
+            f"{name} on {function}",
+            _alone,
+            replace(config, functions=(function,), fitnesses=(fitness,), penalties=(penalty,)),
+        )
+        for (fitness, penalty), (name, _) in zip(config.pairs(), config.rows(1), strict=True)
+        for function in config.functions
+    ]
+
+
+def joined(config: Config, found: Sequence[Any]) -> dict[str, Distribution]:
+    """The table by name, of the tables of one cell that the `units` found."""
+    cells = [cell_of(each) for each in found]
+    wide = len(config.functions)
+    rows = [cells[k : k + wide] for k in range(0, len(cells), wide)]
+    notes = [note for each in found for note in each.notes]
+    seconds = sum(each.provenance["seconds"] for each in found)
+    return {"flat-minima": _table(config, rows, notes, seconds)}
+
+
+def _alone(config: Config) -> Distribution:
+    """The only row on the only function."""
     began = time.perf_counter()
-    functions = [CATALOGUE[name] for name in config.functions]
+    function = CATALOGUE[config.functions[0]]
+    ((name, fitness),) = config.rows(function.dim)
+    best, cell = _swarms(config, function, fitness)
+    notes = _saddles(f"{name} on {function.name}", function, best, cell)
+    return _table(config, [[cell]], notes, time.perf_counter() - began)
+
+
+def _table(
+    config: Config, cells: list[list[Cell]], notes: list[str], seconds: float
+) -> Distribution:
+    """The table of what ended where, a row for each of the configuration."""
     names = [name for name, _ in config.rows(1)]
-    cells: list[list[Cell]] = []
-    notes = []
-    for number, name in enumerate(names):
-        cells.append([])
-        for function in functions:
-            best, cell = _swarms(config, function, config.rows(function.dim)[number][1])
-            cells[-1].append(cell)
-            notes += _saddles(f"{name} on {function.name}", function, best, cell)
-        if progress is not None:
-            progress(name)
-    fields = tabulated(functions, cells)
+    fields = tabulated([CATALOGUE[name] for name in config.functions], cells)
     return Distribution(
         functions=config.functions,
         methods=tuple(names),
@@ -185,7 +220,7 @@ def study(config: Config, progress: Callable[[str], None] | None = None) -> Dist
         gradient_tolerance=config.gradient_tolerance,
         notes=tuple(notes),
         conclusion=_conclusion(config, names, fields),
-        provenance=provenance(configuration=asdict(config), seconds=time.perf_counter() - began),
+        provenance=provenance(configuration=asdict(config), seconds=seconds),
     )
 
 

@@ -140,9 +140,9 @@ def units(config: Config) -> list[Unit]:
     """The members of the runs that are finite, one by one.
 
     Raises:
-        ValueError: if no run is named.
+        ValueError: if no run is named, or its task holds no such split or criterion.
     """
-    found = []
+    found: list[Unit] = []
     # How the panels are compared does not change them.
     plain = replace(config, runs=(), resamples=Config.resamples, confidence=Config.confidence)
     for folder, run in zip(_folders(config), config.runs, strict=True):
@@ -150,6 +150,8 @@ def units(config: Config) -> list[Unit]:
         here = replace(plain, checkpoint=str(subject.origin["round"]))
         for member, z in subject.points.items():
             if bool(torch.isfinite(z).all()):
+                if not found:
+                    _reached(subject, z, config)
                 digest = sha256(
                     z.cpu().contiguous().view(torch.uint8).numpy().tobytes()
                 ).hexdigest()
@@ -321,13 +323,18 @@ def _subject(folder: RunFolder, member: str, config: Config) -> subjects.Subject
 
 
 def _panel(subject: subjects.Subject, z: Tensor, config: Config) -> Panel:
-    metrics = subject.problem.metrics(z)
-    reached = {"train": _criterion(metrics, "train", config), "test": _held_out(metrics, config)}
+    reached = _reached(subject, z, config)
     source = torch.Generator(device="cpu").manual_seed(config.seed)
     found = panel(
         subject.objective(z), z, options=config.options, only=config.measures, generator=source
     )  # fmt: skip
     return replace(found, provenance={**found.provenance, **reached})
+
+
+def _reached(subject: subjects.Subject, z: Tensor, config: Config) -> dict[str, float]:
+    """The criterion on seen and held-out data, as train and test."""
+    metrics = subject.problem.metrics(z)
+    return {"train": _criterion(metrics, "train", config), "test": _held_out(metrics, config)}
 
 
 def _silent(name: str, done: int, total: int) -> None:

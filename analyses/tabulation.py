@@ -10,6 +10,7 @@ from scipy.stats import chisquare
 from analyses.basins import basins
 from analyses.outcomes import mirror_p_value, mirror_pairs, order, wilson
 from landscape.objective import Analytic
+from landscape.results import Distribution
 
 
 class Cell(NamedTuple):
@@ -19,6 +20,16 @@ class Cell(NamedTuple):
     evaluations: int
     unsettled: int
     diverged: int
+
+
+def cell_of(found: Distribution) -> Cell:
+    """The cell of a table that has a single one."""
+    return Cell(
+        found.counts[0],
+        round(found.evaluations.item() * found.restarts),
+        int(found.unsettled.item()),
+        int(found.diverged.item()),
+    )
 
 
 def tabulated(functions: Sequence[Analytic], cells: Sequence[Sequence[Cell]]) -> dict[str, Any]:

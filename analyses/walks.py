@@ -16,8 +16,9 @@ Cost: under a second for each method.
 
 import inspect
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from analyses.outcomes import labels
 from analyses.restarts import starts, walk
 from analyses.stationary import ground, require_one_of
 from cnognp import METHODS
+from cnognp.workers import Unit, results_of
 from landscape.functions import CATALOGUE
 from landscape.objective import value
 from landscape.results import Walks, provenance
@@ -116,28 +118,46 @@ def study(config: Config, progress: Callable[[str], None] | None = None) -> Walk
         config: what is run.
         progress: called with the name of a method when it is done.
     """
+    return joined(config, results_of(units(config), progress=progress))["walks"]
+
+
+def units(config: Config) -> list[Unit]:
+    """Every method, one by one."""
+    return [Unit(name, _alone, replace(config, methods=(name,))) for name in config.methods]
+
+
+def joined(config: Config, found: Sequence[Any]) -> dict[str, Walks]:
+    """The paths of all methods by name, of those of one method that the `units` found."""
+    seconds = sum(each.provenance["seconds"] for each in found)
+    together = replace(
+        found[0],
+        methods=config.methods,
+        position=np.concatenate([each.position for each in found]),
+        loss=np.concatenate([each.loss for each in found]),
+        label=np.concatenate([each.label for each in found]),
+        settings=_settings([config.row(method) for method in config.methods]),
+        provenance=provenance(configuration=asdict(config), seconds=seconds),
+    )
+    return {"walks": together}
+
+
+def _alone(config: Config) -> Walks:
+    """The paths of the only method."""
     began = time.perf_counter()
     function = CATALOGUE[config.function]
-    paths = []
-    rows = [config.row(method) for method in config.methods]
-    moments = _moments(rows[0].plan().budget, config.times)
-    for row in rows:
-        paths.append(_path(row, moments))
-        if progress is not None:
-            progress(row.method)
-    position = torch.stack(paths)
-    ends = position[:, -1].numpy()
+    row = config.row(*config.methods)
+    moments = _moments(row.plan().budget, config.times)
+    position = _path(row, moments)
     return Walks(
         function=function.name,
         methods=config.methods,
         **ground(function, config.grid),
         evaluations=moments,
-        position=position.numpy(),
-        loss=value(function, position).numpy(),
-        label=np.stack([labels(function, end, config.tolerance) for end in ends]),
+        position=position[None].numpy(),
+        loss=value(function, position)[None].numpy(),
+        label=labels(function, position[-1].numpy(), config.tolerance)[None],
         tolerance=config.tolerance,
-        settings=_settings(rows),
-        provenance=provenance(configuration=asdict(config), seconds=time.perf_counter() - began),
+        provenance=provenance(seconds=time.perf_counter() - began),
     )
 
 

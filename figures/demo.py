@@ -1,17 +1,14 @@
 """Complete figures of what methods do on test functions, and the moving one."""
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
-from typing import Any
-
 import numpy as np
 from matplotlib.figure import Figure
 
 from figures import background, cycle, distribution, minima, style, walks
+from figures.picture import animation, picture
 from landscape.results import Cycle, Distribution, Maps, Stationary, Walks
 
 
-@style.context()
+@picture("map", Stationary)
 def _map(result: Stationary) -> Figure:
     shape = 1.5
     if result.points.shape[1] == 2 and result.beta is not None:
@@ -22,7 +19,7 @@ def _map(result: Stationary) -> Figure:
     return figure
 
 
-@style.context()
+@picture("shares", Stationary)
 def _shares(result: Stationary) -> Figure:
     figure = style.new_figure(max(4.6, 0.32 * len(result.share)), 3.6)
     minima.shares(result, figure.add_subplot())
@@ -30,7 +27,7 @@ def _shares(result: Stationary) -> Figure:
     return figure
 
 
-@style.context()
+@picture("maps", Maps)
 def _maps(result: Maps) -> Figure:
     shape = 1.3
     if result.points.shape[1] == 2 and result.beta is not None:
@@ -42,7 +39,7 @@ def _maps(result: Maps) -> Figure:
     return figure
 
 
-@style.context()
+@picture("shares", Distribution)
 def _distribution(result: Distribution) -> Figure:
     size = len(result.methods), len(result.functions)
     widths = np.bincount(result.function).tolist()
@@ -54,7 +51,7 @@ def _distribution(result: Distribution) -> Figure:
     return figure
 
 
-@style.context()
+@picture("flattest", Distribution)
 def _flattest(result: Distribution) -> Figure:
     figure = style.new_figure(1.8 + 3.0 * len(result.functions), 1.9 + 0.27 * len(result.methods))
     axes = figure.subplots(1, len(result.functions), squeeze=False)
@@ -63,7 +60,7 @@ def _flattest(result: Distribution) -> Figure:
     return figure
 
 
-@style.context()
+@picture("paths", Walks)
 def _paths(result: Walks) -> Figure:
     figure, axes = _room(result)
     walks.paths(result, axes)
@@ -71,7 +68,7 @@ def _paths(result: Walks) -> Figure:
     return figure
 
 
-@style.context()
+@picture("curves", Walks)
 def _curves(result: Walks) -> Figure:
     figure = style.new_figure(5.6, 4.0)
     walks.curves(result, figure.add_subplot())
@@ -79,7 +76,7 @@ def _curves(result: Walks) -> Figure:
     return figure
 
 
-@style.context()
+@picture("amplitude", Cycle)
 def _cycle(result: Cycle) -> Figure:
     figure = style.new_figure(9.4, 4.9)
     left, right = figure.subplots(1, 2, width_ratios=[1, 1.35])
@@ -95,22 +92,13 @@ def _cycle(result: Cycle) -> Figure:
     return figure
 
 
-@style.context()
+@animation(Walks)
 def moving(result: Walks) -> list[np.ndarray]:
     """The frames of the paths as they grow."""
     figure, axes = _room(result)
     figure.set_dpi(100)
     style.note(figure, *_walked(result)[:2])
     return walks.frames(result, figure, axes)
-
-
-FIGURES: Mapping[str, Mapping[str, Callable[[Any], Figure]]] = MappingProxyType({
-    "Cycle": {"amplitude": _cycle},
-    "Distribution": {"shares": _distribution, "flattest": _flattest},
-    "Maps": {"maps": _maps},
-    "Stationary": {"map": _map, "shares": _shares},
-    "Walks": {"paths": _paths, "curves": _curves},
-})
 
 
 def _room(result: Walks) -> tuple[Figure, np.ndarray]:
@@ -155,7 +143,3 @@ def _side_by_side(result: Distribution) -> tuple[str, ...]:
         f"{' to '.join(costs)} gradient evaluations for each restart",
         f"a minimum within {result.tolerance:g}",
     )
-
-
-FRAMES: Mapping[str, Callable[[Any], list[np.ndarray]]] = MappingProxyType({"Walks": moving})
-"""What moves, by the kind of result."""

@@ -4,8 +4,10 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from figures import style
+from figures.picture import part, picture, statistics
 from landscape.results import Density
 
 # Below this part of what one eigenvalue gives, a kernel's tail says nothing.
@@ -93,3 +95,18 @@ def _prepared(result: Density, ax: Axes) -> bool:
         style.signed(ax, result.unit, low, high)
     ax.set_xlim(low, high)
     return True
+
+
+@picture("density", Density)
+def _density(result: Density) -> Figure:
+    figure = style.new_figure(5.8, 5.4)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
+    draw(result, upper)
+    distribution(result, lower)
+    upper.set_xlabel("")
+    probes = f"{style.plural(result.probes, 'probe')} of {style.plural(result.steps, 'step')}"
+    kernel = f"kernel width {style.number(result.width, 2)}"
+    kernel += f" in asinh(λ / {style.number(result.unit, 2)})" if result.unit else " in λ"
+    spread = f"{result.dim:,} eigenvalues"
+    style.note(figure, spread, probes, kernel, part(result), statistics(result))
+    return figure

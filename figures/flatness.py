@@ -1,7 +1,6 @@
 """Complete figures of flatness measures, of one point or several."""
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from figures import sharpness, style
+from figures.picture import picture
 from landscape.results import Flatness, Panel
 
 _COLUMNS = 4
@@ -51,12 +51,12 @@ def panels(results: Mapping[str, Panel]) -> Figure:
     return figure
 
 
-@style.context()
+@picture("panel", Panel)
 def _panel(result: Panel) -> Figure:
     return panels({"": result})
 
 
-@style.context()
+@picture("tau", Flatness)
 def _tau(result: Flatness) -> Figure:
     rows = int(np.isfinite(result.tau).sum())
     figure = style.new_figure(6.0, 1.5 + 0.26 * max(rows, 4))
@@ -66,7 +66,7 @@ def _tau(result: Flatness) -> Figure:
     return figure
 
 
-@style.context()
+@picture("gaps", Flatness)
 def _gaps(result: Flatness) -> Figure:
     count = max(1, len(sharpness.shown(result)))
     columns = min(count, _COLUMNS)
@@ -91,9 +91,3 @@ def _where(result: Flatness) -> tuple[str, str]:
         trainings = style.plural(len(np.unique(result.training)), "independent training")
         points = f"{points} of {trainings}"
     return points, style.plural(len(result.runs), "run")
-
-
-FIGURES: Mapping[str, Mapping[str, Callable[[Any], Figure]]] = MappingProxyType({
-    "Panel": {"panel": _panel},
-    "Flatness": {"tau": _tau, "gaps": _gaps},
-})

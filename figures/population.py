@@ -5,9 +5,11 @@ from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from figures import legends, style
+from figures.picture import picture
 from landscape.results import History
 
 _LABELS = ("fitness", "loss", "gradient norm ‖∇f‖₂", "diversity of the population")
@@ -159,3 +161,14 @@ def _of(values: np.ndarray, member: np.ndarray) -> np.ndarray:
 def _marker(steps: np.ndarray) -> str:
     """A marker for curves of one point, which have no line to be seen."""
     return "o" if len(steps) < 2 else "none"
+
+
+@picture("history", History)
+def _history(result: History) -> Figure:
+    figure = style.new_figure(7.2, 5.2)
+    history(result, figure.subplots(2, 2), against="evaluations")
+    last = np.isfinite(result.fitness[-1:])
+    lost = "" if last.all() else f"{last.sum():,} of {last.size:,} members finite at the end"
+    cost = style.plural(int(result.evaluations.max(initial=0)), "gradient evaluation")
+    style.note(figure, f"{result.method} on {result.task}", cost, result.status, lost)
+    return figure

@@ -4,9 +4,11 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from figures import style
+from figures.picture import picture, statistics
 from landscape.results import Recording
 
 _LOWERED = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
@@ -183,3 +185,24 @@ def _legend(ax: Axes, handles: list[Any]) -> None:
     if handles:
         place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0)}
         ax.legend(handles=handles, ncols=2, borderaxespad=0.1, fontsize=7.0, **place)
+
+
+@picture("recording", Recording)
+def _recording(result: Recording) -> Figure:
+    panels = [sharpness]
+    if np.isfinite(result.preconditioned).any():
+        panels.append(preconditioned)
+    if np.isfinite(result.trace).any():
+        panels.append(trace)
+    panels += [loss, gradient_norm]
+    rows = -(-len(panels) // 2)
+    figure = style.new_figure(7.6, 0.6 + 2.6 * rows)
+    axes = figure.subplots(rows, 2).ravel()
+    for draw, ax in zip(panels, axes, strict=False):
+        draw(result, ax)
+    for ax in axes[len(panels) :]:
+        ax.remove()
+    cost = style.plural(int(result.products.sum()), "Hessian-vector product") + " for eigenvalues"
+    found = style.plural(len(result.step), "record")
+    style.note(figure, result.label, found, cost, result.status, statistics(result))
+    return figure

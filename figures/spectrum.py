@@ -4,15 +4,23 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from figures import style
+from figures.picture import count, part, picture, statistics
 from landscape.results import Gradients, Spectrum
 
 _SIGNS = {
     "positive": ("o", style.BLUE, "λ ≥ 0"),
     "negative": ("s", style.VERMILION, "λ < 0"),
+}
+_WHICH = {
+    "LM": "largest by magnitude",
+    "LA": "largest",
+    "SA": "smallest",
+    "BE": "both ends",
 }
 
 
@@ -159,3 +167,27 @@ def _places(result: Spectrum, ax: Axes) -> np.ndarray:
 
 def _handle(text: str, **look: Any) -> Line2D:
     return Line2D([], [], linestyle="none", label=text, **look)
+
+
+@picture("spectrum", Spectrum)
+def _spectrum(result: Spectrum) -> Figure:
+    figure = style.new_figure(5.4, 5.0)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
+    draw(result, upper)
+    errors(result, lower)
+    upper.set_xlabel("")
+    which = _WHICH.get(result.which, result.which)
+    found = f"{len(result.eigenvalues)} of {result.dim:,} eigenvalues ({which})"
+    products = style.plural(result.products, "matrix-vector product")
+    style.note(figure, found, products, result.status, part(result), statistics(result))
+    return figure
+
+
+@picture("gradients", Gradients)
+def _gradients(result: Gradients) -> Figure:
+    figure = style.new_figure(5.2, 4.0)
+    gradients(result, figure.add_subplot())
+    sound = np.isfinite(result.loss) & np.isfinite(result.gradient_norm)
+    members = count(np.where(sound, result.loss, np.nan), "member")
+    style.note(figure, members, statistics(result))
+    return figure

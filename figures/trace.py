@@ -4,9 +4,11 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from scipy.stats import t as student
 
 from figures import style
+from figures.picture import count, picture, statistics
 from landscape.results import FiniteScaleTrace
 
 _CONFIDENCE, _WIDE = 0.95, 1.96
@@ -77,3 +79,13 @@ def _reach(result: FiniteScaleTrace, finite: np.ndarray, error: np.ndarray) -> t
     rest = result.estimate[finite & ~shown]
     near = rest[(rest > 2 * low - high) & (rest < 2 * high - low)]
     return float(near.min(initial=low)), float(near.max(initial=high))
+
+
+@picture("ladder", FiniteScaleTrace)
+def _ladder(result: FiniteScaleTrace) -> Figure:
+    figure = style.new_figure(5.4, 3.9)
+    ladder(result, figure.add_subplot())
+    directions = f"{style.plural(result.probes, 'direction')} in {result.dim:,} coordinates"
+    distances = count(result.estimate, "distance")
+    style.note(figure, distances, directions, result.status, statistics(result))
+    return figure

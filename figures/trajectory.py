@@ -4,10 +4,12 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from figures import legends, style, surface
+from figures.picture import picture, statistics
 from landscape.results import Surface, Trajectory
 
 _LETTERS = 7.0
@@ -148,3 +150,21 @@ def _room(result: Trajectory, ax: Axes, keep: bool) -> None:
             # Markers at the border of the background need no room of their own.
             limits = np.array([min(now[0], low), max(now[1], high)])
         (ax.set_xlim if axis == "x" else ax.set_ylim)(*limits)
+
+
+@picture("paths", Trajectory)
+def _paths(result: Trajectory) -> Figure:
+    figure = style.new_figure(7.6, 4.2)
+    left, right = figure.subfigures(1, 2, width_ratios=[3, 2])
+    draw(result, left.add_subplot())
+    upper, lower = right.subplots(2, 1, sharex=True)
+    loss(result, upper)
+    distance(result, lower)
+    upper.set_xlabel("")
+    legends.make_room(figure)
+    explained = ""
+    if np.isfinite(result.explained).all():
+        shares = " + ".join(f"{100 * share:.3g}" for share in result.explained)
+        explained = f"{shares} % of the variance lies in the plane"
+    style.note(figure, style.plural(len(result.step), "point"), explained, statistics(result))
+    return figure

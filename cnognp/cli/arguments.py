@@ -111,6 +111,8 @@ def add_group(
 ) -> None:
     """Adds ``--noun.name`` and the keys of the callable called ``name``.
 
+    ``--base``, ``--batch-size`` ... stand for the method's keys of that name.
+
     Raises:
         ValueError: if there is no such name.
     """
@@ -122,11 +124,7 @@ def add_group(
     action = parser._option_string_actions.get(f"--{noun}")
     if action is not None:
         action.metavar, action.help = "NAME", hint
-
-
-def add_composed(parser: ArgumentParser) -> None:
-    """Lets ``--base``, ``--batch-size`` ... stand for the method's keys of that name."""
-    for flag, key in _COMPOSED.items():
+    for flag, key in _COMPOSED.items() if noun == "method" else ():
         action = parser._option_string_actions.get(f"--method.{key}")
         if action is not None:
             action.option_strings = [flag, *action.option_strings]

@@ -7,6 +7,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from cnognp.cli import console, findings
 from cnognp.cli.show import summary
+from cnognp.cli.study import add_sharing, studied
 from cnognp.training.config import RunFolder
 from landscape.files import check_writable
 
@@ -34,6 +35,7 @@ def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
     )
     parser.add_argument("--resamples", type=int, default=2000, help="of the bootstrap")
     parser.add_argument("--seed", type=int, default=0, help="of draws and bootstrap")
+    add_sharing(parser)
     parser.add_argument("--device", type=str, default="", help="that of each run if none")
     parser.add_argument("--eval-mode", action="store_true", help="measure without dropout")
     parser.add_argument("--out", type=str, default="runs/comparison", help="folder of the results")
@@ -64,7 +66,7 @@ def command(options: Namespace) -> int:
         histories[run] = folder.analysis / _HISTORY
     out = Path(options.out)
     check_writable(out / "figures")
-    study = _study(options, out) if options.flatness else None
+    study = _study(options) if options.flatness else None
     concluded = study is None or _decided(study)
     written = _curves({run: path for run, path in histories.items() if path.is_file()}, out)
     if options.json:
@@ -96,10 +98,8 @@ def _curves(histories: dict[str, Path], out: Path) -> list[Path]:
     return list(save(compared(found), out / "figures" / "learning-curves"))  # type: ignore[arg-type]
 
 
-def _study(options: Namespace, out: Path) -> Any:
-    from analyses.flatness import Config, study
-    from cnognp.cli.plot import draw
-    from landscape.results import save
+def _study(options: Namespace) -> Any:
+    from analyses.flatness import Config
 
     names = tuple(name.strip() for name in options.measures.split(",") if name.strip())
     config = Config(
@@ -107,17 +107,7 @@ def _study(options: Namespace, out: Path) -> Any:
         split=options.split, resamples=options.resamples, seed=options.seed,
         device=options.device, evaluate=options.eval_mode,
     )  # fmt: skip
-    path = check_writable(out / "analysis") / "flatness.h5"
-    with console.bar() as bar:
-        line = bar.add_task("measuring", total=None, note="")
-
-        def told(name: str, done: int, total: int) -> None:
-            bar.update(line, note=name, completed=done, total=total)
-
-        found = study(config, told)
-    save(found, path)
-    draw([path], out / "figures")
-    return found
+    return studied("flatness", config, options)
 
 
 def _decided(study: Any) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import shtab
 from jsonargparse import SUPPRESS, ArgumentParser
 
-from cnognp.cli.study import studies
+from cnognp.cli import study
 from cnognp.methods import METHODS
 from cnognp.tasks.registry import TASKS
 
@@ -37,15 +37,31 @@ def script(shell: str, verbs: Mapping[str, str]) -> str:
         copy = subparsers.add_parser(verb, help=line, description=line)
         if verb == "train":
             copy.add_argument("task", choices=list(TASKS), help="what to train on")
+        if verb == "study":
+            _studies(copy)
+            continue
         for method in METHODS if verb in ("train", "demo") else ("",):
-            _copy(verb, ["--method", method] if method else [], copy)
+            parser = ArgumentParser(exit_on_error=False, print_config=None)
+            argv = ["--method", method] if method else []
+            importlib.import_module(f"cnognp.cli.{verb}").prepare(parser, argv)
+            _copy(parser, copy)
     return shtab.complete(root, shell)
 
 
-def _copy(verb: str, argv: list[str], copy: argparse.ArgumentParser) -> None:
-    """Adds the options that a verb has for these arguments, where they are not there yet."""
-    parser = ArgumentParser(exit_on_error=False, print_config=None)
-    importlib.import_module(f"cnognp.cli.{verb}").prepare(parser, argv)
+def _studies(copy: argparse.ArgumentParser) -> None:
+    """Adds every study with its options."""
+    copy.add_argument("--json", action="store_true", help="one object on standard output")
+    own = copy.add_subparsers()
+    for name, question in study.studies().items():
+        parser = ArgumentParser(exit_on_error=False, print_config=None)
+        study.add_running(parser, name)
+        for field, line in study.fields_of(name).items():
+            parser.add_argument(f"--{field}", type=str, help=line)
+        _copy(parser, own.add_parser(name, help=question))
+
+
+def _copy(parser: ArgumentParser, copy: argparse.ArgumentParser) -> None:
+    """Adds the options of a parser, where they are not there yet."""
     known = {"task.name", *(action.dest for action in copy._actions)}
     for action in parser._actions:
         if action.help == SUPPRESS or action.dest in known:
@@ -55,8 +71,6 @@ def _copy(verb: str, argv: list[str], copy: argparse.ArgumentParser) -> None:
             copy.add_argument(*names, action="store_true", help=action.help)
             continue
         choices = list(METHODS) if names[-1] == "--method" else None
-        if verb == "study" and action.dest == "name":
-            choices = list(studies())
         # argparse would name it after a short form, and so not know it when it comes again.
         named: dict[str, Any] = {"dest": action.dest} if action.option_strings else {}
         added = copy.add_argument(

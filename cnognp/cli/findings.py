@@ -17,12 +17,12 @@ Table = tuple[str, Sequence[str], Sequence[Sequence[Any]]]
 
 def document(found: "Result") -> dict[str, Any]:
     """What a study found as one object; what is not at hand is null."""
-    return _KINDS[type(found).__name__][0](found)
+    return _KINDS.get(type(found).__name__, _PLAIN)[0](found)
 
 
 def tell(found: "Result") -> None:
     """Prints the tables of what a study found, and its remarks and conclusion."""
-    for title, columns, rows in _KINDS[type(found).__name__][1](found):
+    for title, columns, rows in _KINDS.get(type(found).__name__, _PLAIN)[1](found):
         console.table(title, columns, rows)
     remarks = (*getattr(found, "notes", ()), getattr(found, "conclusion", ""))
     for remark in dict.fromkeys(filter(None, remarks)):
@@ -322,6 +322,11 @@ def _short(number: Any) -> str:
     return f"{number:.2g}" if number == number else "-"
 
 
+def _own_tables(found: "Result") -> Iterator[Table]:
+    yield type(found).__name__, ("result", "status"), [found.said()]
+    yield from found.tables()
+
+
 _KINDS: Mapping[str, tuple[Any, Any]] = MappingProxyType({
     "Stationary": (_stationary, _stationary_tables),
     "Distribution": (_distribution, _distribution_tables),
@@ -329,3 +334,5 @@ _KINDS: Mapping[str, tuple[Any, Any]] = MappingProxyType({
     "Cycle": (_cycle, _cycle_tables),
     "Flatness": (_flatness, _flatness_tables),
 })
+# What a result says of itself, where a study says nothing else.
+_PLAIN = (lambda found: found.numbers(), _own_tables)

@@ -7,14 +7,18 @@ from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, get_origin, get_type_hints
 
+from docstring_parser import parse
 from jsonargparse import ArgumentParser, Namespace
 
 import analyses
 from cnognp.cli import arguments, console, findings
 from cnognp.cli.plot import draw
 from landscape.files import check_writable
+
+if TYPE_CHECKING:
+    from landscape.results import Result
 
 
 def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
@@ -35,16 +39,26 @@ def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
         raise ValueError(arguments.unknown("study", name, known))
     module = _module(name)
     parser.description = module.__doc__
+    add_running(parser, name)
+    parser.add_class_arguments(module.Config, fail_untyped=False)
+    return _spelled_out(argv, get_type_hints(module.Config))
+
+
+def add_running(parser: ArgumentParser, name: str) -> None:
+    """Adds what every study is run with."""
     hint = f"folder of results, pictures and units; runs/{name} if none"
     parser.add_argument("--out", type=str, default=f"runs/{name}", help=hint)
+    add_sharing(parser)
+
+
+def add_sharing(parser: ArgumentParser) -> None:
+    """Adds how a study is shared among processes, and resumed."""
     hint = "go on: what units left under OUT/units with the same options is taken"
     parser.add_argument("--resume", action="store_true", help=hint)
     hint = "processes that share the units of the study"
     parser.add_argument("--workers", type=int, default=1, help=hint)
     hint = "threads of each process; the last bits may depend on it"
     parser.add_argument("--threads", type=int, default=1, help=hint)
-    parser.add_class_arguments(module.Config, fail_untyped=False)
-    return _spelled_out(argv, get_type_hints(module.Config))
 
 
 def command(options: Namespace) -> None:
@@ -60,33 +74,43 @@ def command(options: Namespace) -> None:
         else:
             console.table("", ("study", "question"), known.items())
         return
-    from cnognp.workers import Pool, Unit, results_of
-    from landscape.results import save
-
-    module = _module(options.name)
-    config = _config(module.Config, options)
-    if hasattr(module, "units"):
-        units, joined = module.units(config), module.joined
-    else:
-        units = [Unit(options.name, module.study, config)]
-        joined = _alone(options.name)
-    with Pool(options.workers, options.threads) as pool:
-        folder = check_writable(Path(options.out) / "analysis").parent
-        with _progress(options.name, len(units)) as told:
-            found = results_of(
-                units, folder / "units", pool=pool, resume=options.resume, progress=told
-            )  # fmt: skip
-    results = joined(config, found)
-    files = [folder / "analysis" / f"{name}.h5" for name in results]
-    for file, result in zip(files, results.values(), strict=True):
-        save(result, file)
-    draw(files, folder / "figures")
-    first = results[next(iter(results))]
+    config = _config(_module(options.name).Config, options)
+    first = studied(options.name, config, options)
     if options.json:
         console.emit(findings.document(first))
         return
     findings.tell(first)
-    console.note(f"pictures in {folder / 'figures'}")
+    console.note(f"pictures in {Path(options.out) / 'figures'}")
+
+
+def studied(name: str, config: Any, options: Namespace) -> "Result":
+    """The first result of a study, of which all are saved and drawn under ``options.out``.
+
+    Args:
+        name: of the study.
+        config: what is run.
+        options: those that `add_sharing` adds, and ``out``.
+    """
+    from cnognp.workers import Pool, Unit, results_of
+    from landscape.results import save
+
+    module = _module(name)
+    if hasattr(module, "units"):
+        units, joined = module.units(config), module.joined
+    else:
+        units, joined = [Unit(name, module.study, config)], _alone(name)
+    with Pool(options.workers, options.threads) as pool:
+        folder = check_writable(Path(options.out) / "analysis").parent
+        with _progress(name, len(units)) as told:
+            found = results_of(
+                units, folder / "units", pool=pool, resume=options.resume, progress=told
+            )  # fmt: skip
+    results = joined(config, found)
+    files = [folder / "analysis" / f"{each}.h5" for each in results]
+    for file, result in zip(files, results.values(), strict=True):
+        save(result, file)
+    draw(files, folder / "figures")
+    return results[next(iter(results))]
 
 
 def studies() -> dict[str, str]:
@@ -101,6 +125,16 @@ def studies() -> dict[str, str]:
             line = (ast.get_docstring(tree) or "").partition("\n")[0]
             found[path.stem.replace("_", "-")] = line
     return found
+
+
+def fields_of(name: str) -> dict[str, str]:
+    """The fields of a study's `Config`, each with what is said of it; read and not imported."""
+    path = Path(analyses.__path__[0]) / f"{name.replace('-', '_')}.py"
+    classes = [n for n in ast.parse(path.read_text("utf-8")).body if isinstance(n, ast.ClassDef)]
+    (config,) = (node for node in classes if node.name == "Config")
+    said = {p.arg_name: p.description or "" for p in parse(ast.get_docstring(config) or "").params}
+    lines = [node.target for node in config.body if isinstance(node, ast.AnnAssign)]
+    return {line.id: said.get(line.id, "") for line in lines if isinstance(line, ast.Name)}
 
 
 def _module(name: str) -> Any:

@@ -59,7 +59,6 @@ def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
     parser.add_argument("--json", action="store_true", help="one object on standard output")
     hint = f"one of {', '.join(METHODS)}; the keys shown are those of {method}"
     arguments.add_group(parser, "method", method, METHODS, hint)
-    arguments.add_composed(parser)
     given = any(word.startswith("--task.") and "--task.name" not in word for word in argv)
     add_task(
         parser,

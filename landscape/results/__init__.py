@@ -1,6 +1,7 @@
 """Immutable records of labelled arrays: what a measurement gives, a file keeps and a figure reads.
 
-Needs numpy and h5py, not torch, so that pictures can be drawn where nothing is computed.
+Needs numpy and h5py, not torch, so that pictures can be drawn where nothing is computed. A kind of
+result is known once its module is here: the names below are a shorter way to those in wide use.
 """
 
 from landscape.results.crosscheck import Crosscheck

@@ -1,11 +1,12 @@
 """What a result is: a record whose arrays name their axes, and how it goes to a file and back.
 
-`landscape.results` has the results themselves, and is what everybody else imports.
+A module of this package that defines further kinds is found there when a file is read.
 """
 
 import functools
 import importlib.metadata
 import json
+import pkgutil
 import platform
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -159,7 +160,7 @@ def _rebuilt(arrays: dict[str, np.ndarray], attributes: dict[str, Any]) -> Resul
         raise ValueError(
             f"it has schema {schema} and this version knows up to {SCHEMA}: update the package"
         )
-    kinds = {cls.__name__: cls for cls in _subclasses(Result)}
+    kinds = _kinds()
     if kind not in kinds:
         raise ValueError(f"it holds a {kind!r}, and the kinds known here are {sorted(kinds)}")
     cls = kinds[kind]
@@ -185,6 +186,13 @@ def _rebuilt(arrays: dict[str, np.ndarray], attributes: dict[str, Any]) -> Resul
     scalars = {n: _scalar(f"{kind}.{n}", types[n], value) for n, value in attributes.items()}
     entries: dict[str, Any] = {**arrays, **scalars}
     return cls(**entries)
+
+
+def _kinds() -> dict[str, type[Result]]:
+    """The kinds of results by name, those of every module of this package among them."""
+    for module in pkgutil.iter_modules(sys.modules[__package__].__path__, f"{__package__}."):
+        importlib.import_module(module.name)
+    return {cls.__name__: cls for cls in _subclasses(Result)}
 
 
 def _array(

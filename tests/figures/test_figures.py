@@ -241,7 +241,9 @@ def test_a_thing_without_pictures_has_no_figures():
 
 def test_importing_the_figures_imports_neither_torch_nor_pyplot():
     program = (
-        "import sys, figures.catalogue, figures.style\n"
+        "import sys, figures.style\n"
+        "from figures.picture import pictures\n"
+        "assert not list(pictures(None)) and 'figures.surface' in sys.modules\n"
         "print([m for m in ('torch', 'matplotlib.pyplot') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

@@ -307,6 +307,11 @@ def test_bash_completes_verbs_tasks_methods_and_options(call, tmp_path):
     assert completed(script, "cnognp", "train", "--method", "cnog") == ["cnognp"]
     assert "--method.penalty" in completed(script, "cnognp", "train", "--method.p")
     assert completed(script, "cnognp", "analyze", "--eval") == ["--eval-mode"]
+    assert completed(script, "cnognp", "demo", "--batch") == ["--batch-size"]
+    assert completed(script, "cnognp", "study", "flat") == ["flat-minima", "flatness"]
+    assert completed(script, "cnognp", "study", "walks", "--eval") == ["--evaluations"]
+    assert completed(script, "cnognp", "study", "cycle", "--off") == ["--offset"]
+    assert completed(script, "cnognp", "compare", "--work") == ["--workers"]
     for verb in VERBS:
         shown = call(verb, "--help").out
         offered = completed(script, "cnognp", verb, "--")
@@ -575,4 +580,4 @@ def test_the_bar_of_a_comparison_counts_the_points_that_are_measured(tmp_path):
     words = "compare run --flatness --measures worst-l2 --resamples 100 --json"
     out, shown = terminal(words.split(), tmp_path)
     assert runs.strict_json(out)["concluded"] is True
-    assert "measuring" in shown and "run member" in shown and "/6" in shown
+    assert "flatness" in shown and "run member" in shown and "/6" in shown

@@ -71,6 +71,22 @@ def test_independent_members_of_one_run_are_concluded_from_and_a_swarm_is_not(ca
         assert "spread" in outcome.out
 
 
+@pytest.mark.slow
+def test_flatness_goes_on_where_it_was_and_two_workers_say_the_same(call, two):
+    words = ["compare", "a", "b", "--flatness", "--measures", "gradient-norm,sam", "--json"]
+    one = call(*words, "--resamples", "100", "--out", "shared")
+    units = two / "shared/units"
+    written = {path: path.stat().st_mtime_ns for path in units.iterdir()}
+    assert len(written) == 6
+    lost = units / "a-member001.h5"
+    lost.unlink()
+    more = ["--resume", "--workers", "2"]
+    again = call(*words, "--resamples", "100", "--out", "shared", *more)
+    assert again.code == one.code and again.document["measures"] == one.document["measures"]
+    after = {path: path.stat().st_mtime_ns for path in units.iterdir()}
+    assert {path for path in written if after[path] != written[path]} == {lost}
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

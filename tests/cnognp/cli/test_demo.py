@@ -2,8 +2,11 @@
 
 import json
 
+import numpy as np
 import pytest
 import runs
+
+from landscape.results import load
 
 
 @pytest.fixture
@@ -16,6 +19,15 @@ def test_a_budget_takes_the_place_of_iterations(call):
     told = call("demo", "himmelblau", "--method", "sam", "--budget", "6", "--restarts", "2",
                 "--out", "b", "--json")  # fmt: skip
     assert told.code == 0 and json.dumps(told.document["shares"])
+
+
+def test_what_is_composed_with_a_method_is_said_without_its_group(call, tmp_path):
+    sizes = ["--method", "sam", "--restarts", "4", "--iterations", "30", "--json"]
+    ends = []
+    for flags in (["--schedule", "step"], ["--method.schedule", "step"], []):
+        assert call("demo", "himmelblau", *sizes, *flags).code == 0
+        ends.append(load(tmp_path / "runs/demo/analysis/himmelblau-sam.h5").position)
+    assert np.array_equal(ends[0], ends[1]) and not np.array_equal(ends[0], ends[2])
 
 
 @pytest.mark.parametrize(

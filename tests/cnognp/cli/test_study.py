@@ -3,9 +3,11 @@
 import ast
 import subprocess
 import sys
+import time
 from dataclasses import fields
 from importlib import import_module
 
+import numpy as np
 import pytest
 import runs
 
@@ -13,7 +15,7 @@ from analyses.published import NAMES
 from cnognp.cli.study import studies
 from landscape.results import Cycle, Distribution, Stationary, Walks, load
 
-NAMED = ("cycle", "distribution", "flat-minima", "flatness", "stationary", "walks")
+NAMED = tuple(studies())
 SMALL = ["--functions", "himmelblau", "--restarts", "3", "--budget", "40"]
 
 
@@ -25,7 +27,8 @@ def call(capsys, tmp_path, monkeypatch):
 
 def test_studies_are_listed_with_their_questions(call):
     listed = call("study", "--json").document["studies"]
-    assert tuple(listed) == NAMED == tuple(studies())
+    assert tuple(listed) == NAMED
+    assert {"cycle", "distribution", "flat-minima", "flatness", "stationary", "walks"} <= {*NAMED}
     assert all(line.endswith("?") for line in listed.values())
     assert all(name in call("study").out for name in NAMED)
 
@@ -145,6 +148,46 @@ def test_a_table_goes_on_where_it_was_and_two_workers_say_the_same(call, tmp_pat
         assert more["methods"][method]["counts"] == one.document["methods"][method]["counts"]
     assert list(more["methods"]) == ["GD", "SAM", NAMES["nim"]]
     assert (tmp_path / "d/figures/himmelblau-maps.png").exists()
+
+
+PARTS = {
+    "walks": (["--methods", "gd,sam,cno,nim", "--members", "3"], 4),
+    "flat-minima": (["--functions", "himmelblau", "--restarts", "40", "--penalties", "0,0.01"], 5),
+}
+
+
+def test_a_study_of_one_part_is_resumed_too(call, tmp_path):
+    def written(*flags):
+        assert call("study", "cycle", "--out", "c", *flags).code == 0
+        return (tmp_path / "c/units/cycle.h5").stat().st_mtime_ns
+
+    first = written("--steps", "20")
+    assert written("--steps", "20", "--resume") == first
+    assert written("--steps", "21", "--resume") > first
+    assert load(tmp_path / "c/analysis/cycle.h5").position.shape[1] == 22
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PARTS)
+def test_a_study_that_is_killed_goes_on_with_two_workers_to_the_same_bits(call, tmp_path, name):
+    options, count = PARTS[name]
+    assert call("study", name, *options, "--out", "whole").code == 0
+    units = tmp_path / "killed/units"
+    command = [sys.executable, "-m", "cnognp", "study", name, *options, "--workers", "2"]
+    with subprocess.Popen([*command, "--out", "killed"], env=runs.ENVIRONMENT) as going:
+        while going.poll() is None and not list(units.glob("*.h5")):
+            time.sleep(0.001)
+        going.kill()
+    assert going.returncode < 0
+    kept = {path: path.stat().st_mtime_ns for path in units.glob("*.h5")}
+    assert kept
+    again = call("study", name, *options, "--workers", "2", "--out", "killed", "--resume")
+    assert again.code == 0 and len(list(units.glob("*.h5"))) == count
+    assert all(path.stat().st_mtime_ns == before for path, before in kept.items())
+    whole, resumed = (load(tmp_path / f"{out}/analysis/{name}.h5") for out in ("whole", "killed"))
+    for field in fields(whole):
+        if field.name != "provenance":
+            np.testing.assert_array_equal(getattr(whole, field.name), getattr(resumed, field.name))
 
 
 @pytest.mark.slow
