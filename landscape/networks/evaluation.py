@@ -12,7 +12,7 @@ from landscape.networks.batches import Batch
 from landscape.networks.data import Data
 from landscape.networks.grouped import Groups
 from landscape.networks.recomputation import unchecked
-from landscape.networks.stacked import Stack, losses, outputs
+from landscape.networks.stacked import Stack, losses, members_together, outputs
 from landscape.networks.weights import Weights
 
 Evaluation = Literal["auto", "stacked", "grouped", "vmap", "sequential"]
@@ -35,9 +35,7 @@ class Together:
         way: how points are evaluated.
     """
 
-    def __init__(
-        self, chain: Stack | Groups | None, kept: bool, way: Evaluation = "sequential"
-    ):
+    def __init__(self, chain: Stack | Groups | None, kept: bool, way: Evaluation = "sequential"):
         self.chain, self.kept, self.way = chain, kept, way
         self._features: dict[tuple[int, torch.dtype], Tensor] = {}
 
@@ -68,10 +66,15 @@ class Together:
             output = outputs(self.chain, tensors, features)  # type: ignore[arg-type]
         return stacked_share(weights, output, target, share)
 
-    def members(self, samples: int) -> int:
-        """How many points are best evaluated together on a batch of so many samples."""
+    def members(self, samples: int, *, twice: bool = False) -> int:
+        """How many points are best evaluated together on a batch of so many samples.
+
+        Args:
+            samples: in the batch.
+            twice: whether they are differentiated twice.
+        """
         if isinstance(self.chain, Groups) and self.way == "grouped":
-            return grouped.members_together(self.chain, samples)
+            return grouped.members_together(self.chain, samples, twice=twice)
         if isinstance(self.chain, Stack) and self.way == "stacked":
             return members_together(self.chain, samples)
         return 64 if self.way == "vmap" else 1
@@ -143,7 +146,7 @@ def chosen(
     choices: list[Evaluation] = ["stacked"] if isinstance(chain, Stack) else []
     if not (heavy and forward.device.type == "cpu"):
         choices.append("vmap")
-    elif isinstance(chain, Groups) and grouped.pays(chain, forward.layout):
+    elif isinstance(chain, Groups) and grouped.members_together(chain, 1) > 1:
         choices.append("grouped")
     for choice in choices:
         batch, share = next((b, s) for b, s in weights.shared(data) if s != 0)

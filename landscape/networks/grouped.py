@@ -17,8 +17,10 @@ from landscape.networks.stacked import POINTWISE, at_rest, leaves_of
 
 _POOLS = (nn.AvgPool2d, nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 # Bytes of the largest activation of all members of a group. Beyond that, starting a kernel costs
-# nothing beside running it, and members only drive one another out of the cache.
-_BYTES = 2**22
+# nothing beside running it, and members only drive one another out of the cache. The second
+# derivative of a convolution goes through its groups one by one.
+_BYTES = 3 * 2**20
+_BYTES_TWICE = 2**20
 
 
 class Groups(NamedTuple):
@@ -65,14 +67,12 @@ def groups_of(network: Network, layout: Layout, inputs: Any) -> Groups | None:
     return Groups(tuple(steps), _widest(network, tuple(steps), inputs))
 
 
-def members_together(groups: Groups, samples: int) -> int:
+def members_together(groups: Groups, samples: int, *, twice: bool = False) -> int:
     """How many members are best evaluated together; 1 where each is large enough alone."""
-    return max(1, min(4096, _BYTES // (4 * groups.widest * samples)))
-
-
-def pays(groups: Groups, layout: Layout) -> bool:
-    """Whether members of a small mini-batch at least are faster together."""
-    return True
+    one = 4 * groups.widest * samples
+    if twice:
+        return max(1, _BYTES_TWICE // one) if one <= _BYTES_TWICE // 4 else 1
+    return max(1, _BYTES // one)
 
 
 def arranged(images: Tensor) -> Tensor:
@@ -80,9 +80,7 @@ def arranged(images: Tensor) -> Tensor:
     return torch.empty_like(images, memory_format=torch.channels_last).copy_(images)
 
 
-def outputs(
-    groups: Groups, tensors: dict[str, Tensor], images: Tensor, *, frozen: bool
-) -> Tensor:
+def outputs(groups: Groups, tensors: dict[str, Tensor], images: Tensor, *, frozen: bool) -> Tensor:
     """The networks' outputs, (members, outputs, samples).
 
     Args:
@@ -141,7 +139,9 @@ def _normalised(
 ) -> Tensor:
     """BatchNorm of images, or of features (members, features, samples)."""
     names = ("running_mean", "running_var") if frozen else ()
-    mean, variance = (tensors[f"{prefix}{name}"].flatten() for name in names) if names else (None, None)
+    mean, variance = (
+        (tensors[f"{prefix}{name}"].flatten() for name in names) if names else (None, None)
+    )
     scale, shift = (
         None if tensor is None else tensor.flatten()
         for tensor in (tensors.get(f"{prefix}{name}") for name in ("weight", "bias"))

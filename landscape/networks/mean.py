@@ -112,6 +112,10 @@ class Mean:
     def chunk(self) -> int:
         return self.together.members(self.largest)
 
+    @property
+    def product_chunk(self) -> int:
+        return self.together.members(self.largest, twice=True)
+
     def stochastic_modules(self) -> list[str]:
         """What would draw random numbers, by name; none where a seed fixes it."""
         return self.forward.random if self.seed is None else []

@@ -264,8 +264,9 @@ def _is_cross_entropy(loss: Any) -> bool:
 
 def at_rest(network: Network, module: nn.Module) -> bool:
     """Whether a module is dropout that lets everything through."""
-    dropping = isinstance(module, (nn.Dropout, nn.Dropout2d))
-    return dropping and (module.p == 0 or network.mode == "eval" or not module.training)
+    if not isinstance(module, (nn.Dropout, nn.Dropout2d)):
+        return False
+    return module.p == 0 or network.mode == "eval" or not module.training
 
 
 def leaves_of(module: nn.Module, prefix: str) -> list[tuple[str, nn.Module]]:

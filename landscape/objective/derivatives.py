@@ -107,6 +107,7 @@ def hvp(
     if trait(objective, "derivatives") == "differences":
         pairs = zip(rows, probes, strict=True)
         return torch.stack([difference(objective, *pair) for pair in pairs]).reshape(shape)
+    chunk = offered(objective, "product_chunk") if chunk is None else chunk
     with second_order(objective):
         total = torch.zeros_like(rows)
         for term in batched_terms(objective):
