@@ -14,7 +14,6 @@ from landscape.networks import dense_parts
 from landscape.objective import (
     Objective,
     backward,
-    batched_terms,
     check_deterministic,
     difference,
     first_order,
@@ -105,7 +104,9 @@ class Hessian:
         self.products += len(probes)
         if self.differences:
             return torch.stack([self._difference(p) for p in probes]).reshape(u.shape)
-        total = None if len(probes) < 2 or self.blocks is False else self._together(probes)
+        if len(probes) == 1:
+            return self._sum(_alone, probes[0]).reshape(u.shape)
+        total = None if len(probes) == 0 or self.blocks is False else self._together(probes)
         if total is None:
             total = self._sum(_one_by_one, probes)
         return total.reshape(u.shape)
@@ -119,7 +120,7 @@ class Hessian:
             total, gradient = 0.0, torch.zeros_like(self.point)
             for _, value, slope in self._first_order():
                 total += float(value)
-                gradient += slope.detach().squeeze(0)
+                gradient += slope.detach()
         return total, gradient
 
     def error(self, u: Float[Tensor, " p"]) -> float:
@@ -167,7 +168,7 @@ class Hessian:
             # A single row could be the unit vector of a parameter without curvature.
             count = len(blocks[0])
             weights = torch.linspace(1, 2, count, dtype=probes.dtype, device=probes.device)
-            alone = self._sum(_one_by_one, (weights @ probes[:count]).unsqueeze(0)).squeeze(0)
+            alone = self._sum(_alone, weights @ probes[:count])
             tolerance = torch.finfo(alone.dtype).eps ** 0.5 * blocks[0].abs().max()
             if bool(((weights @ blocks[0] - alone).abs() > tolerance).any()):
                 self.blocks = False
@@ -175,12 +176,13 @@ class Hessian:
                 self.blocks = True
         return None if self.blocks is False else torch.cat(blocks)
 
-    def _first_order(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        yield from self._graph if self.cached else self._built()
+    def _first_order(self) -> Iterable[tuple[Tensor, Tensor, Tensor]]:
+        return self._graph if self.cached else self._built()
 
     def _built(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        for term in batched_terms(self.objective):
-            yield first_order(term, self.point.unsqueeze(0))
+        # Of one point: terms of several at once would put an axis of members before everything.
+        for term in self.objective.terms():
+            yield first_order(term, self.point)
 
 
 def differentiated(operator: Any, derivatives: Derivatives | None) -> Any:
@@ -321,10 +323,15 @@ def gradients(objective: Objective, z: Float[Tensor, "n p"]) -> Gradients:
     )
 
 
+def _alone(leaf: Tensor, slope: Tensor, probe: Tensor, total: Tensor) -> None:
+    """Adds the product to ``total``."""
+    total += backward(slope, leaf, probe, retain=True)
+
+
 def _one_by_one(leaf: Tensor, slope: Tensor, probes: Tensor, total: Tensor) -> None:
     """Adds the products to ``total`` row by row, so that no more than one is held beside it."""
     for row, probe in zip(total, probes, strict=True):
-        row += backward(slope, leaf, probe.unsqueeze(0), retain=True).squeeze(0)
+        _alone(leaf, slope, probe, row)
 
 
 def _in_a_block(leaf: Tensor, slope: Tensor, probes: Tensor, total: Tensor) -> None:
@@ -332,11 +339,6 @@ def _in_a_block(leaf: Tensor, slope: Tensor, probes: Tensor, total: Tensor) -> N
         # An operation without a batching rule falls back to a loop, and warns of it.
         warnings.filterwarnings("error", message="There is a performance drop")
         (block,) = torch.autograd.grad(
-            slope,
-            leaf,
-            probes.unsqueeze(1),
-            retain_graph=True,
-            is_grads_batched=True,
-            materialize_grads=True,
+            slope, leaf, probes, retain_graph=True, is_grads_batched=True, materialize_grads=True
         )
-    total += block.squeeze(1)
+    total += block

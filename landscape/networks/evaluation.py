@@ -1,19 +1,21 @@
 """Several points of a risk at once: ways to evaluate them, and which of them fits."""
 
 import warnings
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from landscape.networks import batches as data_batches
+from landscape.networks import grouped
 from landscape.networks.batches import Batch
 from landscape.networks.data import Data
+from landscape.networks.grouped import Groups
 from landscape.networks.recomputation import unchecked
-from landscape.networks.stacked import Stack, losses, outputs
+from landscape.networks.stacked import Stack, losses, members_together, outputs
 from landscape.networks.weights import Weights
 
-Evaluation = Literal["auto", "stacked", "vmap", "sequential"]
+Evaluation = Literal["auto", "stacked", "grouped", "vmap", "sequential"]
 
 _SEQUENTIAL_ON_CPU = (
     nn.modules.conv._ConvNd, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention,
@@ -26,20 +28,20 @@ class Together:
     """The terms of a risk at several points at once.
 
     Args:
-        stack: the chain that the network is, if it is one.
+        chain: what the network is, if it is a chain.
         kept: whether the batches stay in memory.
 
     Attributes:
         way: how points are evaluated.
     """
 
-    def __init__(self, stack: Stack | None, kept: bool, way: Evaluation = "sequential"):
-        self.stack, self.kept, self.way = stack, kept, way
+    def __init__(self, chain: Stack | Groups | None, kept: bool, way: Evaluation = "sequential"):
+        self.chain, self.kept, self.way = chain, kept, way
         self._features: dict[tuple[int, torch.dtype], Tensor] = {}
 
     def emptied(self, kept: bool) -> "Together":
         """The same for other data."""
-        return Together(self.stack, kept, self.way)
+        return Together(self.chain, kept, self.way)
 
     def rows(
         self, weights: Weights, rows: Tensor, index: int, batch: Batch, share: float
@@ -47,23 +49,49 @@ class Together:
         """The term of a batch at points (n, p)."""
         if weights.idle(share):
             return rows.new_zeros(len(rows))
-        if self.way == "sequential" or (self.way == "vmap" and len(rows) == 1):
+        if self.way == "sequential" or (self.way != "stacked" and len(rows) == 1):
             return torch.stack([weights.term(row, batch, share) for row in rows])
         if self.way == "vmap":
             with unchecked():
                 return torch.func.vmap(lambda row: weights.term(row, batch, share))(rows)
         features, target = self.features(index, batch, rows.dtype)
-        tensors = weights.forward.layout.unflatten(rows)
-        return stacked_share(weights, outputs(self.stack, tensors, features), target, share)  # type: ignore[arg-type]
+        forward = weights.forward
+        tensors = forward.layout.unflatten(rows)
+        if isinstance(self.chain, Groups):
+            fixed = forward.fixed(rows.dtype)
+            tensors |= {name: t.expand(len(rows), *t.shape) for name, t in fixed.items()}
+            frozen = forward.model.statistics == "frozen"
+            output = grouped.outputs(self.chain, tensors, features, frozen=frozen)
+        else:
+            output = outputs(self.chain, tensors, features)  # type: ignore[arg-type]
+        return stacked_share(weights, output, target, share)
+
+    def members(self, samples: int, *, twice: bool = False) -> int:
+        """How many points are best evaluated together on a batch of so many samples.
+
+        Args:
+            samples: in the batch.
+            twice: whether they are differentiated twice.
+        """
+        if isinstance(self.chain, Groups) and self.way == "grouped":
+            return grouped.members_together(self.chain, samples, twice=twice)
+        if isinstance(self.chain, Stack) and self.way == "stacked":
+            return members_together(self.chain, samples)
+        return 64 if self.way == "vmap" else 1
 
     def features(self, index: int, batch: Batch, dtype: torch.dtype) -> tuple[Tensor, Any]:
-        """(inputs, samples) contiguous, and the target, kept for batches that stay in memory."""
+        """Inputs as the chain wants them, and the target, kept for batches that stay in memory.
+
+        That is (inputs, samples) contiguous, or images with channels last.
+        """
         inputs, target, _ = data_batches.cast(batch, dtype)
-        if not self.kept:
-            return inputs.flatten(1).T.contiguous(), target
-        if (index, dtype) not in self._features:
-            self._features[index, dtype] = inputs.flatten(1).T.contiguous()
-        return self._features[index, dtype], target
+        if (index, dtype) in self._features:
+            return self._features[index, dtype], target
+        images = isinstance(self.chain, Groups)
+        features = grouped.arranged(inputs) if images else inputs.flatten(1).T.contiguous()
+        if self.kept:
+            self._features[index, dtype] = features
+        return features, target
 
 
 def stacked_share(weights: Weights, output: Tensor, target: Any, share: float) -> Tensor:
@@ -78,21 +106,30 @@ def stacked_share(weights: Weights, output: Tensor, target: Any, share: float) -
         return weights.scaled(losses(forward.loss, output, target), share)
 
 
-def chosen(weights: Weights, data: Data, stack: Stack | None, wanted: Evaluation) -> Evaluation:
+def chosen(
+    weights: Weights, data: Data, chain: Stack | Groups | None, wanted: Evaluation
+) -> Evaluation:
     """The way to evaluate several points. On a CPU, vmapped convolutions lose to a loop.
 
     Args:
         weights: of the risk.
         data: ways are compared on a batch of them.
-        stack: the chain that the network is, if it is one.
+        chain: what the network is, if it is a chain.
         wanted: a way, or ``"auto"``.
 
     Raises:
         ValueError: if the wanted way does not exist or does not fit the model.
     """
-    if wanted not in ("auto", "stacked", "vmap", "sequential"):
-        raise ValueError(f"evaluation must be auto, stacked, vmap or sequential, got {wanted!r}")
-    if wanted == "stacked" and stack is None:
+    if wanted not in get_args(Evaluation):
+        *others, last = get_args(Evaluation)
+        raise ValueError(f"evaluation must be {', '.join(others)} or {last}, got {wanted!r}")
+    if wanted == "grouped" and not isinstance(chain, Groups):
+        raise ValueError(
+            "evaluation='grouped' needs a chain of convolutions, BatchNorm, pooling and "
+            "activations, then Flatten and linear layers, and images (samples, channels, height, "
+            "width)"
+        )
+    if wanted == "stacked" and not isinstance(chain, Stack):
         raise ValueError(
             "evaluation='stacked' needs a chain of linear layers and activations, and inputs "
             "(samples, features)"
@@ -104,14 +141,16 @@ def chosen(weights: Weights, data: Data, stack: Stack | None, wanted: Evaluation
         isinstance(module, _SEQUENTIAL_ON_CPU) for module in forward.model.modules()
     )
     apart = forward.random or forward.graphed or forward.live
-    if apart or (heavy and forward.device.type == "cpu"):
+    if apart:
         return "sequential"
-    choices: tuple[Evaluation, ...] = ("stacked", "vmap")
+    choices: list[Evaluation] = ["stacked"] if isinstance(chain, Stack) else []
+    if not (heavy and forward.device.type == "cpu"):
+        choices.append("vmap")
+    elif isinstance(chain, Groups) and grouped.members_together(chain, 1) > 1:
+        choices.append("grouped")
     for choice in choices:
-        if choice == "stacked" and stack is None:
-            continue
         batch, share = next((b, s) for b, s in weights.shared(data) if s != 0)
-        if _agrees(weights, batch, share, Together(stack, False, choice)):
+        if _agrees(weights, batch, share, Together(chain, False, choice)):
             return choice
     return "sequential"
 

@@ -13,10 +13,11 @@ from landscape.networks.data import RESIDENT_BYTES, Data
 from landscape.networks.evaluation import Evaluation, Together, chosen, stacked_share
 from landscape.networks.folding import InPlace
 from landscape.networks.forward import Forward, Loss
+from landscape.networks.grouped import groups_of
 from landscape.networks.layout import Layout
 from landscape.networks.losses import Known, known
 from landscape.networks.network import Network, Statistics, twin_of
-from landscape.networks.stacked import Affine, members_together, stack_of
+from landscape.networks.stacked import Affine, stack_of
 from landscape.networks.weights import Weights
 from landscape.objective import Term
 
@@ -48,11 +49,12 @@ class Mean:
         forward.begin(data.first, data.advice)
         self.weighting = Weights(forward, None if forward.whole else known(forward.loss))
         self.weighting.weigh(data)
-        stack = None
+        chain = None
         if not (forward.whole or forward.live or forward.graphed):
-            stack = stack_of(forward.model, forward.layout, data.first.inputs)
-        way = chosen(self.weighting, data, stack, evaluation)
-        self.together = Together(stack, data.resident, way)
+            known_as = forward.model, forward.layout, data.first.inputs
+            chain = stack_of(*known_as) or groups_of(*known_as)
+        way = chosen(self.weighting, data, chain, evaluation)
+        self.together = Together(chain, data.resident, way)
 
     @property
     def model(self) -> Network:
@@ -107,12 +109,12 @@ class Mean:
         return max(batch.samples for batch in self.data)
 
     @property
-    def chunk(self) -> int | None:
-        if self.evaluation == "sequential":
-            return 1
-        if self.evaluation == "vmap":
-            return 64
-        return members_together(self.together.stack, self.largest)  # type: ignore[arg-type]
+    def chunk(self) -> int:
+        return self.together.members(self.largest)
+
+    @property
+    def product_chunk(self) -> int:
+        return self.together.members(self.largest, twice=True)
 
     def stochastic_modules(self) -> list[str]:
         """What would draw random numbers, by name; none where a seed fixes it."""
@@ -173,16 +175,16 @@ class Mean:
             width = self.layout.entries[0].shape[0]
             products = 4 * width * self.samples * (1 + len(directions))
             return Affine(
-                self.together.stack, self.layout, origin, directions, self.weighed,  # type: ignore[arg-type]
+                self.together.chain, self.layout, origin, directions, self.weighed,  # type: ignore[arg-type]
                 self.together.features,
                 lambda output, target, share: stacked_share(self.weighting, output, target, share),
-                chunk=max(1, (self.chunk or 2) // 2), 
+                chunk=max(1, self.chunk // 2),
                 keep=self.data.resident and products <= RESIDENT_BYTES,
             )  # fmt: skip
         forward = self.forward
         inside = forward.random or forward.written or forward.graphed or forward.live
         inside = inside or forward.whole
-        if self.evaluation != "sequential" or inside:
+        if self.evaluation not in ("sequential", "grouped") or inside:
             return None
         try:
             return InPlace(

@@ -50,7 +50,8 @@ class Risk(Mean):
             also for a model in training mode. ``"batch"``: those of the batch, differentiated
             through. Other modules keep the mode in which the model came.
         evaluation: how several points are evaluated: ``"stacked"`` (chains of linear layers),
-            ``"vmap"``, ``"sequential"``; ``"auto"`` chooses by model and device.
+            ``"grouped"`` (chains of convolutions), ``"vmap"``, ``"sequential"``; ``"auto"`` chooses
+            by model and device.
         seed: seed of the random modules (dropout) and of whatever the loss draws; they draw from
             the global generator where None.
         unpack: a function from a batch to (inputs, target, samples), where a batch is no pair.
@@ -307,9 +308,9 @@ class Risk(Mean):
             twin.data = self._like(data)
         twin.forward.begin(twin.data.first, twin.data.advice)
         twin.weighting = Weights(twin.forward, None if self.whole else known(loss)).weigh(twin.data)
-        stack = self.together.stack
-        way = chosen(twin.weighting, twin.data, stack, "auto")
-        twin.together = Together(stack, twin.data.resident, way)
+        chain = self.together.chain
+        way = chosen(twin.weighting, twin.data, chain, "auto")
+        twin.together = Together(chain, twin.data.resident, way)
         return twin
 
     def _like(self, source: Any) -> Data:

@@ -21,7 +21,7 @@ from landscape.networks.layout import Layout
 from landscape.networks.network import Network
 
 # Modules that act on each number alone, so that the order of axes does not matter.
-_POINTWISE = (
+POINTWISE = (
     nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU,
     nn.Mish, nn.Tanh, nn.Sigmoid, nn.Softplus, nn.Softsign, nn.Hardtanh, nn.Hardsigmoid,
     nn.Hardswish, nn.LogSigmoid, nn.Tanhshrink, nn.Softshrink, nn.Hardshrink,
@@ -66,7 +66,7 @@ def stack_of(network: Network, layout: Layout, inputs: Any) -> Stack | None:
     model = network.module
     flat = isinstance(inputs, Tensor) and inputs.ndim == 2
     steps: list[Dense | nn.Module] = []
-    leaves = _leaves(model, "")
+    leaves = leaves_of(model, "")
     own = any(module._modules for _, module in leaves)
     if own and isinstance(inputs, Tensor) and inputs.is_floating_point():
         leaves = traced.chain(model) or []
@@ -76,11 +76,9 @@ def stack_of(network: Network, layout: Layout, inputs: Any) -> Stack | None:
             steps.append(Dense(f"{prefix}weight", bias))
         elif type(module) is nn.Flatten and not steps and module.start_dim == 1:
             flat = isinstance(inputs, Tensor) and module.end_dim in (-1, inputs.ndim - 1)
-        elif type(module) in _POINTWISE:
+        elif type(module) in POINTWISE:
             steps.append(module)
-        elif isinstance(module, nn.Dropout) and (
-            module.p == 0 or network.mode == "eval" or not module.training
-        ):
+        elif at_rest(network, module):
             continue
         else:
             return None
@@ -264,10 +262,18 @@ def _is_cross_entropy(loss: Any) -> bool:
     )
 
 
-def _leaves(module: nn.Module, prefix: str) -> list[tuple[str, nn.Module]]:
+def at_rest(network: Network, module: nn.Module) -> bool:
+    """Whether a module is dropout that lets everything through."""
+    if not isinstance(module, (nn.Dropout, nn.Dropout2d)):
+        return False
+    return module.p == 0 or network.mode == "eval" or not module.training
+
+
+def leaves_of(module: nn.Module, prefix: str) -> list[tuple[str, nn.Module]]:
+    """The modules of nested ``nn.Sequential`` in order, each with the prefix of its tensors."""
     if type(module) is not nn.Sequential:
         return [(prefix, module)]
     found = []
     for name, child in module._modules.items():
-        found += _leaves(child, f"{prefix}{name}.")  # type: ignore[arg-type]
+        found += leaves_of(child, f"{prefix}{name}.")  # type: ignore[arg-type]
     return found

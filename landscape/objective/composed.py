@@ -32,8 +32,12 @@ class Derived:
 
     @property
     def chunk(self) -> int | None:
-        chunks = [c for c in (offered(part, "chunk") for part in self.parts) if c]
-        return min(chunks) if chunks else None
+        return min(filter(None, (offered(part, "chunk") for part in self.parts)), default=None)
+
+    @property
+    def product_chunk(self) -> int | None:
+        chunks = (offered(part, "product_chunk") for part in self.parts)
+        return min(filter(None, (*chunks, self.chunk)), default=None)
 
     @property
     def layout(self) -> Any:

@@ -2,20 +2,28 @@
 
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from importlib import import_module
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.backends import cuda as backends
 
 from landscape.objective.protocol import Objective, Term, leaves, offered, trait
 
 with warnings.catch_warnings():
     # Torch imports it at the first gradient, and it leaves filters of warnings behind.
     import_module("sympy")
+
+# Kinds of attention: whether one is allowed, what allows it, and whether it has two derivatives.
+_ATTENTION = (
+    (backends.math_sdp_enabled, backends.enable_math_sdp, True),
+    (backends.flash_sdp_enabled, backends.enable_flash_sdp, False),
+    (backends.mem_efficient_sdp_enabled, backends.enable_mem_efficient_sdp, False),
+    (backends.cudnn_sdp_enabled, backends.enable_cudnn_sdp, False),
+)
 
 
 def value(
@@ -99,6 +107,7 @@ def hvp(
     if trait(objective, "derivatives") == "differences":
         pairs = zip(rows, probes, strict=True)
         return torch.stack([difference(objective, *pair) for pair in pairs]).reshape(shape)
+    chunk = offered(objective, "product_chunk") if chunk is None else chunk
     with second_order(objective):
         total = torch.zeros_like(rows)
         for term in batched_terms(objective):
@@ -174,8 +183,7 @@ def widened(tensor: Tensor) -> Tensor:
     return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
 
 
-@contextmanager
-def second_order(objective: Any = None) -> Iterator[None]:
+class second_order:
     """Kernels that can be differentiated twice: the fused attention kernels cannot.
 
     Nor can cuDNN's recurrent layers, which are off where ``objective`` or a part of it says that it
@@ -185,18 +193,31 @@ def second_order(objective: Any = None) -> Iterator[None]:
     Args:
         objective: what will be differentiated.
     """
-    with ExitStack() as stack:
-        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        stack.enter_context(torch.inference_mode(False))
+
+    def __init__(self, objective: Any = None):
+        self._objective = objective
+
+    def __enter__(self) -> None:
+        self._stack = ExitStack()
+        # What is as it should be is left alone: a product of a small network is no longer than
+        # entering a few contexts.
+        for allowed, allow, wanted in _ATTENTION:
+            if allowed() != wanted:
+                self._stack.callback(allow, not wanted)
+                allow(wanted)
+        if torch.is_inference_mode_enabled():
+            self._stack.enter_context(torch.inference_mode(False))
         for kind in ("cpu", "cuda"):
             if torch.is_autocast_enabled(kind):
-                stack.enter_context(torch.autocast(kind, enabled=False))
+                self._stack.enter_context(torch.autocast(kind, enabled=False))
         # Before anything runs on CUDA these settings concern nothing.
         if torch.cuda.is_initialized():
-            for place, name, value in _precise_kernels(_recurrent(objective)):
-                stack.callback(setattr, place, name, getattr(place, name))
+            for place, name, value in _precise_kernels(_recurrent(self._objective)):
+                self._stack.callback(setattr, place, name, getattr(place, name))
                 setattr(place, name, value)
-        yield
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
 
 
 def _precise_kernels(recurrent: bool) -> list[tuple[Any, str, Any]]:

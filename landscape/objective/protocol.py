@@ -44,6 +44,7 @@ class Offer(Protocol):
         inside: ``inside(z)``: the points of the parts at points of the whole.
         parts: the objectives that it is made of, or that it wraps; they are asked too.
         chunk: how many points are best evaluated together.
+        product_chunk: the same for products with the Hessian; as ``chunk`` where None.
         layout: the names and shapes inside the vector.
         recurrent: whether there are recurrent layers of torch.
         normalisation: what BatchNorm normalises with.
@@ -64,6 +65,7 @@ class Offer(Protocol):
     inside: Callable[[Tensor], Tensor] | None = None
     parts: tuple[Any, ...] = ()
     chunk: int | None = None
+    product_chunk: int | None = None
     layout: Any = None
     recurrent: bool = False
     normalisation: str = ""

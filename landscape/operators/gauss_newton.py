@@ -170,7 +170,7 @@ def _tried_together(
     risk: EmpiricalRisk, z: Tensor, batch: Batch, places: Tensor, directions: Directions
 ) -> tuple[Tensor, Tensor] | None:
     """The same, or None where vmap cannot take the network or would not be faster."""
-    if risk.evaluation == "sequential":
+    if risk.evaluation in ("sequential", "grouped"):
         return None
     try:
         with warnings.catch_warnings():

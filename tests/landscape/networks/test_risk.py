@@ -320,7 +320,7 @@ CHOICES = {
                                F.mse_loss, "vmap"),
     "layer norm": (normalised, (X, Y), CE, "vmap"),
     "a loss that looks at a number": (chain, (X, Y), stubborn, "sequential"),
-    "convolution on a CPU": (convolution, (IMAGES, Y), CE, "sequential"),
+    "convolution on a CPU": (convolution, (IMAGES, Y), CE, "grouped"),
     "attention on a CPU": (SelfAttention, (SEQUENCES, Y), CE, "sequential"),
     "no batching rule": (DotProduct, (SEQUENCES, Y), CE, "sequential"),
     "recurrence": (lambda: Sentences(nn.LSTM), (RISKS["lstm"][1], Y), CE, "sequential"),
@@ -347,7 +347,9 @@ def test_where_nothing_is_slow_when_mapped_only_what_can_be_differentiated_is(na
 
 @pytest.mark.usefixtures("unchecked")
 def test_a_way_that_does_not_exist_or_fit_is_refused():
-    with pytest.raises(ValueError, match="must be auto, stacked, vmap or sequential, got 'fast'"):
+    with pytest.raises(
+        ValueError, match="must be auto, stacked, grouped, vmap or sequential, got 'fast'"
+    ):
         risk_of(chain, evaluation="fast")
     with pytest.raises(ValueError, match="evaluation='stacked' needs a chain of linear layers"):
         risk_of(normalised, evaluation="stacked")
