@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from landscape.networks import batches as data_batches
+from landscape.networks import chain_rule
 from landscape.networks.batches import Batch
 from landscape.networks.data import Data
 from landscape.networks.recomputation import unchecked
@@ -55,6 +56,21 @@ class Together:
         features, target = self.features(index, batch, rows.dtype)
         tensors = weights.forward.layout.unflatten(rows)
         return stacked_share(weights, outputs(self.stack, tensors, features), target, share)  # type: ignore[arg-type]
+
+    def slopes(
+        self, weights: Weights, rows: Tensor, index: int, batch: Batch, share: float
+    ) -> tuple[Tensor, Tensor] | None:
+        """The term of a batch at points (n, p) and its gradient; None where autograd has to."""
+        forward = weights.forward
+        if self.way != "stacked" or weights.idle(share) or forward.model.loss is not None:
+            return None
+        if not chain_rule.suits(self.stack, forward.loss, rows, batch.target):
+            return None
+        features, target = self.features(index, batch, rows.dtype)
+        value, grad = chain_rule.slopes(
+            self.stack, forward.layout, rows, features, target, weights.masked  # type: ignore[arg-type]
+        )  # fmt: skip
+        return (value, grad) if share == 1.0 else (value * share, grad.mul_(share))
 
     def features(self, index: int, batch: Batch, dtype: torch.dtype) -> tuple[Tensor, Any]:
         """(inputs, samples) contiguous, and the target, kept for batches that stay in memory."""
