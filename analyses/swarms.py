@@ -7,8 +7,7 @@ from torch import Tensor
 
 from cnognp.method import norms, require
 from cnognp.methods.swarm import Swarm, SwarmState
-from landscape.objective import Objective
-from landscape.randomness import derive, draw_rows
+from landscape.randomness import derive
 
 
 @dataclass(frozen=True)
@@ -33,26 +32,15 @@ class Swarms(Swarm):
         known = ("particle", "coordinate")
         require(self.randomness in known, "randomness", f"one of {known}", self.randomness)
 
-    def _pull(
-        self, objective: Objective, state: SwarmState, generator: torch.Generator, leader: Tensor
-    ) -> Tensor | float:
-        if not (self.cognitive or self.social):
-            return 0.0
-        z = state.position
-        width = 1 if self.randomness == "particle" else z.shape[-1]
-        r = draw_rows("uniform", (len(z), 2, width), derive(generator, "attraction"), z)
-        own = self.cognitive * r[:, 0] * (state.best - z)
-        return own + self.social * r[:, 1] * (self._leaders(state) - z)
-
     def _mutated(self, z: Tensor, state: SwarmState, generator: torch.Generator) -> Tensor:
-        apart = norms(z - self._leaders(state)).view(self.swarms, -1)
+        apart = norms(z - self._leader(state)).view(self.swarms, -1)
         # A member that has diverged must not keep the others from scattering.
         diversity = apart.nanmean(dim=1, keepdim=True).expand_as(apart).reshape(-1, 1)
         low, high = self._bounds(z)
         scattered = self.mutation(z, low, high, state.round, derive(generator, "mutation"))  # type: ignore[misc]
         return torch.where(diversity < self.mutation.threshold, scattered, z)  # type: ignore[union-attr]
 
-    def _leaders(self, state: SwarmState) -> Tensor:
+    def _leader(self, state: SwarmState) -> Tensor:
         """For every member (n, p) the best point of its swarm."""
         best = state.best.unflatten(0, (self.swarms, -1))
         first = state.best_fitness.view(self.swarms, -1).argmin(dim=1)

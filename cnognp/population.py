@@ -87,7 +87,7 @@ class Population:
         for block in blocks(objective, len(state.position)):
             few = _mapped(lambda t, b=block: t[b].to(self.device) if t.ndim else t, state)
             drawn = from_member(generator, block.start)
-            alone, info = self.method.step(objective, few, drawn, leader)
+            alone, info = self.method.step(objective, few, drawn, leader, over=True)
             _write(state, alone, block)
             # Not the places themselves, which are in the state.
             seen.append(info._replace(position=None))
@@ -160,7 +160,8 @@ def _write(state: Any, few: Any, block: slice) -> None:
     """Writes the rows of some members over those in the state."""
 
     def written(home: Tensor, rows: Tensor) -> Tensor:
-        if home.ndim:
+        # On the host itself, members that have been written over are there already.
+        if home.ndim and home[block].data_ptr() != rows.data_ptr():
             home[block] = rows
         return home
 

@@ -5,7 +5,9 @@ A run that is cut and resumed, or split over workers, therefore draws the same n
 """
 
 import hashlib
+import math
 import struct
+from collections.abc import Iterator
 from functools import cache
 from typing import Any, Literal
 
@@ -97,23 +99,29 @@ def draw_rows(
     True
     """
     seed = generator.initial_seed()
-    # The rows of members before these are passed over one at a time: a row can be large.
+    # The rows of members before these are passed over a few at a time: a row can be large.
     first, row = getattr(generator, "first", 0), shape[1:]
     if law == "normal":
         # torch.randn fills blocks of 16 numbers and the last 16 anew, so that a row depends on how
         # many there are; NumPy draws one after the other.
         source = np.random.Generator(np.random.SFC64(seed & _MASK))
-        for _ in range(first):
-            source.standard_normal(row)
+        for count in _passes(first, row):
+            source.standard_normal((count, *row))
         drawn = torch.from_numpy(source.standard_normal(shape))
     else:
         # On the CPU uniform numbers come one after the other; on accelerators they do not.
         uniform = torch.Generator(device="cpu").manual_seed(seed)
         how: dict[str, Any] = {"generator": uniform, "dtype": torch.float64, "device": "cpu"}
-        for _ in range(first):
-            torch.rand(row, **how)
+        for count in _passes(first, row):
+            torch.rand((count, *row), **how)
         drawn = torch.rand(shape, **how)
     return drawn.to(like)
+
+
+def _passes(rows: int, row: tuple[int, ...]) -> Iterator[int]:
+    """How many rows to pass over in one call, in all ``rows``."""
+    most = max(1, (1 << 16) // max(1, math.prod(row)))
+    return (min(most, rows - done) for done in range(0, rows, most))
 
 
 @cache

@@ -21,7 +21,8 @@ class Fitness(Protocol):
 
     ``needs_gradient`` says whether ``grad`` must be there; it is None else. A fitness that
     evaluates the objective itself says in ``evaluations`` how often it does so for each member, at
-    most; one without this attribute does not.
+    most; one without this attribute does not. One that needs no more of the gradient than its norm
+    may have ``of_norm(loss, norm)``.
     """
 
     needs_gradient: bool
@@ -67,5 +68,8 @@ class GradientNormPenalty:
     def __call__(
         self, objective: Objective, z: Tensor, loss: Tensor, grad: Tensor | None
     ) -> Tensor:
-        norm = norms(grad)  # type: ignore[arg-type]
+        return self.of_norm(loss, norms(grad))  # type: ignore[arg-type]
+
+    def of_norm(self, loss: Tensor, norm: Tensor) -> Tensor:
+        """The same from the gradient's norm, which a swarm has."""
         return loss + self.penalty * (norm**2 if self.power == "squared" else norm)

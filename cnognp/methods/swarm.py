@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cnognp.method import Info, Method, Traits, norms, require
+from cnognp.methods.attraction import Move, bests
 from cnognp.methods.composition import Data
 from cnognp.methods.descent import SGD, Epoch, GradientDescent
 from cnognp.methods.fitness import Fitness, Loss
@@ -242,39 +243,46 @@ class Swarm:
         state: SwarmState,
         generator: torch.Generator,
         leader: Tensor | None = None,
+        over: bool = False,
     ) -> tuple[SwarmState, Info]:
-        """The next state and what was seen; of some members only, where ``leader`` is of all."""
-        z, velocity, local = state.position, state.velocity, state.local
-        moved, cost = z, self._cost if int(state.round) else 2 * self._cost
+        """The next state and what was seen.
+
+        Args:
+            objective: what is minimised.
+            state: of these members.
+            generator: of the round.
+            leader: of all members, where these are some of them only.
+            over: the new members may be written over the old ones, so that no memory is asked for.
+        """
+        local, cost = state.local, self._cost if int(state.round) else 2 * self._cost
+        over = over and not self.stale_fitness
         if self.local is not None:
-            local, info = self.local.step(objective, _at(local, z), derive(generator, "local"))
-            moved, cost = z + self.inertia * (local.position - z), cost + info.evaluations
-        elif self.lr:
-            moved = z - self.inertia * self.lr * state.grad  # type: ignore[operator]
-        if leader is None:
-            leader = state.best[state.best_fitness.argmin()]
-        pull = self._pull(objective, state, generator, leader)
-        if velocity is not None:
-            pull = velocity = self.inertia * velocity + pull
-        z = self._clipped(moved + pull)
+            local, info = self.local.step(
+                objective, _at(local, state.position), derive(generator, "local")
+            )
+            cost += info.evaluations
+        leader = self._leader(state) if leader is None else leader
+        z, velocity = self._moved(objective, state, local, generator, leader, over)
+        z = self._clipped(z, out=z)
         if self.mutation is not None:
             z = self._mutated(z, state, generator)
         # Not where lr is positive now: a schedule may have made it 0 for this step alone.
         loss, grad = _evaluated(objective, z, state.grad is not None)
-        judged = (state.position, state.loss, state.grad) if self.stale_fitness else (z, loss, grad)
-        fitness = self.fitness(objective, *judged)
-        better = fitness.isfinite() & (fitness < state.best_fitness)
+        norm = None if grad is None else norms(grad)
+        fitness = self._judged(objective, state, z, loss, grad, norm)
+        # Neither of which is true of what is no number.
+        better = (fitness < state.best_fitness) & (fitness > -math.inf)
         new = SwarmState(
             position=z,
             loss=loss,
             grad=grad,
-            best=torch.where(better.unsqueeze(-1), z, state.best),
+            best=bests(better, z, state.best, over),
             best_fitness=torch.where(better, fitness, state.best_fitness),
             velocity=velocity,
             local=local,
             round=state.round + 1,
         )
-        return new, Info(z, loss, None if grad is None else norms(grad), fitness, cost)
+        return new, Info(z, loss, norm, fitness, cost)
 
     @property
     def moves_by_lr(self) -> bool:
@@ -292,16 +300,59 @@ class Swarm:
         """Evaluations for each member that judging one point takes."""
         return 1.0 + getattr(self.fitness, "evaluations", 0)
 
-    def _pull(
-        self, objective: Objective, state: SwarmState, generator: torch.Generator, leader: Tensor
-    ) -> Tensor | float:
-        """The attraction to the bests; row i of the random numbers belongs to member i.
+    def _judged(
+        self,
+        objective: Objective,
+        state: SwarmState,
+        z: Tensor,
+        loss: Tensor,
+        grad: Tensor | None,
+        norm: Tensor | None,
+    ) -> Tensor:
+        """The fitness (n,) at z, from the gradient's norm alone where that is enough."""
+        if self.stale_fitness:
+            return self.fitness(objective, state.position, state.loss, state.grad)
+        of_norm = getattr(self.fitness, "of_norm", None)
+        return of_norm(loss, norm) if of_norm else self.fitness(objective, z, loss, grad)
+
+    def _leader(self, state: SwarmState) -> Tensor:
+        """Whom each member follows, (p,) or (n, p)."""
+        return state.best[state.best_fitness.argmin()]
+
+    def _moved(
+        self,
+        objective: Objective,
+        state: SwarmState,
+        local: Any,
+        generator: torch.Generator,
+        leader: Tensor,
+        over: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """The members' next places and velocities."""
+        z, velocity = state.position, state.velocity
+        own, common = self._factors(objective, state, generator)
+        onward = velocity if over or velocity is None else torch.empty_like(z)
+        move = Move(
+            z, state.best, leader, own, common,
+            grad=state.grad if local is None and self.lr else None,
+            found=None if local is None else local.position,
+            velocity=velocity, out=z if over else torch.empty_like(z), onward=onward,
+        )  # fmt: skip
+        move.take(self.inertia, self.inertia * self.lr)
+        return move.out, onward
+
+    def _factors(
+        self, objective: Objective, state: SwarmState, generator: torch.Generator
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Of the pulls to a member's own best point and to the leader, (n, 1) or (n, p) each.
+
+        Row i of the random numbers belongs to member i. None where nothing pulls.
 
         Raises:
             ValueError: if one number per tensor is wanted and the objective knows no tensors.
         """
         if not (self.cognitive or self.social):
-            return 0.0
+            return None, None
         z = state.position
         layout = offered(objective, "layout")
         if self.randomness == "tensor" and layout is None:
@@ -312,22 +363,22 @@ class Swarm:
         r = draw_rows("uniform", (len(z), 2, width), derive(generator, "attraction"), z)
         if self.randomness == "tensor":
             r = layout.spread(r)  # type: ignore[union-attr]
-        own = self.cognitive * r[:, 0] * (state.best - z)
-        return own + self.social * r[:, 1] * (leader - z)
+        return self.cognitive * r[:, 0], self.social * r[:, 1]
 
     def _mutated(self, z: Tensor, state: SwarmState, generator: torch.Generator) -> Tensor:
-        leader = state.best[state.best_fitness.argmin()]
         # A member that has diverged must not keep the others from scattering.
-        diversity = norms(z - leader).nanmean()
+        diversity = norms(z - self._leader(state)).nanmean()
         low, high = self._bounds(z)
         scattered = self.mutation(z, low, high, state.round, derive(generator, "mutation"))  # type: ignore[misc]
         return torch.where(diversity < self.mutation.threshold, scattered, z)  # type: ignore[union-attr]
 
-    def _clipped(self, z: Tensor) -> Tensor:
+    def _clipped(self, z: Tensor, out: Tensor | None = None) -> Tensor:
         if self.box is None:
             return z
+        if not isinstance(self.box[0], Sequence):
+            return torch.clamp(z, *self.box, out=out)
         low, high = self._bounds(z)
-        return torch.minimum(torch.maximum(z, low), high)
+        return torch.minimum(torch.maximum(z, low, out=out), high, out=out)
 
     def _bounds(self, z: Tensor) -> tuple[Tensor, Tensor]:
         pairs = torch.as_tensor(self.box, dtype=z.dtype, device=z.device)

@@ -57,17 +57,25 @@ class Flat:
         Raises:
             RuntimeError: if one is sparse.
         """
+        self.check_dense()
+        pieces = [
+            torch.zeros_like(t).reshape(-1) if t.grad is None else t.grad.detach().reshape(-1)
+            for t in self.tensors
+        ]
+        return torch.cat(pieces) if again else self._joined(1, pieces)
+
+    def check_dense(self) -> None:
+        """Nothing, if no gradient is sparse.
+
+        Raises:
+            RuntimeError: if one is.
+        """
         kinds = {t.grad.layout for t in self.tensors if t.grad is not None} - {torch.strided}
         if kinds:
             raise RuntimeError(
                 f"dense gradients are needed, got one that is {kinds.pop()}: make an embedding "
                 "with sparse=False"
             )
-        pieces = [
-            torch.zeros_like(t).reshape(-1) if t.grad is None else t.grad.detach().reshape(-1)
-            for t in self.tensors
-        ]
-        return torch.cat(pieces) if again else self._joined(1, pieces)
 
     def reclaim(self, kept: Iterable[Tensor]) -> None:
         """Lets go of the memory that tensors still use which somebody keeps."""
@@ -116,12 +124,16 @@ class Closure:
         self._flat, self._closure, self._name = flat, closure, name
         self.layout = flat.layout
         self.dim = self.layout.dim
-        self.position = flat.read()
-        self._here = self.position
+        self._here: Tensor | None = None
         self.first_loss: Any = None
         self.evaluations = 0
         # Which parameters had a gradient in some evaluation.
         self.reached = [False] * len(flat.tensors)
+
+    @cached_property
+    def position(self) -> Tensor:
+        """Where the parameters are (p,); to be read before they move."""
+        return self._flat.read()
 
     def terms(self) -> Iterator[Term]:
         """Nothing: a closure cannot be differentiated twice.
@@ -141,17 +153,22 @@ class Closure:
         Raises:
             RuntimeError: if there is no closure to ask, or it leaves no gradient.
         """
-        loss = self._evaluate(z[0])
+        loss, again = self._differentiated(z[0]), any(self.reached)
         has = [tensor.grad is not None for tensor in self._flat.tensors]
-        if not any(has):
-            raise RuntimeError(
-                f"no parameter of {self._name} has a gradient: the closure must call "
-                "loss.backward() and return the loss"
-            )
-        again = any(self.reached)
         self.reached = [one or other for one, other in zip(self.reached, has, strict=True)]
         slope = self._flat.read_gradients(again).to(z)
         return self._number(loss, z), slope.unsqueeze(0)
+
+    def differentiate(self) -> None:
+        """Evaluates where the parameters are, and leaves dense gradients in them.
+
+        Raises:
+            RuntimeError: if the closure leaves none, one is sparse, or it gives no scalar.
+        """
+        loss = self._differentiated(None)
+        self._flat.check_dense()
+        if isinstance(loss, Tensor):
+            self._check_scalar(loss)
 
     def finish(self, z: Tensor, everywhere: bool = False) -> None:
         """Moves the parameters to ``z``, but for those that no evaluation has reached.
@@ -168,7 +185,8 @@ class Closure:
 
     def move(self, z: Tensor) -> None:
         """Writes z into the parameters, unless it is there."""
-        if z is not self._here and z.data_ptr() != self._here.data_ptr():
+        here = self.position if self._here is None else self._here
+        if z is not here and z.data_ptr() != here.data_ptr():
             self._flat.write(z)
             self._here = z
 
@@ -177,20 +195,38 @@ class Closure:
             raise self._no_more()
         return self._number(self._evaluate(rows[0], backward=False), rows)
 
-    def _evaluate(self, z: Tensor, backward: bool = True) -> Any:
+    def _differentiated(self, z: Tensor | None) -> Any:
+        """The loss at z, as in `_evaluate`, with some gradient.
+
+        Raises:
+            RuntimeError: if there is none.
+        """
+        loss = self._evaluate(z)
+        if all(tensor.grad is None for tensor in self._flat.tensors):
+            raise RuntimeError(
+                f"no parameter of {self._name} has a gradient: the closure must call "
+                "loss.backward() and return the loss"
+            )
+        return loss
+
+    def _evaluate(self, z: Tensor | None, backward: bool = True) -> Any:
         """The loss at z, as the closure gives it; gradients are where ``backward`` puts them.
+
+        Where z is None, the parameters stay as they are.
 
         Raises:
             RuntimeError: if there is no closure to ask, or it gives no loss.
         """
         if self._closure is None:
-            if not backward or z.data_ptr() != self.position.data_ptr():
+            elsewhere = z is not None and z.data_ptr() != self.position.data_ptr()
+            if elsewhere or not backward:
                 raise RuntimeError(
                     f"{self._name} evaluates more than one point in a step and needs a closure: "
                     "optimiser.step(closure). GradScaler takes none; use bfloat16 autocast"
                 )
             return float("nan")
-        self.move(z)
+        if z is not None:
+            self.move(z)
         self.evaluations += 1
         for tensor in self._flat.tensors:
             tensor.grad = None
@@ -215,12 +251,15 @@ class Closure:
 
     def _number(self, loss: Any, z: Tensor) -> Tensor:
         number = loss.detach().to(z) if isinstance(loss, Tensor) else z.new_tensor(loss)
-        if number.numel() != 1:
+        self._check_scalar(number)
+        return number.reshape(1)
+
+    def _check_scalar(self, loss: Tensor) -> None:
+        if loss.numel() != 1:
             raise RuntimeError(
                 f"the closure given to {self._name} must return a scalar, got shape "
-                f"{tuple(number.shape)}"
+                f"{tuple(loss.shape)}"
             )
-        return number.reshape(1)
 
     def _no_more(self) -> TypeError:
         return TypeError(

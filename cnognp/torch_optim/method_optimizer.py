@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass, replace
+from operator import is_
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from cnognp.methods import METHODS
 from cnognp.methods.composition import COMPOSED, OF_TRAINING, unevaluated
 from cnognp.state import from_tensors, to_tensors
 from cnognp.torch_optim.flat import Closure, Flat
+from cnognp.torch_optim.fused import Fused
 from landscape.randomness import derived_seed
 
 # What may differ between parameter groups: one number per coordinate does.
@@ -57,6 +59,7 @@ class MethodOptimizer(torch.optim.Optimizer):
         self._restored: dict[str, Tensor] | None = None
         self._built: tuple[Any, Any] = (None, None)
         self._flat: Flat | None = None
+        self._fused: Fused | None = None
         self._method(self._parameters())
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -89,12 +92,36 @@ class MethodOptimizer(torch.optim.Optimizer):
         flat = self._parameters()
         method = self._method(flat)
         objective = Closure(flat, closure, type(self).__name__)
+        if self._state is None and self._fused is None:
+            self._state = self._initial(method, objective)
+        move = self._step_fused if Fused.suits(method, flat) else self._step_flat
+        try:
+            move(method, flat, objective)
+        finally:
+            self.evaluations += objective.evaluations
+        self._steps += 1
+        self._begun = True
+        return objective.first_loss
+
+    def _initial(self, method: Any, objective: Closure) -> Any:
+        """The state before the first step, or the one that was restored."""
+        state = method.init(objective, objective.position.unsqueeze(0))
+        if self._restored is not None:
+            state = from_tensors(state, _fitted(self._restored, state))
+            self._restored = None
+        return state
+
+    def _step_fused(self, method: Any, flat: Flat, objective: Closure) -> None:
+        """Moves the parameters by a kernel of torch, in place."""
+        objective.differentiate()
+        if self._fused is None:
+            self._fused, self._state = Fused(flat, self._state), None
+        self._fused.step(method, self.param_groups)
+
+    def _step_flat(self, method: Any, flat: Flat, objective: Closure) -> None:
+        """Moves the parameters by the method's own formula over the flat vector."""
+        self._state, self._fused = self._current(), None
         z = objective.position.unsqueeze(0)
-        if self._state is None:
-            self._state = method.init(objective, z)
-            if self._restored is not None:
-                self._state = from_tensors(self._state, _fitted(self._restored, self._state))
-                self._restored = None
         seed = derived_seed(self._seed, "round", self._steps)
         draws = torch.Generator(device="cpu").manual_seed(seed)
         try:
@@ -102,19 +129,19 @@ class MethodOptimizer(torch.optim.Optimizer):
         except BaseException:
             objective.move(objective.position)
             raise
-        finally:
-            self.evaluations += objective.evaluations
-        self._state, self._begun = state, True
-        self._steps += 1
+        self._state = state
         objective.finish(state.position[0], everywhere=self.keeps_unreached)
         flat.reclaim(to_tensors(state).values())
-        return objective.first_loss
+
+    def _current(self) -> Any:
+        """The state, wherever it is; None before the first step."""
+        return self._state if self._fused is None else self._fused.state()
 
     def state_dict(self) -> dict[str, Any]:
         """Parameter groups, the method's state by path, and the number of steps and evaluations."""
-        tensors = dict(self._restored or {})
-        if self._state is not None:
-            tensors = {path: tensor.clone() for path, tensor in to_tensors(self._state).items()}
+        tensors, state = dict(self._restored or {}), self._current()
+        if state is not None:
+            tensors = {path: tensor.clone() for path, tensor in to_tensors(state).items()}
         own = (tensors, self._steps, self._seed, self.evaluations)
         return {**super().state_dict(), **dict(zip(_OWN, own, strict=True))}
 
@@ -139,18 +166,20 @@ class MethodOptimizer(torch.optim.Optimizer):
                 )
         super().load_state_dict({"state": state_dict["state"], "param_groups": groups})
         tensors, self._steps, self._seed, self.evaluations = (state_dict[key] for key in _OWN)
-        self._state, self._flat = None, None
+        self._state, self._fused, self._flat = None, None, None
         self._restored = {path: tensor.clone() for path, tensor in tensors.items()} or None
         self._begun = self._restored is not None
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything, so that a copy goes on like the original."""
-        own = ("_keys", "_begun", "_seed", "_steps", "evaluations", "_state", "_restored")
+        own = ("_keys", "_begun", "_seed", "_steps", "evaluations", "_restored")
         return {
             **super().__getstate__(),
             **{name: getattr(self, name) for name in own},
+            "_state": self._current(),
             "_built": (None, None),
             "_flat": None,
+            "_fused": None,
         }
 
     def _parameters(self) -> Flat:
@@ -162,7 +191,7 @@ class MethodOptimizer(torch.optim.Optimizer):
         tensors = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
         if self._flat is not None:
             known = self._flat.tensors
-            if len(known) == len(tensors) and all(map(lambda a, b: a is b, known, tensors)):
+            if len(known) == len(tensors) and all(map(is_, known, tensors)):
                 return self._flat
             if self._begun:
                 raise RuntimeError(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from landscape.networks import batches as data_batches
-from landscape.networks import grouped
+from landscape.networks import chain_rule, grouped
 from landscape.networks.batches import Batch
 from landscape.networks.data import Data
 from landscape.networks.grouped import Groups
@@ -78,6 +78,23 @@ class Together:
         if isinstance(self.chain, Stack) and self.way == "stacked":
             return members_together(self.chain, samples)
         return 64 if self.way == "vmap" else 1
+
+    def slopes(
+        self, weights: Weights, rows: Tensor, index: int, batch: Batch, share: float
+    ) -> tuple[Tensor, Tensor] | None:
+        """The term of a batch at points (n, p) and its gradient; None where autograd has to."""
+        forward, chain = weights.forward, self.chain
+        if self.way != "stacked" or weights.idle(share) or forward.model.loss is not None:
+            return None
+        if not isinstance(chain, Stack):
+            return None
+        if not chain_rule.suits(chain, forward.loss, rows, batch.target):
+            return None
+        features, target = self.features(index, batch, rows.dtype)
+        value, grad = chain_rule.slopes(
+            chain, forward.layout, rows, features, target, weights.masked
+        )
+        return (value, grad) if share == 1.0 else (value * share, grad.mul_(share))
 
     def features(self, index: int, batch: Batch, dtype: torch.dtype) -> tuple[Tensor, Any]:
         """Inputs as the chain wants them, and the target, kept for batches that stay in memory.

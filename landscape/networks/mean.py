@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -22,6 +22,23 @@ from landscape.networks.weights import Weights
 from landscape.objective import Term
 
 Derivatives = Literal["exact", "differences"]
+
+
+class BatchTerm(NamedTuple):
+    """A batch's part of a mean, at points (n, p)."""
+
+    together: Together
+    weighting: Weights
+    number: int
+    batch: Batch
+    share: float
+
+    def __call__(self, z: Tensor) -> Tensor:
+        return self.together.rows(self.weighting, z, self.number, self.batch, self.share)
+
+    def slopes(self, z: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Values (n,) and gradients (n, p) without a graph; None where there is no such way."""
+        return self.together.slopes(self.weighting, z, self.number, self.batch, self.share)
 
 
 class Mean:
@@ -126,9 +143,8 @@ class Mean:
             yield lambda z, batch=batch, share=share: term(z, batch, share)
 
     def batched_terms(self) -> Iterator[Term]:
-        rows, weighting = self.together.rows, self.weighting
         for index, (batch, share) in enumerate(self.weighed()):
-            yield lambda z, i=index, b=batch, s=share: rows(weighting, z, i, b, s)
+            yield BatchTerm(self.together, self.weighting, index, batch, share)
 
     def weighed(self) -> Iterator[tuple[Batch, float]]:
         """Every batch with its share of the risk: what its mean loss is multiplied by."""

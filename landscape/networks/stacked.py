@@ -39,7 +39,7 @@ def _tanh_(x: Tensor) -> Tensor:
 _IN_PLACE = {nn.ReLU: torch.relu_, nn.Tanh: _tanh_, nn.Sigmoid: torch.sigmoid_}
 _BYTES = 2**22
 Room = Callable[[int, tuple[int, ...], Tensor], Tensor]
-_IGNORED = -100  # what cross_entropy ignores unless told otherwise
+IGNORED = -100  # what cross_entropy ignores unless told otherwise
 
 
 class Dense(NamedTuple):
@@ -113,7 +113,7 @@ def outputs(stack: Stack, tensors: dict[str, Tensor], features: Tensor) -> Tenso
         tensors: its parameters, each with one leading axis of members.
         features: (inputs, samples), shared by all members.
     """
-    return _after_the_first(stack, tensors, _first_layer(stack, tensors, features))
+    return _after_the_first(stack, tensors, first_layer(stack, tensors, features))
 
 
 class Affine:
@@ -188,7 +188,7 @@ class Affine:
             return self._products[index]
         dtype = next(iter(self._tensors.values())).dtype
         features, target = self._features(index, batch, dtype)
-        found = _first_layer(self._stack, self._tensors, features), target
+        found = first_layer(self._stack, self._tensors, features), target
         if self._keep:
             self._products[index] = found
         return found
@@ -200,11 +200,11 @@ def losses(loss: Callable[[Any, Any], Any], output: Tensor, target: Any) -> Any:
     Plain mean cross-entropy is evaluated for all members in one call; any other loss is mapped
     over the members.
     """
-    if _is_cross_entropy(loss) and isinstance(target, Tensor) and target.ndim == 1:
+    if is_cross_entropy(loss) and isinstance(target, Tensor) and target.ndim == 1:
         # Members times samples as one batch would need a copy of the outputs; classes on axis 1
         # and samples behind is the layout that cross_entropy takes anyway.
         targets = target.expand(len(output), len(target))
-        kept = (target != _IGNORED).sum()
+        kept = (target != IGNORED).sum()
         return F.cross_entropy(output, targets, reduction="none").sum(-1) / kept
     return torch.func.vmap(loss, in_dims=(0, None))(output.transpose(1, 2), target)
 
@@ -237,7 +237,8 @@ def _after_the_first(
     return hidden
 
 
-def _first_layer(stack: Stack, tensors: dict[str, Tensor], features: Tensor) -> Tensor:
+def first_layer(stack: Stack, tensors: dict[str, Tensor], features: Tensor) -> Tensor:
+    """The first layer's output, (members, features, samples), by one product for all members."""
     first: Dense = stack.steps[0]  # type: ignore[assignment]
     weight = tensors[first.weight]
     bias = None if first.bias is None else tensors[first.bias]
@@ -250,14 +251,15 @@ def _first_layer(stack: Stack, tensors: dict[str, Tensor], features: Tensor) -> 
     return product.view(members, width, features.shape[1])
 
 
-def _is_cross_entropy(loss: Any) -> bool:
+def is_cross_entropy(loss: Any) -> bool:
+    """Whether a loss is torch's plain mean cross-entropy."""
     if loss is F.cross_entropy:
         return True
     return (
         type(loss) is nn.CrossEntropyLoss
         and loss.weight is None
         and loss.reduction == "mean"
-        and loss.ignore_index == _IGNORED
+        and loss.ignore_index == IGNORED
         and loss.label_smoothing == 0.0
     )
 

@@ -72,13 +72,15 @@ def value_and_grad(
         if z.ndim == 2:
             return values.detach(), grads.detach()
         return values.detach().reshape(z.shape[:-1]), grads.detach().reshape(z.shape)
-    total, gradient = None, torch.zeros_like(rows)
+    total: Any = None
+    gradient: Any = None
     for term in batched_terms(objective):
         pieces = [differentiated(term, piece) for piece in _pieces(objective, rows, chunk)]
-        values, grads = map(torch.cat, zip(*pieces, strict=True))
-        total = values if total is None else total + values
-        gradient += grads
-    return _some(total, objective).reshape(z.shape[:-1]), gradient.reshape(z.shape)
+        values, grads = map(_joined, zip(*pieces, strict=True))
+        first = total is None
+        total, gradient = (values, grads) if first else (total + values, gradient + grads)
+    values = _some(total, objective)
+    return values.reshape(z.shape[:-1]), gradient.reshape(z.shape)
 
 
 def hvp(
@@ -238,7 +240,12 @@ def _recurrent(objective: Any) -> bool:
 
 
 def differentiated(term: Term, points: Tensor) -> tuple[Tensor, Tensor]:
-    """The values of a batched term and their gradients."""
+    """The values of a batched term and their gradients, by its own ``slopes`` if it has some."""
+    if (own := getattr(term, "slopes", None)) is not None:
+        with torch.inference_mode(False), torch.no_grad():
+            found = own(ordinary(points))
+        if found is not None:
+            return found
     with torch.inference_mode(False), torch.enable_grad():
         leaf = ordinary(points).requires_grad_()
         values = term(leaf)
@@ -268,6 +275,10 @@ def _pieces(objective: Objective, rows: Tensor, chunk: int | None) -> tuple[Tens
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk must be at least 1, got {chunk}")
     return rows.split(chunk) if chunk is not None and chunk < len(rows) else (rows,)
+
+
+def _joined(pieces: tuple[Tensor, ...]) -> Tensor:
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
 
 def _some(total: Tensor | None, objective: Objective) -> Tensor:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from cnognp import METHODS
+from cnognp.methods import attraction
 from cnognp.methods.descent import SGD, Epoch
 from cnognp.methods.fitness import GradientNormPenalty
 from cnognp.methods.noise import NiG
@@ -28,6 +29,8 @@ SWARMS = {
     "velocity": Swarm(velocity=True),
     "epoch": Swarm(lr=0.0, local=Epoch(SGD(0.1, 0.9), 32, evaluate=False)),
     "noise": Swarm(lr=0.0, local=NiG()),
+    "flows alone": Swarm(cognitive=0.0, social=0.0),
+    "box": Swarm(box=(-0.1, 0.1)),
 }
 
 
@@ -63,6 +66,17 @@ def test_members_elsewhere_end_with_the_same_bits(wine, tmp_path, monkeypatch, n
         assert torch.equal(fitness, fitness2)
         assert cost == cost2
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("cell", [1, 40, 400])
+@pytest.mark.parametrize("name", SWARMS)
+def test_members_that_move_in_parts_end_with_the_same_bits(wine, monkeypatch, name, cell):
+    expected, seen = ended(SWARMS[name], wine)
+    monkeypatch.setattr(attraction, "_CELL", cell)
+    for method in (SWARMS[name], Population(SWARMS[name], "host", CPU)):
+        found, also = ended(method, wine)
+        assert all(found[key].tobytes() == array.tobytes() for key, array in expected.items())
+        assert all(torch.equal(a[1], b[1]) for a, b in zip(seen, also, strict=True))
 
 
 @pytest.mark.parametrize("law", ["normal", "uniform"])

@@ -541,3 +541,46 @@ def test_warm_ups_from_zero_and_decays_to_zero_train_through(model, data, kind):
             ends.append(weights(m))
         torch.testing.assert_close(ends[0], ends[-1], rtol=1e-9, atol=1e-9)
         assert not torch.equal(ends[0], weights(model))
+
+
+def transposed(model):
+    """The first matrix in memory column by column."""
+    return model[0].weight.data.t().contiguous().t()
+
+
+FORMS = {
+    "as it is": lambda m, k: m,
+    "columns": lambda m, k: setattr(m[0].weight, "data", transposed(m)),
+    # The state goes from the kernel to the formula and back.
+    "columns for a while": lambda m, k: setattr(
+        m[0].weight, "data", transposed(m) if k in (3, 4) else m[0].weight.data.contiguous()
+    ),
+}
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+@pytest.mark.parametrize(
+    ("name", "keys"), [*ROUTED, ("SGD", {"lr": 0.05, "momentum": 0.5, "decoupled": True})]
+)
+def test_steps_do_not_depend_on_how_parameters_lie_in_memory(model, data, name, keys, form):
+    twin = copy.deepcopy(model)
+    optimiser = getattr(torch_optim, name)(twin.parameters(), **keys)
+    theirs = {key: value for key, value in keys.items() if key != "decoupled"}
+    other = getattr(torch.optim, name)(model.parameters(), **theirs)
+    for k in range(8):
+        form(twin, k)
+        optimiser.step(closure_of(twin, data))
+        other.zero_grad()
+        other.step(closure_of(model, data))
+    torch.testing.assert_close(weights(twin), weights(model), rtol=1e-10, atol=1e-10)
+
+
+def test_a_step_of_a_kernel_keeps_parameters_where_they_are(model, data):
+    places = [p.data_ptr() for p in model.parameters()]
+    optimiser = torch_optim.Adam(model.parameters(), lr=0.05)
+    optimiser.step(closure_of(model, data))
+    stored = optimiser.state_dict()["method"]
+    assert torch.equal(stored["state/position"][0], weights(model))
+    grad = torch.cat([p.grad.flatten() for p in model.parameters()])
+    torch.testing.assert_close(stored["state/mean"][0], 0.1 * grad)
+    assert [p.data_ptr() for p in model.parameters()] == places
