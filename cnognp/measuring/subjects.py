@@ -70,7 +70,8 @@ class Subject:
             for name in metrics if name not in MEASURED
         }  # fmt: skip
         objective = self.objective(z)
-        if self.shards > 1 and isinstance(objective.batches, list) and len(objective.batches) < 2:
+        data = objective.data
+        if self.shards > 1 and data.resident and len(data.batches) < 2:
             objective = objective.sharded(min(self.shards, objective.samples))
         return Place(objective, z, self.population, found, store, progress, self.towards)
 
