@@ -13,8 +13,9 @@ from torch import Tensor
 from cnognp.measuring.directions import check_apart
 from cnognp.measuring.place import Place
 from cnognp.measuring.settings import Settings, Slice
+from cnognp.tasks import weights
 from cnognp.tasks.problem import Problem, problem_of
-from cnognp.training import checkpoint, weights
+from cnognp.training import checkpoint
 from cnognp.training.checkpoint import Checkpoint
 from cnognp.training.config import RunFolder
 from landscape import results
@@ -136,7 +137,7 @@ def of_weights(problem: Problem, file: Path | None) -> Subject:
     """The point that a file of weights holds, or the model as it is given.
 
     Raises:
-        DamagedFile: if the file cannot be read (see `cnognp.training.weights.read`), or holds
+        DamagedFile: if the file cannot be read (see `cnognp.tasks.weights.read`), or holds
             another model's weights, or numbers that are not finite.
         FileNotFoundError: if there is none.
     """
