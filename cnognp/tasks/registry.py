@@ -16,6 +16,7 @@ from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from cnognp.tasks.census import adult
+from cnognp.tasks.cifar import cifar10, cifar100
 from cnognp.tasks.images import digits
 from cnognp.tasks.tabular import breast_cancer, wine
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 TASKS: Mapping[str, Callable[..., "Task"]] = MappingProxyType({
     "adult": adult,
     "breast-cancer": breast_cancer,
+    "cifar10": cifar10,
+    "cifar100": cifar100,
     "digits": digits,
     "wine": wine,
 })
