@@ -243,7 +243,7 @@ def _read(known: _Set, folder: Path, train: bool) -> "tuple[np.ndarray, np.ndarr
     if missing:
         raise FileNotFoundError(
             f"no {', '.join(missing)} in {inner}, where {known.name} is looked for. Name the "
-            f"folder that holds {source.base_folder} with --task.data, or fetch the files: {fetch}"
+            f"folder that holds {source.base_folder} with --data, or fetch the files: {fetch}"
         )
     try:
         found = source(str(folder), train=train)

@@ -2,6 +2,7 @@
 
 import inspect
 import io
+import json
 import subprocess
 import sys
 import zipfile
@@ -13,6 +14,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from cnognp.cli.main import main
+from cnognp.methods import METHODS
 from cnognp.tasks import TASKS, cifar, initial_population, load
 from cnognp.tasks.architectures import architecture
 from cnognp.tasks.problem import Problem
@@ -47,7 +50,7 @@ class Folder:
     train_list = (("one", ""), ("two", ""))
     test_list = (("three", ""),)
     meta = {"filename": "names"}
-    sound = True
+    sound, classes = True, 10
 
     def __init__(self, root, train):
         if not self.sound:
@@ -55,13 +58,14 @@ class Folder:
         source = np.random.default_rng(train)
         count = 120 if train else 40
         self.data = source.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
-        self.targets = [k % 10 for k in range(count)]
+        self.targets = [k % self.classes for k in range(count)]
 
 
 @pytest.fixture
 def few(monkeypatch, tmp_path):
-    kind = type("CIFAR10", (Folder,), {})
-    monkeypatch.setattr(cifar, "torchvision", lambda part: SimpleNamespace(CIFAR10=kind))
+    hundred = type("CIFAR100", (Folder,), {"classes": 30})
+    known = SimpleNamespace(CIFAR10=Folder, CIFAR100=hundred)
+    monkeypatch.setattr(cifar, "torchvision", lambda part: known)
     (tmp_path / "few").mkdir()
     for name in ("one", "two", "three", "names"):
         (tmp_path / "few" / name).write_bytes(b"")
@@ -151,6 +155,13 @@ def test_images_are_bytes_of_the_reader_channels_first_and_validation_is_cut_fro
     assert task_of(few, validation=0).validation is None
 
 
+def test_cifar100_has_a_hundred_outputs_and_a_name_of_its_own(few):
+    task = load("cifar100", data=str(few), validation=0)
+    assert task.name == "cifar100" and int(task.train[1].max()) == 29
+    with torch.no_grad():
+        assert task.model.eval()(task.prepare(task.test[0][:2])).shape == (2, 100)
+
+
 @pytest.mark.parametrize(("options", "message"), [
     ({"validation": 9}, "validation must be 0, or from 10 to 110 images"),
     ({"validation": 111}, "validation must be 0, or from 10 to 110 images"),
@@ -233,6 +244,37 @@ def test_a_mini_batch_is_the_crop_that_seed_and_step_say(few):
     ):
         moved = cropped_and_flipped(task.train[0][index], 9, 0, step)
         assert torch.equal(batch.inputs, task.prepare(moved))
+
+
+def test_a_member_trains_on_the_same_images_however_many_there_are(few):
+    task = task_of(few)
+    problem, method = Problem(task, CPU), METHODS["sgd"](lr=0.1, momentum=0.9, batch_size=50)
+    z = initial_population(task, Layout.of(task.model), 3, seed=0)
+    ends = []
+    for members in (1, 3):
+        source = torch.Generator(device="cpu").manual_seed(6)
+        objective = next(problem.stream(method, 0))
+        state, _ = method.step(objective, method.init(objective, z[:members]), source)
+        ends.append(state.position)
+    assert torch.equal(ends[0][0], ends[1][0])
+    assert not torch.equal(ends[0][0], z[0])
+
+
+@pytest.mark.slow
+def test_a_population_trains_from_the_command_line_and_is_measured(few, capsys):
+    run = str(few / "run")
+    options = ["--data", str(few), "--task.validation", "20", "--method.batch_size", "50"]
+    options += ["--task.norm", "group", "--members", "1", "--iterations", "1"]
+    assert main(["train", "cifar10", "--method", "sgd", *options, "--out", run, "--json"]) == 0
+    best = json.loads(capsys.readouterr().out)["best"]
+    assert set(best["metrics"]) == {"train", "validation", "test"}
+    model = architecture("resnet20", 10, "group")
+    load_weights(few / "run" / "best.safetensors", model)
+    task = task_of(few, norm="group")
+    with torch.no_grad():
+        truth = F.cross_entropy(model.eval()(task.prepare(task.train[0])), task.train[1])
+    assert best["loss"] == pytest.approx(float(truth), rel=1e-4)
+    assert main(["analyze", run, "--only", "gradient", "--json"]) == 0
 
 
 # ------------------------------------------------------------------------------------- weights
