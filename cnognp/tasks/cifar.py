@@ -2,18 +2,16 @@
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from cnognp.tasks.architectures import Norm, architecture, torchvision
-from cnognp.tasks.tabular import Splits, held_out, starts
+from cnognp.tasks.tabular import Splits, held_out, starts, tensors
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from torch import Tensor
 
     from cnognp.tasks.task import Task
-    from landscape.networks import Layout
 
 Colour = tuple[float, float, float]
 
@@ -142,10 +140,10 @@ def _task(known: _Set, options: _Options) -> "Task":
 
     if min(options.deviation) <= 0:
         raise ValueError(f"deviation must be positive, got {options.deviation}")
-    # The network first: a slip in its name is said before the data are read.
-    start = _start(known, options)
+    build = partial(architecture, options.network, known.classes, options.norm)
     return Task(
-        **start,
+        # The network first: a slip in its name is said before the data are read.
+        **starts(build, options.seed, options.weights, options.spread),
         **_splits(known, options)._asdict(),
         loss=F.cross_entropy,
         metrics={"accuracy": accuracy},
@@ -153,34 +151,6 @@ def _task(known: _Set, options: _Options) -> "Task":
         prepare=partial(normalised, mean=options.mean, deviation=options.deviation),
         augment=_augmented if options.augment else None,
     )
-
-
-def _start(known: _Set, options: _Options) -> dict[str, Any]:
-    """The ``model`` of the task and the ``initial`` of the other members.
-
-    Raises:
-        ValueError: if the spread is negative.
-    """
-    if not options.spread >= 0:
-        raise ValueError(f"spread must be at least 0, got {options.spread}")
-    found = starts(
-        partial(architecture, options.network, known.classes, options.norm), options.seed
-    )
-    if options.weights:
-        from cnognp.tasks.weights import load
-
-        load(Path(options.weights).expanduser(), found["model"])
-        found["initial"] = partial(_beside, found["model"], options.spread)
-    return found
-
-
-def _beside(
-    model: "torch.nn.Module", spread: float, layout: "Layout", generator: "torch.Generator"
-) -> "Tensor":
-    import torch
-
-    own = layout.flatten({name: p.detach() for name, p in model.named_parameters()})
-    return own + spread * torch.randn(own.shape, generator=generator, device="cpu")
 
 
 def _augmented(images: "Tensor", seed: int, step: int) -> "Tensor":
@@ -202,26 +172,19 @@ def _splits(known: _Set, options: _Options) -> Splits:
     (images, target), test = (_read(known, folder, train) for train in (True, False))
     size, most = options.validation, len(target) - known.classes
     if size == 0:
-        return Splits(_pair(images, target), None, _pair(*test))
+        return tensors(Splits((images, target), None, test))
     if not known.classes <= size <= most:
         raise ValueError(
             f"validation must be 0, or from {known.classes} to {most} images, so that every class "
             f"is in it and is left for training, got {size}"
         )
     kept, drawn = held_out(np.arange(len(target)), target, size, options.seed, "validation")
-    train, validation = (_pair(images[rows], target[rows]) for rows in (kept, drawn))
-    return Splits(train, validation, _pair(*test))
-
-
-def _pair(images: "np.ndarray", target: "np.ndarray") -> "tuple[Tensor, Tensor]":
-    import torch
-
-    pixels = torch.as_tensor(images, device="cpu").permute(0, 3, 1, 2).contiguous()
-    return pixels, torch.as_tensor(target, device="cpu")
+    train, validation = ((images[rows], target[rows]) for rows in (kept, drawn))
+    return tensors(Splits(train, validation, test))
 
 
 def _read(known: _Set, folder: Path, train: bool) -> "tuple[np.ndarray, np.ndarray]":
-    """Images (n, 32, 32, 3) and classes (n,), from files whose MD5 are the published ones.
+    """Images (n, 3, 32, 32) and classes (n,), from files whose MD5 are the published ones.
 
     Raises:
         FileNotFoundError: if a file is missing; says which, and how to get them.
@@ -253,4 +216,5 @@ def _read(known: _Set, folder: Path, train: bool) -> "tuple[np.ndarray, np.ndarr
             f"its files are not those of {known.name}, their MD5 are others",
             f"remove the folder and fetch them: {fetch}",
         ) from None
-    return np.asarray(found.data), np.asarray(found.targets, dtype=np.int64)
+    images = np.ascontiguousarray(np.moveaxis(found.data, -1, 1))
+    return images, np.asarray(found.targets, dtype=np.int64)

@@ -43,6 +43,10 @@ def strips(path, labels, count):
     return images, target[:count].astype(np.int64)
 
 
+def pair(images, target):
+    return torch.tensor(images).permute(0, 3, 1, 2), torch.tensor(target)
+
+
 class Folder:
     """What of torchvision's class is used, on a few random images."""
 
@@ -88,7 +92,7 @@ def test_trained_networks_are_as_good_as_published_on_a_thousand_images(name, co
     images, target = strips(SHARED / "cifar10" / "test_batch.zip", "labels.npy", 1000)
     model = architecture(name, 10)
     load_weights(SHARED / "weights" / f"cifar10_{name}.safetensors", model)
-    data = Data(cifar._pair(images, target), prepare=lambda x: normalised(x, *IMAGENET.values()))
+    data = Data(pair(images, target), prepare=lambda x: normalised(x, *IMAGENET.values()))
     risk = EmpiricalRisk(model, data, F.cross_entropy)
     hits = risk.measuring(lambda output, y: (output.argmax(1) == y).float().mean())
     assert round(1000 * float(value(hits, risk.point()))) == correct
@@ -130,7 +134,7 @@ def test_trained_networks_are_as_good_as_published_on_all(unpacked, name, correc
 def test_normalised_images_of_cifar100_have_mean_0_and_deviation_1():
     images, target = strips(SHARED / "cifar100" / "train_10k.zip", "fine_labels.npy", 5000)
     defaults = inspect.signature(TASKS["cifar100"]).parameters
-    pixels, _ = cifar._pair(images, target)
+    pixels, _ = pair(images, target)
     found = normalised(pixels, defaults["mean"].default, defaults["deviation"].default)
     assert found.mean((0, 2, 3)).abs().max() < 0.02
     assert (found.std((0, 2, 3)) - 1).abs().max() < 0.02
