@@ -143,7 +143,7 @@ class Data:
 
     def of(self, batches: list[Batch]) -> "Data":
         """The same kind of data in other batches, which are prepared."""
-        twin = self._kept_as(batches)
+        twin = self.like(batches)
         twin.prepare = None
         return twin
 
@@ -157,11 +157,11 @@ class Data:
             raise ValueError(f"count must be from 1 to the {self.samples} samples, got {count}")
         whole = self.joined()
         order = torch.arange(self.samples, device=self.device)
-        return self._kept_as([parts.rows(whole, index) for index in order.tensor_split(count)])
+        return self.like([parts.rows(whole, index) for index in order.tensor_split(count)])
 
     def limited(self, most: int) -> "Data":
         """The same batches, those of more than ``most`` samples cut into pieces of that size."""
-        return self._kept_as(self._cut(most))
+        return self.like(self._cut(most))
 
     def joined(self) -> Batch:
         """All samples as one batch, as they are kept.
@@ -235,7 +235,8 @@ class Data:
             return batch
         return batch._replace(inputs=self.prepare(batch.inputs))
 
-    def _kept_as(self, batches: list[Batch]) -> "Data":
+    def like(self, batches: list[Batch]) -> "Data":
+        """The same kind of data in other batches, as they are kept."""
         twin = copy.copy(self)
         twin.batches, twin._joined, twin._stream = batches, None, None
         twin.samples = sum(batch.samples for batch in batches)

@@ -498,3 +498,20 @@ def test_a_risk_on_prepared_data_is_the_risk_on_what_the_model_takes():
 
 def one_shift(source):
     return order_of(source, 0).initial_seed() % 7
+
+
+def test_a_risk_is_made_without_preparing_more_than_its_first_batch():
+    inputs, target = in_bytes(20_000)
+    seen = []
+
+    def noted(part):
+        seen.append(len(part))
+        return doubled(part)
+
+    data = Data((inputs, target), prepare=noted)
+    model = torch.nn.Linear(5, 3)
+    risk = EmpiricalRisk(model, data, torch.nn.functional.cross_entropy)
+    assert risk.largest == max(seen) == 4096 and len(seen) <= 6
+    made = len(seen)
+    assert risk.weights == [4096.0] * 4 + [3616.0] and len(seen) == made
+    assert isinstance(float(value(risk, risk.point())), float) and len(seen) == made + 5
