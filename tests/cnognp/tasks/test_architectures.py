@@ -7,10 +7,13 @@ import sys
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from cnognp.tasks.architectures import NETWORKS, architecture
 from cnognp.tasks.vit import vit
 from cnognp.tasks.wide import wide_resnet
+from landscape.networks import EmpiricalRisk
+from landscape.objective import hvp
 
 SMALL = ("resnet20", "wrn16-4", "vgg11", "vit-t", "torchvision:squeezenet1_1")
 
@@ -66,6 +69,25 @@ def test_the_transformer_is_that_of_timm(width, heads):
     x = torch.randn(3, 3, 32, 32, generator=seeded(1))
     with torch.no_grad():
         torch.testing.assert_close(ours(x), theirs.eval()(x))
+
+
+def test_products_with_the_hessian_of_a_transformer_are_differences_of_gradients():
+    """The gradients by torch alone, in float64, without the engine of this package."""
+    model = vit(4, 2, 3, depth=1, generator=seeded(1)).double()
+    x = torch.randn(4, 3, 32, 32, dtype=torch.float64, generator=seeded(2))
+    y = torch.tensor([0, 1, 2, 1])
+    risk = EmpiricalRisk(model, (x, y), F.cross_entropy)
+    z, u = risk.point(), torch.randn(risk.dim, dtype=torch.float64, generator=seeded(3))
+
+    def gradient(point):
+        nn.utils.vector_to_parameters(point, model.parameters())
+        model.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        return nn.utils.parameters_to_vector([p.grad for p in model.parameters()])
+
+    found, step = hvp(risk, z, u), 1e-6
+    truth = (gradient(z + step * u) - gradient(z - step * u)) / (2 * step)
+    assert float((found - truth).norm() / truth.norm()) < 1e-7
 
 
 def test_weights_of_the_wide_network_have_the_published_deviations():
