@@ -247,7 +247,7 @@ class Slice(Seeded):
     def __post_init__(self):
         super().__post_init__()
         if self.direction not in DIRECTIONS:
-            from cnognp.training.weights import SUFFIXES
+            from cnognp.tasks.weights import SUFFIXES
 
             known = f"one of {', '.join(DIRECTIONS)}, or a file of weights ({', '.join(SUFFIXES)})"
             require(self.file is not None, "direction", known, self.direction)
@@ -267,7 +267,7 @@ class Slice(Seeded):
     @property
     def file(self) -> Path | None:
         """The file of the weights that slices go to, if they do."""
-        from cnognp.training.weights import SUFFIXES
+        from cnognp.tasks.weights import SUFFIXES
 
         path = Path(self.direction)
         return path if path.suffix.lower() in SUFFIXES else None

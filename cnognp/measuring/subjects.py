@@ -13,8 +13,9 @@ from torch import Tensor
 from cnognp.measuring.directions import check_apart
 from cnognp.measuring.place import Place
 from cnognp.measuring.settings import Settings, Slice
+from cnognp.tasks import weights
 from cnognp.tasks.problem import Problem, problem_of
-from cnognp.training import checkpoint, weights
+from cnognp.training import checkpoint
 from cnognp.training.checkpoint import Checkpoint
 from cnognp.training.config import RunFolder
 from landscape import results
@@ -70,7 +71,8 @@ class Subject:
             for name in metrics if name not in MEASURED
         }  # fmt: skip
         objective = self.objective(z)
-        if self.shards > 1 and isinstance(objective.batches, list) and len(objective.batches) < 2:
+        data = objective.data
+        if self.shards > 1 and data.resident and len(data.batches) < 2:
             objective = objective.sharded(min(self.shards, objective.samples))
         return Place(objective, z, self.population, found, store, progress, self.towards)
 
@@ -135,7 +137,7 @@ def of_weights(problem: Problem, file: Path | None) -> Subject:
     """The point that a file of weights holds, or the model as it is given.
 
     Raises:
-        DamagedFile: if the file cannot be read (see `cnognp.training.weights.read`), or holds
+        DamagedFile: if the file cannot be read (see `cnognp.tasks.weights.read`), or holds
             another model's weights, or numbers that are not finite.
         FileNotFoundError: if there is none.
     """

@@ -301,7 +301,7 @@ class Problem:
             return source
         return Data(
             source, self.device, unpack=self.task.unpack, whole=self.task.loss_of == "model",
-            seed=self._seed,
+            seed=self._seed, prepare=self.task.prepare, augment=self.task.augment,
         )  # fmt: skip
 
     def _advice(self) -> str:

@@ -16,7 +16,9 @@ from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from cnognp.tasks.census import adult
+from cnognp.tasks.cifar import cifar10, cifar100
 from cnognp.tasks.images import digits
+from cnognp.tasks.medical import breastmnist, pneumoniamnist
 from cnognp.tasks.tabular import breast_cancer, wine
 
 if TYPE_CHECKING:
@@ -25,7 +27,11 @@ if TYPE_CHECKING:
 TASKS: Mapping[str, Callable[..., "Task"]] = MappingProxyType({
     "adult": adult,
     "breast-cancer": breast_cancer,
+    "breastmnist": breastmnist,
+    "cifar10": cifar10,
+    "cifar100": cifar100,
     "digits": digits,
+    "pneumoniamnist": pneumoniamnist,
     "wine": wine,
 })
 

@@ -7,6 +7,7 @@ a command line can show the signatures at once.
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -105,29 +106,54 @@ def held_out(
 
 
 def tensors(splits: Splits) -> Splits:
-    """Pairs of arrays as pairs of CPU tensors: floating point as float32, classes as int64."""
+    """Pairs of arrays as pairs of CPU tensors: float32 or bytes, and classes as int64.
+
+    A split that is None stays so.
+    """
     import torch
 
-    def tensor(array: "np.ndarray") -> torch.Tensor:
-        dtype = torch.float32 if array.dtype.kind == "f" else torch.int64
+    def tensor(array: "np.ndarray", whole: torch.dtype) -> torch.Tensor:
+        dtype = torch.float32 if array.dtype.kind == "f" else whole
         return torch.as_tensor(array, dtype=dtype, device="cpu")
 
-    return Splits(*((tensor(inputs), tensor(target)) for inputs, target in splits))
+    def pair(inputs: "np.ndarray", target: "np.ndarray") -> tuple[torch.Tensor, torch.Tensor]:
+        bytewise = torch.uint8 if inputs.dtype.kind == "u" else torch.int64
+        return tensor(inputs, bytewise), tensor(target, torch.int64)
+
+    return Splits(*(None if split is None else pair(*split) for split in splits))
 
 
-def starts(build: Callable[..., Any], seed: int) -> dict[str, Any]:
+def starts(
+    build: Callable[..., Any], seed: int, weights: str = "", spread: float = 0.0
+) -> dict[str, Any]:
     """The ``model`` of a task, drawn from ``seed``, and the ``initial`` that draws its siblings.
 
     Args:
         build: ``build(generator=...)`` gives a module with weights from that generator.
         seed: any integer.
+        weights: a file whose weights the model has instead; its siblings then begin beside it.
+        spread: deviation of the normal noise between them.
+
+    Raises:
+        ValueError: if the spread is negative.
+        FileNotFoundError: if there is no such file.
+        DamagedFile: if it cannot be read.
+        UnfitFile: if its weights are those of another network.
     """
     import torch
 
     from landscape.randomness import derived_seed
 
+    if not spread >= 0:
+        raise ValueError(f"spread must be at least 0, got {spread}")
     generator = torch.Generator(device="cpu").manual_seed(derived_seed(seed, "model"))
-    return {"model": build(generator=generator), "initial": partial(_sibling, build)}
+    model = build(generator=generator)
+    if not weights:
+        return {"model": model, "initial": partial(_sibling, build)}
+    from cnognp.tasks.weights import load
+
+    load(Path(weights).expanduser(), model)
+    return {"model": model, "initial": partial(_beside, model, spread)}
 
 
 def perceptron(
@@ -161,6 +187,13 @@ def perceptron(
 def _sibling(build: Callable[..., Any], layout: Any, generator: Any) -> Any:
     fresh = build(generator=generator)
     return layout.flatten({name: p.detach() for name, p in fresh.named_parameters()})
+
+
+def _beside(model: Any, spread: float, layout: Any, generator: Any) -> Any:
+    import torch
+
+    own = layout.flatten({name: p.detach() for name, p in model.named_parameters()})
+    return own + spread * torch.randn(own.shape, generator=generator, device="cpu")
 
 
 def _standardised(inputs: "np.ndarray", target: "np.ndarray", seed: int) -> Splits:

@@ -40,10 +40,15 @@ class Task:
         loss_of: ``"output"``; or ``"model"``, where loss and metrics are functions
             ``(model, batch)`` of the whole model, as in `landscape.networks.risk.ModelRisk`.
         unpack: a function from a batch to (inputs, target, samples), where a batch is no pair.
+        prepare: from inputs as they are kept to what the model takes, for instance from bytes to
+            normalised images; runs on the device, on a few thousand samples at most.
+        augment: ``augment(inputs, seed, step)`` of the inputs of a training mini-batch, before
+            ``prepare``, on the device; must follow from its arguments. Who judges, measures or
+            takes steps on the whole data sees every sample as it is.
 
     Raises:
-        TypeError: if the model is no module, the loss, a metric or ``initial`` cannot be called,
-            or a split is of another kind.
+        TypeError: if the model is no module, the loss, a metric, ``initial``, ``prepare`` or
+            ``augment`` cannot be called, or a split is of another kind.
         ValueError: if a split holds no sample, one input and a target of different lengths, or a
             number that is not finite (minus infinity is allowed in a mask beside other inputs).
             What a ``Dataset`` or a ``DataLoader`` gives is not read, so not checked.
@@ -59,6 +64,8 @@ class Task:
     name: str = ""
     loss_of: LossOf = "output"
     unpack: Unpack | None = None
+    prepare: Callable[[Any], Any] | None = None
+    augment: Callable[[Any, int, int], Any] | None = None
 
     def __post_init__(self):
         if self.loss_of not in get_args(LossOf):
@@ -76,6 +83,10 @@ class Task:
             raise TypeError(
                 f"initial must be a function (layout, generator), got {_kind(self.initial)}"
             )
+        for name in ("prepare", "augment"):
+            change = getattr(self, name)
+            if change is not None and not callable(change):
+                raise TypeError(f"{name} must be a function of inputs, got {_kind(change)}")
         if not isinstance(self.metrics, Mapping):
             raise TypeError(
                 f"metrics must map names to functions (output, target), got {_kind(self.metrics)}"

@@ -21,6 +21,7 @@ from cnognp.run import run
 from cnognp.state import from_arrays, to_tensors
 from cnognp.tasks.problem import Problem, choose_device, problem_of
 from cnognp.tasks.task import initial_population
+from cnognp.tasks.weights import encoded
 from cnognp.training import baseline, checkpoint, minibatches
 from cnognp.training.checkpoint import Checkpoint
 from cnognp.training.config import Config, RunFolder
@@ -33,7 +34,6 @@ from cnognp.training.curvature import (
 )
 from cnognp.training.judging import Judging, judging
 from cnognp.training.record import Record
-from cnognp.training.weights import encoded
 from landscape import results
 from landscape.files import DamagedFile, replacing
 from landscape.objective import value_and_grad

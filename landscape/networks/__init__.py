@@ -1,5 +1,6 @@
 """A network with its data and its loss as a function of one vector."""
 
+from landscape.networks.augmentation import cropped_and_flipped, normalised
 from landscape.networks.batches import Batch, Unpack, dense_parts, tensors_of
 from landscape.networks.data import RESIDENT_BYTES, Data, is_dataset
 from landscape.networks.layout import Entry, Layout
@@ -10,6 +11,7 @@ from landscape.networks.risk import EmpiricalRisk, ModelRisk, Risk
 
 __all__ = [
     "RESIDENT_BYTES", "Batch", "Data", "Derivatives", "EmpiricalRisk", "Entry", "Layout",
-    "ModelRisk", "Network", "Reestimated", "Risk", "Stochastic", "Unpack", "called", "dense_parts",
-    "is_batchnorm", "is_dataset", "reestimated", "tensors_of",
+    "ModelRisk", "Network", "Reestimated", "Risk", "Stochastic", "Unpack", "called",
+    "cropped_and_flipped", "dense_parts", "is_batchnorm", "is_dataset", "normalised", "reestimated",
+    "tensors_of",
 ]  # fmt: skip

@@ -1,7 +1,7 @@
 """The noun Data: samples in batches, and how they are read, cut, joined, counted and drawn."""
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +21,10 @@ from landscape.randomness import derive, derived_seed
 
 RESIDENT_BYTES = 2**28
 _READ = 256  # samples of a dataset that are read together
+_PREPARED = 4096  # samples that are prepared together
+
+Prepare = Callable[[Any], Any]
+Augment = Callable[[Any, int, int], Any]
 
 
 class Data:
@@ -38,9 +42,13 @@ class Data:
         unpack: a function from a batch to (inputs, target, samples).
         whole: the loss takes a batch as it is.
         seed: of what is random in a loader; None where nobody asked for a frozen copy.
+        prepare: from inputs as they are kept (bytes) to what the model takes; applied to every
+            batch when it is asked for, at most 4,096 samples at a time.
+        augment: ``augment(inputs, seed, step)`` of the inputs of a mini-batch, before ``prepare``;
+            must follow from its arguments. A pass over all samples is never augmented.
 
     Attributes:
-        batches: a list, or a `LoaderBatches` that does not fit in memory.
+        batches: as they are kept: a list, or a `LoaderBatches` that does not fit in memory.
         samples: how many there are.
         random: what is random in the data, in words; empty where nothing is known to be.
         seed: as above.
@@ -60,9 +68,12 @@ class Data:
         unpack: Unpack | None = None,
         whole: bool = False,
         seed: int | None = None,
+        prepare: Prepare | None = None,
+        augment: Augment | None = None,
     ):
         self.device, self.seed = torch.device(device), seed
         self.unpack, self.whole = unpack, whole
+        self.prepare, self.augment = prepare, augment
         self.random = self.advice = ""
         self._stream: LoaderBatches | None = None
         self._joined: Batch | None = None
@@ -95,6 +106,8 @@ class Data:
             self.batches = [
                 moved(batch_of(content, unpack, whole=whole), self.device) for content in contents
             ]
+        if prepare is not None and isinstance(self.batches, list):
+            self.batches = self._cut(_PREPARED)
         self.samples = sum(batch.samples for batch in self.batches)
         if not self.advice and isinstance(self.first.inputs, Mapping) and unpack is None:
             self.advice = (
@@ -104,7 +117,7 @@ class Data:
             )
 
     def __iter__(self) -> Iterator[Batch]:
-        return iter(self.batches)
+        return map(self._prepared, self.batches)
 
     @property
     def resident(self) -> bool:
@@ -114,12 +127,12 @@ class Data:
     @property
     def first(self) -> Batch:
         """The first batch."""
-        return next(iter(self.batches))
+        return next(iter(self))
 
     @property
     def pairs(self) -> Any:
-        """The batches as (inputs, target): a list where they stay in memory."""
-        if isinstance(self.batches, list):
+        """The batches as (inputs, target): a list where they stay in memory as they are."""
+        if isinstance(self.batches, list) and self.prepare is None:
             return [(batch.inputs, batch.target) for batch in self.batches]
         return _Pairs(self)
 
@@ -129,10 +142,9 @@ class Data:
         return None if self._stream is None else self._stream.loader.batch_size
 
     def of(self, batches: list[Batch]) -> "Data":
-        """The same kind of data in other batches."""
-        twin = copy.copy(self)
-        twin.batches, twin._joined, twin._stream = batches, None, None
-        twin.samples = sum(batch.samples for batch in batches)
+        """The same kind of data in other batches, which are prepared."""
+        twin = self.like(batches)
+        twin.prepare = None
         return twin
 
     def cut(self, count: int) -> "Data":
@@ -143,7 +155,7 @@ class Data:
         """
         if not 1 <= count <= self.samples:
             raise ValueError(f"count must be from 1 to the {self.samples} samples, got {count}")
-        return self.of(self.pieces(self.joined(), count))
+        return self.like(self.pieces(self.joined(), count))
 
     def pieces(self, batch: Batch, count: int) -> list[Batch]:
         """The samples of a batch in at most ``count`` batches, in order and as equal as can be.
@@ -161,15 +173,10 @@ class Data:
 
     def limited(self, most: int) -> "Data":
         """The same batches, those of more than ``most`` samples cut into pieces of that size."""
-        pieces: list[Batch] = []
-        for batch in self.batches:
-            order = torch.arange(batch.samples, device=self.device)
-            large = batch.samples > most and parts.rowwise(batch)
-            pieces += [parts.rows(batch, i) for i in order.split(most)] if large else [batch]
-        return self.of(pieces)
+        return self.like(self._cut(most))
 
     def joined(self) -> Batch:
-        """All samples as one batch.
+        """All samples as one batch, as they are kept.
 
         Raises:
             ValueError: if the data do not stay in memory, have no rows, or do not fit together.
@@ -191,10 +198,25 @@ class Data:
     def epoch(self, size: int, generator: torch.Generator, *, kept: str = "") -> Iterator[Batch]:
         """Mini-batches of all samples in a new order; random data are drawn anew.
 
+        They are augmented, each as the seed of the generator and its place in the epoch say, and
+        prepared.
+
         Args:
             size: samples in each; the last one may have fewer.
             generator: source of the order and of what is random.
             kept: why batches must stay as they are; they then come whole, in a new order.
+
+        Raises:
+            ValueError: if batches must stay as they are, and are of another size.
+        """
+        seed = generator.initial_seed()
+        for step, batch in enumerate(self._ordered(size, generator, kept)):
+            if self.augment is not None:
+                batch = batch._replace(inputs=self.augment(batch.inputs, seed, step))
+            yield self._prepared(batch)
+
+    def _ordered(self, size: int, generator: torch.Generator, kept: str) -> Iterator[Batch]:
+        """The mini-batches of an epoch as they are kept.
 
         Raises:
             ValueError: if batches must stay as they are, and are of another size.
@@ -219,6 +241,27 @@ class Data:
         order = torch.randperm(self.samples, generator=generator, device=generator.device)
         for index in order.to(self.device).split(size):
             yield parts.rows(whole, index)
+
+    def _prepared(self, batch: Batch) -> Batch:
+        if self.prepare is None:
+            return batch
+        return batch._replace(inputs=self.prepare(batch.inputs))
+
+    def like(self, batches: list[Batch]) -> "Data":
+        """The same kind of data in other batches, as they are kept."""
+        twin = copy.copy(self)
+        twin.batches, twin._joined, twin._stream = batches, None, None
+        twin.samples = sum(batch.samples for batch in batches)
+        return twin
+
+    def _cut(self, most: int) -> list[Batch]:
+        """The batches in memory, those of more than ``most`` samples in pieces of that size."""
+        pieces: list[Batch] = []
+        for batch in self.batches:
+            order = torch.arange(batch.samples, device=self.device)
+            large = batch.samples > most and parts.rowwise(batch)
+            pieces += [parts.rows(batch, i) for i in order.split(most)] if large else [batch]
+        return pieces
 
     def redrawn(self, seed: int) -> "Data":
         """The same data with what is random drawn from another seed, in the same batches."""
@@ -255,10 +298,14 @@ class Data:
 
 
 class _Pairs:
-    """The batches of data that do not stay in memory, as pairs."""
+    """The batches of data that do not stay in memory, or not prepared, as pairs."""
 
     def __init__(self, data: Data):
         self._data = data
+
+    @property
+    def resident(self) -> bool:
+        return self._data.resident
 
     def __len__(self) -> int:
         return len(self._data.batches)

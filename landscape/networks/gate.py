@@ -190,7 +190,7 @@ class _quiet:
 
 def _foreign(value: Tensor, leaf: Tensor, risk: Mean) -> tuple[list[Tensor], list[str]]:
     """The leaves of a graph that are neither the vector nor data, and custom operations in it."""
-    inputs = {id(t) for batch in risk.data for t in data_batches.tensors_of(batch[:2])}
+    inputs = {id(t) for batch in risk.data.batches for t in data_batches.tensors_of(batch[:2])}
     strange: dict[int, Tensor] = {}
     custom: dict[str, None] = {}
     for node in _nodes(value):

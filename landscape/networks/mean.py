@@ -123,7 +123,7 @@ class Mean:
     @property
     def largest(self) -> int:
         """The samples in the largest batch."""
-        return max(batch.samples for batch in self.data)
+        return max(batch.samples for batch in self.data.batches)
 
     @property
     def chunk(self) -> int:
@@ -154,7 +154,7 @@ class Mean:
     def weights(self) -> list[float]:
         """What every batch weighs: its samples, its labels, or what the loss says."""
         each = self.weighting.each
-        return [self.weighting.of(batch) for batch in self.data] if each is None else each
+        return self.weighting.weights_of(self.data) if each is None else each
 
     @property
     def shares(self) -> list[float]:

@@ -135,8 +135,9 @@ def _uneven(
 
 def _calm(risk: Mean, training: bool) -> Mean:
     """The risk with dropout at rest and, for training, BatchNorm as it is judged."""
-    batches = list(risk.data) if risk.data.resident else [risk.data.first]
-    calm = risk.on(batches, risk.seed or 0)
+    calm = risk.on([risk.data.first], risk.seed or 0)
+    if isinstance(risk.data.batches, list):
+        calm.data = risk.data.like(risk.data.batches)
     own = risk.model.at_rest()
     random = [name for name in risk.forward.random if "draws random" in name]
     calm = calm.of(calm.forward.changed(model=own, random=random))

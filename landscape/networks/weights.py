@@ -50,17 +50,17 @@ class Weights:
         Raises:
             ValueError: if nothing has a weight.
         """
-        self.each = [self.of(batch) for batch in data]
+        self.each = self.weights_of(data)
         total = sum(self.each)
         if self.known is not None and not total > 0:
             # Every label is ignored: the loss is what torch makes of that, not a number.
-            self.each = [float(batch.samples) for batch in data]
+            self.each = [float(batch.samples) for batch in data.batches]
             total = float(data.samples)
         if not (total > 0 and all(weight >= 0 for weight in self.each)):
             raise ValueError(f"the loss's weights must have a positive sum, got {total}")
         # The quotient of a single batch is taken as it is, whatever its weight depends on.
         self.total = total if self.forward.paired and len(self.each) > 1 else None
-        self.masked = self.known is not None and any(map(self.known.masks, data))
+        self.masked = self.known is not None and any(map(self.known.masks, data.batches))
         return self
 
     def of(self, batch: Batch) -> float:
@@ -71,6 +71,11 @@ class Weights:
             return float(batch.samples)
         loss = self.forward.tried(batch)
         return float(loss[1]) if isinstance(loss, tuple) else float(batch.samples)
+
+    def weights_of(self, data: Data) -> list[float]:
+        """What every batch weighs."""
+        # Inputs are prepared only where the loss is evaluated to know the weight.
+        return [self.of(batch) for batch in (data if self.forward.paired else data.batches)]
 
     def shared(self, data: Data) -> Iterator[tuple[Batch, float]]:
         """Every batch with what its mean loss is multiplied by."""

@@ -375,9 +375,10 @@ def digest(tensors: Any) -> str:
 def _data(objective: Any) -> Iterator[Tensor]:
     """The tensors of the data: all of what is kept in memory, the first batch of a loader."""
     batches = offered(objective, "batches")
-    for index, batch in enumerate(batches):
+    resident = isinstance(batches, (list, tuple)) or getattr(batches, "resident", False)
+    for batch in batches:
         yield from tensors_of(batch[:2])
-        if not isinstance(batches, list) and index == 0:
+        if not resident:
             break
     for part in offered(objective, "parts"):
         yield from _data(part)

@@ -23,10 +23,10 @@ from torch.utils.data import (
 
 from landscape import slices
 from landscape.networks import batches
-from landscape.networks.data import Data
+from landscape.networks.data import Data, order_of
 from landscape.networks.losses import known
 from landscape.networks.risk import EmpiricalRisk, ModelRisk
-from landscape.objective import value, value_and_grad
+from landscape.objective import hvp, value, value_and_grad
 from landscape.operators import EmpiricalFisher, Fisher, GaussNewton
 from landscape.spectrum import top_eigenpairs
 from landscape.trace import trace
@@ -427,3 +427,91 @@ def test_noise_does_not_hide_how_samples_are_weighed():
     )
     with pytest.raises(ValueError, match="weighs them by something else"):
         trace(risk, risk.point())
+
+
+# --------------------------------------------- bytes that are prepared, and augmented in training
+
+
+def doubled(inputs):
+    return inputs.float() * 2
+
+
+def shifted(inputs, seed, step):
+    return inputs + 1 + (seed + step) % 7
+
+
+def in_bytes(count=40):
+    source = torch.Generator(device="cpu").manual_seed(3)
+    inputs = torch.randint(0, 100, (count, 5), dtype=torch.uint8, generator=source)
+    return inputs, torch.arange(count) % 3
+
+
+def test_prepared_data_are_kept_as_they_came_and_seen_prepared():
+    inputs, target = in_bytes(9000)
+    data = Data((inputs, target), prepare=doubled)
+    assert [batch.samples for batch in data] == [4096, 4096, 808]
+    assert all(batch.inputs.dtype == torch.uint8 for batch in data.batches)
+    assert data.first.inputs.dtype == torch.float32
+    seen = torch.cat([batch.inputs for batch in data])
+    assert torch.equal(seen, inputs.float() * 2)
+    assert torch.equal(torch.cat([x for x, _ in data.pairs]), seen)
+    assert torch.equal(data.joined().inputs, inputs)
+    for other in (data.cut(4), data.limited(1000)):
+        assert torch.equal(torch.cat([batch.inputs for batch in other]), seen)
+    # What was prepared is not prepared again.
+    assert torch.equal(data.of([data.first]).first.inputs, data.first.inputs)
+
+
+def test_mini_batches_alone_are_augmented_as_seed_and_step_say():
+    inputs, target = in_bytes()
+    data = Data((inputs, target), prepare=doubled, augment=shifted)
+    assert torch.equal(data.first.inputs, inputs.float() * 2)
+
+    def epoch(seed, size=16):
+        return list(data.epoch(size, torch.Generator(device="cpu").manual_seed(seed)))
+
+    order = torch.randperm(40, generator=torch.Generator(device="cpu").manual_seed(5))
+    for step, (batch, index) in enumerate(zip(epoch(5), order.split(16), strict=True)):
+        truth = (inputs[index] + 1 + (5 + step) % 7).float() * 2
+        assert torch.equal(batch.inputs, truth)
+        assert torch.equal(batch.target, target[index])
+    assert all(torch.equal(a.inputs, b.inputs) for a, b in zip(epoch(5), epoch(5), strict=True))
+
+
+def test_a_risk_on_prepared_data_is_the_risk_on_what_the_model_takes():
+    inputs, target = in_bytes(60)
+    model = torch.nn.Linear(5, 3)
+    loss = torch.nn.functional.cross_entropy
+    kept = EmpiricalRisk(model, Data((inputs, target), prepare=doubled, augment=shifted), loss)
+    plain = EmpiricalRisk(model, (inputs.float() * 2, target), loss)
+    z = torch.randn(4, kept.dim, generator=torch.Generator(device="cpu").manual_seed(0))
+    for points in (z, z.double()):
+        for a, b in zip(value_and_grad(kept, points), value_and_grad(plain, points), strict=True):
+            torch.testing.assert_close(a, b)
+    torch.testing.assert_close(hvp(kept, z[0], z[1]), hvp(plain, z[0], z[1]))
+    source = torch.Generator(device="cpu").manual_seed(2)
+    (one,) = kept.minibatches(60, source, epochs=1)
+    shift = 1 + one_shift(source)
+    moved = EmpiricalRisk(model, ((inputs + shift).float() * 2, target), loss)
+    torch.testing.assert_close(value(one, z[0]), value(moved, z[0]))
+
+
+def one_shift(source):
+    return order_of(source, 0).initial_seed() % 7
+
+
+def test_a_risk_is_made_without_preparing_more_than_its_first_batch():
+    inputs, target = in_bytes(20_000)
+    seen = []
+
+    def noted(part):
+        seen.append(len(part))
+        return doubled(part)
+
+    data = Data((inputs, target), prepare=noted)
+    model = torch.nn.Linear(5, 3)
+    risk = EmpiricalRisk(model, data, torch.nn.functional.cross_entropy)
+    assert risk.largest == max(seen) == 4096 and len(seen) <= 6
+    made = len(seen)
+    assert risk.weights == [4096.0] * 4 + [3616.0] and len(seen) == made
+    assert isinstance(float(value(risk, risk.point())), float) and len(seen) == made + 5

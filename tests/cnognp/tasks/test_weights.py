@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from cnognp.training import weights
+from cnognp.tasks import weights
 from landscape.files import DamagedFile, UnfitFile
 
 
