@@ -6,6 +6,7 @@ an object that holds tensors, such as a graph. The functions here look through a
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -329,31 +330,29 @@ def _opaque(part: Any) -> bool:
     return True
 
 
-def _rows(part: Any, index: Tensor, graph: bool) -> Any:
-    known: dict[int, Any] = {}
-
-    def taken(part: Any) -> Any:
-        if id(part) in known:
-            return known[id(part)]
-        new: Any
-        if isinstance(part, Tensor):
-            own = part if graph else part.detach()
-            new = own.index_select(0, index) if part.ndim > 0 else part
-            new = new.requires_grad_() if part.requires_grad and not graph else new
-        elif isinstance(part, rnn.PackedSequence):
-            new = _packed_rows(part, index)
-        elif isinstance(part, Mapping):
-            new = _like(part, {key: taken(item) for key, item in part.items()})
-        elif isinstance(part, tuple) and hasattr(part, "_fields"):
-            new = type(part)(*map(taken, part))
-        elif isinstance(part, (tuple, list)):
-            new = type(part)(map(taken, part))
-        else:
-            return part
-        known[id(part)] = new
-        return new
-
-    return taken(part)
+def _rows(part: Any, index: Tensor, graph: bool, known: dict[int, Any] | None = None) -> Any:
+    """Samples of a part, each object of it taken once; a function of its own would be a cycle."""
+    known = {} if known is None else known
+    if id(part) in known:
+        return known[id(part)]
+    taken = partial(_rows, index=index, graph=graph, known=known)
+    new: Any
+    if isinstance(part, Tensor):
+        own = part if graph else part.detach()
+        new = own.index_select(0, index) if part.ndim > 0 else part
+        new = new.requires_grad_() if part.requires_grad and not graph else new
+    elif isinstance(part, rnn.PackedSequence):
+        new = _packed_rows(part, index)
+    elif isinstance(part, Mapping):
+        new = _like(part, {key: taken(item) for key, item in part.items()})
+    elif isinstance(part, tuple) and hasattr(part, "_fields"):
+        new = type(part)(*map(taken, part))
+    elif isinstance(part, (tuple, list)):
+        new = type(part)(map(taken, part))
+    else:
+        return part
+    known[id(part)] = new
+    return new
 
 
 def _packed_rows(part: Any, index: Tensor) -> Any:

@@ -1,6 +1,6 @@
 """A network with its loss at any vector: what a batch gives, and what the model does in a call."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -68,12 +68,7 @@ class Forward:
         tensors = self.tensors(z)
         wide = self.random and z.dtype == torch.float64 != self.point_dtype
 
-        @contextmanager
-        def again() -> Iterator[None]:
-            with drawn_in(self._drawn) if wide else nullcontext():
-                with self.model.given(tensors, again=again):
-                    yield
-
+        again = _Again(self, tensors, self._drawn if wide else None)
         drawn = self._drawn if wide else None
         with seeded(self.seed if self.random else None, z.device, drawn):
             with self.model.given(tensors, again=again):
@@ -244,3 +239,20 @@ def _check_unwritten(written: list[str], layout: Layout) -> None:
             f"the forward pass writes to the parameter {changed[0]}, so the loss is no function of "
             "it: do that outside of forward, or make the parameter a buffer"
         )
+
+
+class _Again:
+    """Opens the same network anew, for layers that are recomputed.
+
+    An object, since a function that hands itself on is a cycle, which keeps the point alive until
+    garbage is collected.
+    """
+
+    def __init__(self, forward: Forward, tensors: Mapping[str, Tensor], drawn: Any):
+        self.forward, self.tensors, self.drawn = forward, tensors, drawn
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with nullcontext() if self.drawn is None else drawn_in(self.drawn):
+            with self.forward.model.given(self.tensors, again=self):
+                yield

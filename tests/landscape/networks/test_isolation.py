@@ -1,5 +1,6 @@
 """What a measurement must leave as it was, and that no tensor is made on an implicit device."""
 
+import gc
 import random
 from contextlib import nullcontext
 from itertools import islice
@@ -319,3 +320,25 @@ def test_no_tensor_is_made_on_an_implicit_device(made_before):
 def test_a_tensor_on_the_implicit_device_would_be_noticed():
     with torch.device("meta"), pytest.raises(AssertionError):
         on_cpu(torch.zeros(2))
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_nothing_large_waits_for_the_garbage_collector(call):
+    risk = risk_on(built(lambda: nn.Sequential(nn.Linear(4, 30), nn.Tanh(), nn.Linear(30, 3))))
+    CALLS[call](risk)  # What is made once stays.
+    gc.collect()
+    gc.disable()
+    try:
+        CALLS[call](risk)
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        large = [
+            tuple(item.shape)
+            for item in gc.garbage
+            if isinstance(item, torch.Tensor) and item.untyped_storage().nbytes() >= 4 * risk.dim
+        ]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert not large
