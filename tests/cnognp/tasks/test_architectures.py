@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from cnognp.tasks import load
 from cnognp.tasks.architectures import NETWORKS, architecture
 from cnognp.tasks.vit import vit
 from cnognp.tasks.wide import wide_resnet
@@ -163,8 +164,19 @@ def test_numbers_that_make_no_network_are_refused(build, message):
 def test_the_names_are_known_without_torch():
     script = """
 import sys
+from cnognp.tasks import load
 from cnognp.tasks.architectures import NETWORKS
 assert "vit-t" in NETWORKS and not {"torch", "numpy", "torchvision"} & set(sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("part", ["models", "datasets"])
+def test_without_torchvision_the_way_to_install_it_is_told(monkeypatch, part, tmp_path):
+    monkeypatch.setitem(sys.modules, f"torchvision.{part}", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'cnognp\[vision\]'"):
+        if part == "models":
+            architecture("torchvision:resnet18", 10)
+        else:
+            load("cifar10", data=str(tmp_path))
