@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from landscape.networks.folding import keep_freed
 from landscape.networks.layout import Layout
 from landscape.networks.network import Network, is_batchnorm
 from landscape.networks.stacked import POINTWISE, at_rest, leaves_of
@@ -64,6 +65,8 @@ def groups_of(network: Network, layout: Layout, inputs: Any) -> Groups | None:
     present = sum(1 for _, m in steps for p in m._parameters.values() if p is not None)
     if len(used) != present or not set(layout.names) <= set(used):
         return None
+    if inputs.device.type == "cpu":
+        keep_freed()
     return Groups(tuple(steps), _widest(network, tuple(steps), inputs))
 
 
