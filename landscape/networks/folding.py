@@ -100,7 +100,7 @@ class InPlace:
         self.name = "folded" if self._folds else "in-place"
         self._last = _channels_last(working) if origin.device.type == "cpu" else False
         if origin.device.type == "cpu":
-            torch.empty(_KEPT_BYTES, dtype=torch.uint8, device="cpu")
+            keep_freed()
         self._slots = _slots(known, layout, origin, directions)
         moving = {id(slot.tensor) for slot in self._slots}
         self._slots += [
@@ -164,6 +164,11 @@ class InPlace:
         if self._keep:
             self._resident[index] = batch
         return batch
+
+
+def keep_freed() -> None:
+    """From here on the process keeps the memory of activations that it frees."""
+    torch.empty(_KEPT_BYTES, dtype=torch.uint8, device="cpu")
 
 
 def folded(module: nn.Module) -> tuple[nn.Module, list[Fold]]:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from landscape.networks.folding import keep_freed
 from landscape.networks.layout import Layout
 from landscape.networks.network import Network, is_batchnorm
 from landscape.networks.stacked import POINTWISE, at_rest, leaves_of
@@ -64,6 +65,8 @@ def groups_of(network: Network, layout: Layout, inputs: Any) -> Groups | None:
     present = sum(1 for _, m in steps for p in m._parameters.values() if p is not None)
     if len(used) != present or not set(layout.names) <= set(used):
         return None
+    if inputs.device.type == "cpu":
+        keep_freed()
     return Groups(tuple(steps), _widest(network, tuple(steps), inputs))
 
 
@@ -90,7 +93,7 @@ def outputs(groups: Groups, tensors: dict[str, Tensor], images: Tensor, *, froze
         frozen: whether BatchNorm normalises with its running statistics.
     """
     *_, output = _through(groups.steps, tensors, images, frozen)
-    return output
+    return output.mT
 
 
 def _through(
@@ -107,11 +110,11 @@ def _through(
         elif isinstance(module, nn.Flatten):
             hidden = _flattened(hidden, members)
         elif isinstance(module, nn.Linear):
-            weight, bias = tensors[f"{prefix}weight"], tensors.get(f"{prefix}bias")
+            weight, bias = tensors[f"{prefix}weight"].mT, tensors.get(f"{prefix}bias")
             if bias is None:
-                hidden = torch.bmm(weight, hidden)
+                hidden = torch.bmm(hidden, weight)
             else:
-                hidden = torch.baddbmm(bias.unsqueeze(-1), weight, hidden)
+                hidden = torch.baddbmm(bias.unsqueeze(1), hidden, weight)
         else:
             hidden = torch.relu_(hidden) if fresh and type(module) is nn.ReLU else module(hidden)
         fresh = isinstance(module, nn.Conv2d) or is_batchnorm(module)
@@ -137,7 +140,7 @@ def _convolved(
 def _normalised(
     module: Any, prefix: str, tensors: dict[str, Tensor], hidden: Tensor, frozen: bool
 ) -> Tensor:
-    """BatchNorm of images, or of features (members, features, samples)."""
+    """BatchNorm of images, or of features (members, samples, features)."""
     names = ("running_mean", "running_var") if frozen else ()
     mean, variance = (
         (tensors[f"{prefix}{name}"].flatten() for name in names) if names else (None, None)
@@ -146,17 +149,20 @@ def _normalised(
         None if tensor is None else tensor.flatten()
         for tensor in (tensors.get(f"{prefix}{name}") for name in ("weight", "bias"))
     )
-    # Features of all members as channels of one long sample: the axis of samples is normalised.
-    wide = hidden if hidden.ndim == 4 else hidden.flatten(0, 1).unsqueeze(0)
+    if hidden.ndim == 4:
+        return F.batch_norm(hidden, mean, variance, scale, shift, not frozen, 0.0, module.eps)
+    # All features of all members as channels.
+    wide = hidden.transpose(0, 1).flatten(1)
     found = F.batch_norm(wide, mean, variance, scale, shift, not frozen, 0.0, module.eps)
-    return found if hidden.ndim == 4 else found.view(hidden.shape)
+    return found.unflatten(1, (len(hidden), -1)).transpose(0, 1)
 
 
 def _flattened(hidden: Tensor, members: int) -> Tensor:
-    """(members, features, samples) from images; their gradient comes with channels last, too."""
+    """(members, samples, features) from images; their gradient comes with channels last, too."""
     samples, channels, height, width = hidden.shape
     last = hidden.permute(0, 2, 3, 1).reshape(samples, height * width, members, -1)
-    return last.permute(2, 3, 1, 0).reshape(members, channels // members * height * width, samples)
+    # The gradient of this has to be copied for the shape before, to channels that are last.
+    return last.permute(2, 0, 3, 1).reshape(members, samples, channels // members * height * width)
 
 
 def _on_images(network: Network, module: nn.Module) -> bool:

@@ -94,11 +94,13 @@ def test_channels_are_last_from_the_first_layer_to_the_last(samples):
     chain, tensors = risk.together.chain, risk.layout.unflatten(z)
     for images in (IMAGES[:samples], IMAGES[:samples, :1]):
         first = tensors["0.weight"][:, :, : images.shape[1]].contiguous()
-        found = grouped._through(
+        first.requires_grad_()
+        found = list(grouped._through(
             chain.steps, {**tensors, "0.weight": first}, grouped.arranged(images), frozen=False
-        )
+        ))  # fmt: skip
         wide = [hidden for hidden in found if hidden.ndim == 4]
         assert len(wide) == 7
+        wide += torch.autograd.grad(found[-1].square().sum(), [wide[0], *wide[-2:]])
         assert all(h.is_contiguous(memory_format=torch.channels_last) for h in wide)
 
 
