@@ -68,7 +68,7 @@ class Together:
             return None
         features, target = self.features(index, batch, rows.dtype)
         value, grad = chain_rule.slopes(
-            self.stack, forward.layout, rows, features, target, weights.masked  # type: ignore[arg-type]
+            self.stack, forward.layout, rows, features, target  # type: ignore[arg-type]
         )  # fmt: skip
         return (value, grad) if share == 1.0 else (value * share, grad.mul_(share))
 
