@@ -1,7 +1,8 @@
 """500 trajectories of 1000 gradient steps on Himmelblau's function.
 
-Through `cnognp.run.run`, against one torch optimiser and autograd per trajectory (two trajectories
-are timed and scaled).
+Through `cnognp.run.run`, against a bare loop over the batch that evaluates loss and gradient by
+their formulas, and against one torch optimiser and autograd per trajectory (two trajectories are
+timed and scaled).
 """
 
 from collections import deque
@@ -29,6 +30,15 @@ def main() -> None:
         ((state, _),) = deque(run(method, repeat(himmelblau, STEPS), start, generator), maxlen=1)
         ends["population"] = state.position[:SAMPLE]
 
+    def bare() -> None:
+        z = start
+        for _ in range(STEPS):
+            himmelblau.formula(z)
+            x, y = z.unbind(-1)
+            a, b = x * x + y - 11, x + y * y - 7
+            z = z - LR * torch.stack((4 * x * a + 2 * b, 2 * a + 4 * y * b), -1)
+        ends["bare"] = z[:SAMPLE]
+
     def alone() -> None:
         rows = []
         for row in start[:SAMPLE]:
@@ -41,11 +51,14 @@ def main() -> None:
             rows.append(z.detach())
         ends["alone"] = torch.stack(rows)
 
-    seconds = interleaved({"population": population, "alone": alone}, options.rounds)
+    candidates = {"population": population, "bare": bare, "alone": alone}
+    seconds = interleaved(candidates, options.rounds)
     torch.testing.assert_close(ends["population"], ends["alone"])
+    torch.testing.assert_close(ends["bare"], ends["alone"])
     scaled = seconds["alone"] * MEMBERS / SAMPLE
     rows = {
         "population, ms": 1000 * seconds["population"],
+        "bare loop over the batch, ms": 1000 * seconds["bare"],
         "per trajectory, ms (scaled)": 1000 * scaled,
         "faster": scaled / seconds["population"],
     }

@@ -7,8 +7,11 @@ member and step, fitness loss + lambda |grad|^2. The final best fitness of both 
 
 SGD on 8 convolution networks with BatchNorm of 4,650 parameters, mini-batches of digits, against
 ``torch.optim.SGD`` for each; where both end is compared first.
+
+Then the step alone of 8 members of up to 10 million parameters each, whose gradients are there.
 """
 
+import time
 from collections import deque
 from itertools import repeat
 
@@ -19,6 +22,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from cnognp import METHODS
+from cnognp.population import Population
 from cnognp.run import run
 from cnognp.tasks import load
 from cnognp.tasks.networks import mlp, small_conv
@@ -128,6 +132,35 @@ def convolutions(rounds: int) -> dict[str, object]:
     return rows
 
 
+class Given:
+    """An objective whose gradients are there, so that a step costs nothing but itself."""
+
+    def __init__(self, members: int, dim: int):
+        self.dim, self.chunk = dim, 1
+        self.grads = torch.full((members, dim), 1e-3)
+
+    def terms(self):
+        raise NotImplementedError
+
+    def value_and_grad(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return z[:, 0].clone(), self.grads[: len(z)]
+
+
+def large(dim: int, home: str, rounds: int, members: int = 8) -> float:
+    """The fewest nanoseconds of a step, for each member and parameter."""
+    method = METHODS["cnognp"](batch_size=0)
+    if home == "host":
+        method = Population(method, "host", torch.device("cpu"))
+    generator = torch.Generator(device="cpu").manual_seed(0)
+    objective, z = Given(members, dim), torch.randn(members, dim, generator=generator)
+    steps, taken = run(method, repeat(objective), z, generator), []
+    for _ in range(rounds + 2):
+        began = time.process_time()
+        next(steps)
+        taken.append(time.process_time() - began)
+    return 1e9 * min(taken[2:]) / members / dim
+
+
 def main() -> None:
     """Compares for 20 and 200 perceptrons, and for 8 convolution networks."""
     options = arguments(__doc__)
@@ -152,6 +185,10 @@ def main() -> None:
             "seconds": seconds, "faster": seconds["loop"] / seconds["swarm"],
             "best fitness": {"swarm": ours, "loop": theirs},
         }  # fmt: skip
+    for home in ("device", "host"):
+        rows[f"large members on the {home}, ns per member and parameter of a step"] = {
+            dim: large(dim, home, options.rounds) for dim in (10**5, 10**6, 10**7)
+        }
     rows |= convolutions(options.rounds)
     report("populations: CNOGNP on Wine, 100 iterations; SGD on digits", rows, options)
 

@@ -47,9 +47,10 @@ def _himmelblau(z: Tensor) -> Tensor:
     return torch.addcmul(a * a, b, b)
 
 
-def _himmelblau_gradient(z: Tensor) -> Tensor:
+def _himmelblau_both(z: Tensor) -> tuple[Tensor, Tensor]:
     a, b, x, y = _himmelblau_parts(z)
-    return 2 * torch.stack((torch.addcmul(b, x, a, value=2), torch.addcmul(a, y, b, value=2)), -1)
+    halves = torch.addcmul(b, x, a, value=2), torch.addcmul(a, y, b, value=2)
+    return torch.addcmul(a * a, b, b), torch.stack(halves, -1).mul_(2)
 
 
 def _himmelblau_parts(z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -61,7 +62,7 @@ def _himmelblau_parts(z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 himmelblau = Analytic(
     _himmelblau,
     dim=2,
-    gradient=_himmelblau_gradient,
+    both=_himmelblau_both,
     name="himmelblau",
     box=((-5.0, 5.0), (-5.0, 5.0)),
     minima=_table("""

@@ -50,7 +50,7 @@ def suits(stack: Stack | None, loss: Any, rows: Tensor, target: Any) -> bool:
 
 
 def slopes(
-    stack: Stack, layout: Layout, rows: Tensor, features: Tensor, target: Tensor, masked: bool
+    stack: Stack, layout: Layout, rows: Tensor, features: Tensor, target: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Mean cross-entropy (n,) at every point, and its gradient (n, p).
 
@@ -60,7 +60,6 @@ def slopes(
         rows: (n, p).
         features: (inputs, samples), shared by all members.
         target: (samples,).
-        masked: whether there may be labels that are ignored.
     """
     tensors, grad = layout.unflatten(rows), torch.empty_like(rows)
     # What goes into a linear layer, and what comes out of an activation.
@@ -72,7 +71,7 @@ def slopes(
         else:
             hidden = _ACTIVATIONS[type(step)][0](hidden)
             seen.append(hidden)
-    values, slope = _cross_entropy(hidden, target, masked)
+    values, slope = _cross_entropy(hidden, target)
     found = layout.unflatten(grad)
     for step, given in zip(reversed(stack.steps[1:]), reversed(seen), strict=False):
         if isinstance(step, Dense):
@@ -100,10 +99,12 @@ def _bias(step: Dense, found: dict[str, Tensor], slope: Tensor) -> None:
         torch.sum(slope, -1, out=found[step.bias])
 
 
-def _cross_entropy(output: Tensor, target: Tensor, masked: bool) -> tuple[Tensor, Tensor]:
+def _cross_entropy(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Means (n,) over samples from outputs (n, classes, samples), and slopes like the outputs."""
     logs = output.log_softmax(1)
     counted = target != IGNORED
+    # An accelerator need not wait for the answer.
+    masked = target.device.type != "cpu" or not bool(counted.all())
     classes = torch.where(counted, target, 0) if masked else target
     each = logs.gather(1, classes.expand(len(logs), 1, len(classes))).squeeze(1)
     hot = classes == torch.arange(logs.shape[1], device=logs.device).unsqueeze(-1)

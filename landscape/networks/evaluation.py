@@ -91,9 +91,7 @@ class Together:
         if not chain_rule.suits(chain, forward.loss, rows, batch.target):
             return None
         features, target = self.features(index, batch, rows.dtype)
-        value, grad = chain_rule.slopes(
-            chain, forward.layout, rows, features, target, weights.masked
-        )
+        value, grad = chain_rule.slopes(chain, forward.layout, rows, features, target)
         return (value, grad) if share == 1.0 else (value * share, grad.mul_(share))
 
     def features(self, index: int, batch: Batch, dtype: torch.dtype) -> tuple[Tensor, Any]:

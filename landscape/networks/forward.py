@@ -1,6 +1,6 @@
 """A network with its loss at any vector: what a batch gives, and what the model does in a call."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -248,7 +248,7 @@ class _Again:
     garbage is collected.
     """
 
-    def __init__(self, forward: Forward, tensors: Mapping[str, Tensor], drawn: Any):
+    def __init__(self, forward: Forward, tensors: dict[str, Tensor], drawn: Any):
         self.forward, self.tensors, self.drawn = forward, tensors, drawn
 
     @contextmanager

@@ -23,14 +23,13 @@ class Weights:
     Attributes:
         each: the weight of every batch; None where they are weighed when they are asked for.
         total: of the weights, where the loss gives (sum, weight) and there are several batches.
-        masked: whether some label has no weight.
     """
 
     def __init__(self, forward: Forward, known: Known | None):
         self.forward, self.known = forward, known
         self.each: list[float] | None = None
         self.total: float | None = None
-        self.masked = False
+        self._masked = False
 
     def changed(self, forward: Forward) -> "Weights":
         """The same weights of another forward pass."""
@@ -60,7 +59,7 @@ class Weights:
             raise ValueError(f"the loss's weights must have a positive sum, got {total}")
         # The quotient of a single batch is taken as it is, whatever its weight depends on.
         self.total = total if self.forward.paired and len(self.each) > 1 else None
-        self.masked = self.known is not None and any(map(self.known.masks, data.batches))
+        self._masked = self.known is not None and any(map(self.known.masks, data.batches))
         return self
 
     def of(self, batch: Batch) -> float:
@@ -82,7 +81,7 @@ class Weights:
         if self.each is None:
             for batch in data:
                 # 0 for a mini-batch in which nothing has a weight.
-                yield batch, 0.0 if self.masked and self.of(batch) == 0 else 1.0
+                yield batch, 0.0 if self._masked and self.of(batch) == 0 else 1.0
             return
         added = self.known is not None and self.known.added
         total = sum(self.each)

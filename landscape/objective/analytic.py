@@ -26,12 +26,14 @@ class Analytic:
     Args:
         formula: maps (..., dim) to (...); it indexes ``z[..., i]``.
         dim: number of coordinates.
-        gradient: maps (..., dim) to (..., dim); automatic differentiation where it is None.
+        gradient: maps (..., dim) to (..., dim); automatic differentiation where neither it nor
+            ``both`` is given.
         name: how the catalogue and the pictures call it.
         box: (low, high) for each coordinate, the region that one draws and starts in.
         minima: the local minima that are known, flattest first where that is unambiguous.
         saddles: the saddle points that are known.
         maxima: the local maxima that are known.
+        both: maps (..., dim) to value and gradient, where these have work in common.
 
     >>> import torch
     >>> from landscape.objective import value_and_grad
@@ -48,6 +50,7 @@ class Analytic:
     minima: tuple[Critical, ...] = ()
     saddles: tuple[Critical, ...] = ()
     maxima: tuple[Critical, ...] = ()
+    both: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
 
     def terms(self) -> Iterator[Term]:
         yield self.formula
@@ -56,6 +59,8 @@ class Analytic:
         yield self.formula
 
     def value_and_grad(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        if self.both is not None:
+            return self.both(z)
         if self.gradient is None:
             return differentiated(self.formula, z)
         return self.formula(z), self.gradient(z)

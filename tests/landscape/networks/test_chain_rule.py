@@ -107,6 +107,19 @@ def test_points_of_single_precision_points_of_half_precision_and_members_that_di
     assert values.isnan().tolist() == grads.isnan().any(-1).tolist() == [k == 2 for k in range(6)]
 
 
+def test_labels_that_are_ignored_on_a_later_pass_only_count_as_with_torch():
+    risk, inputs, target = risk_of(CHAINS["one layer"])
+    z = points(risk)
+    later = target.clone()
+    later[::4] = -100
+    (term,) = risk.batched_terms()
+    other = term._replace(batch=term.batch._replace(target=later))
+    values, _ = other.slopes(z)
+    weight, bias = z[0, :15].view(3, 5), z[0, 15:]
+    truth = cross_entropy(inputs @ weight.T + bias, later)
+    torch.testing.assert_close(values[0], truth, rtol=1e-12, atol=0)
+
+
 def test_a_small_loss_is_not_lost_in_single_precision():
     risk, _, _ = risk_of(CHAINS["one layer"], labels=0)
     z = torch.zeros(1, risk.dim, device=CPU)
