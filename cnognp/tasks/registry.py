@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from cnognp.tasks.census import adult
 from cnognp.tasks.cifar import cifar10, cifar100
+from cnognp.tasks.imagenet import imagenet
 from cnognp.tasks.images import digits
 from cnognp.tasks.medical import breastmnist, pneumoniamnist
 from cnognp.tasks.tabular import breast_cancer, wine
@@ -31,6 +32,7 @@ TASKS: Mapping[str, Callable[..., "Task"]] = MappingProxyType({
     "cifar10": cifar10,
     "cifar100": cifar100,
     "digits": digits,
+    "imagenet": imagenet,
     "pneumoniamnist": pneumoniamnist,
     "wine": wine,
 })

@@ -1,6 +1,6 @@
 """A network with its data and its loss as a function of one vector."""
 
-from landscape.networks.augmentation import cropped_and_flipped, normalised
+from landscape.networks.augmentation import cropped_and_flipped, normalised, resized_and_flipped
 from landscape.networks.batches import Batch, Unpack, dense_parts, tensors_of
 from landscape.networks.data import RESIDENT_BYTES, Data, is_dataset
 from landscape.networks.layout import Entry, Layout
@@ -13,5 +13,5 @@ __all__ = [
     "RESIDENT_BYTES", "Batch", "Data", "Derivatives", "EmpiricalRisk", "Entry", "Layout",
     "ModelRisk", "Network", "Reestimated", "Risk", "Stochastic", "Unpack", "called",
     "cropped_and_flipped", "dense_parts", "is_batchnorm", "is_dataset", "normalised", "reestimated",
-    "tensors_of",
+    "resized_and_flipped", "tensors_of",
 ]  # fmt: skip
