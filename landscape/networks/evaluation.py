@@ -62,7 +62,7 @@ class Together:
     ) -> tuple[Tensor, Tensor] | None:
         """The term of a batch at points (n, p) and its gradient; None where autograd has to."""
         forward = weights.forward
-        if self.way != "stacked" or weights.idle(share) or forward.model.loss is not None:
+        if self.way != "stacked" or weights.idle(share):
             return None
         if not chain_rule.suits(self.stack, forward.loss, rows, batch.target):
             return None
