@@ -84,9 +84,7 @@ class Together:
     ) -> tuple[Tensor, Tensor] | None:
         """The term of a batch at points (n, p) and its gradient; None where autograd has to."""
         forward, chain = weights.forward, self.chain
-        if self.way != "stacked" or weights.idle(share) or forward.model.loss is not None:
-            return None
-        if not isinstance(chain, Stack):
+        if self.way != "stacked" or weights.idle(share) or not isinstance(chain, Stack):
             return None
         if not chain_rule.suits(chain, forward.loss, rows, batch.target):
             return None

@@ -70,6 +70,15 @@ def test_values_and_gradients_are_those_of_each_network_alone(name, cut, ignored
     torch.testing.assert_close(value(risk, z), values, rtol=1e-12, atol=0)
 
 
+def test_the_loss_may_be_a_module():
+    risk, _, _ = risk_of(CHAINS["two layers"], ignored=True)
+    other, _, _ = risk_of(CHAINS["two layers"], ignored=True, loss=nn.CrossEntropyLoss())
+    z = points(risk)
+    assert written_out(other, z) == [True]
+    for one, same in zip(value_and_grad(risk, z), value_and_grad(other, z), strict=True):
+        assert torch.equal(one, same)
+
+
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_chains_go_by_autograd(name):
     risk, _, _ = risk_of(OTHERS[name])
