@@ -1,5 +1,6 @@
 """How many samples are evaluated together, so that memory does not grow with the data."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -35,11 +36,20 @@ def few(batch: Batch) -> Batch:
     return data_batches.spread(batch, LEAST) if large else batch
 
 
-def slope(risk: Risk, batch: Batch, z: Tensor) -> Tensor:
-    """The loss of one batch at ``z`` with its graph; the random state stays as it is."""
+def slope(risk: Risk, batch: Batch, z: Tensor, watched: Any = None) -> Tensor:
+    """The loss of one batch at ``z`` with its graph; the random state stays as it is.
+
+    Args:
+        risk: of the loss.
+        batch: what it is of.
+        z: (p,), the point.
+        watched: a context for the forward pass alone: what finds out how to evaluate several
+            points builds graphs of its own before that.
+    """
     with torch.random.fork_rng(devices=[z.device] if z.device.type == "cuda" else []):
-        with torch.enable_grad():
-            return next(risk.measuring(risk.loss, risk.data.of([batch])).terms())(z)
+        term = next(risk.measuring(risk.loss, risk.data.of([batch])).terms())
+        with torch.enable_grad(), watched or nullcontext():
+            return term(z)
 
 
 def _kept(risk: Risk, batch: Batch) -> int:
@@ -57,6 +67,5 @@ def _kept(risk: Risk, batch: Batch) -> int:
             held.append(storage)
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        slope(risk, batch, z)
+    slope(risk, batch, z, torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor))
     return sum(sizes.values())

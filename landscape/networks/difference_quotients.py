@@ -177,11 +177,11 @@ class Quotient:
         eps = torch.finfo(self._w.dtype).eps
         if product is None:
             return self._missed_by_values(v, step, close)
-        (ahead, rise), width = self._at(self._w + step * v), step
+        (ahead, rise), width = self._at(torch.add(self._w, v, alpha=step)), step
         # So small a step bends nothing: the point itself will do as the other end.
         behind, fall = self._value, self._gradient
         if rung or self._scale is _NARROW:
-            (behind, fall), width = self._at(self._w - step * v), 2 * step
+            (behind, fall), width = self._at(torch.add(self._w, v, alpha=-step)), 2 * step
         slope, expected = (ahead - behind) / width, float(self._gradient @ v)
         floor = 100 * eps * (abs(self._value) + abs(ahead)) / step
         # What is far below the rounding of anything that is computed from it.
@@ -191,8 +191,9 @@ class Quotient:
                 "values and gradient belong to different functions: along a direction the loss "
                 f"changes by {slope:.4g} and its gradient says {expected:.4g}"
             )
-        bent = (rise - fall) / width
-        off, *sizes = (float(torch.linalg.vector_norm(x)) for x in (bent - product, bent, product))
+        bent = rise.sub_(fall).div_(width)
+        sizes = [float(torch.linalg.vector_norm(x)) for x in (bent, product)]
+        off = float(torch.linalg.vector_norm(bent.sub_(product)))
         floor = 100 * eps * self._norm / step
         if not off <= self._scale.product[rung] * max(sizes) + floor:
             self._off = off

@@ -177,34 +177,34 @@ def _agrees(weights: Weights, batch: Batch, share: float, together: Together) ->
     if batch.samples > _PROBED and data_batches.rowwise(batch):
         batch = data_batches.spread(batch, _PROBED)
     z = weights.forward.point()
-    shift = 0.05 * z.abs().mean() + 1e-3
-    points = torch.stack([z + shift, z - 0.5 * shift])
-    try:
-        with torch.inference_mode(False), warnings.catch_warnings(), torch.enable_grad():
-            warnings.simplefilter("ignore")
-            # An operation without a batching rule falls back to a loop, and warns of it.
-            warnings.filterwarnings("error", message="There is a performance drop")
-            leaf = points.clone().requires_grad_()
-            found = together.rows(weights, leaf, -1, batch, share)
-            slopes = _slope(found, leaf)
-    except (RuntimeError, TypeError, ValueError, UserWarning, AttributeError):
-        return False
+    shift = 0.05 * torch.linalg.vector_norm(z, ord=1) / len(z) + 1e-3
     with torch.inference_mode(False), warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")
-        leaf = points.clone().requires_grad_()
-        alone = torch.stack([weights.term(row, batch, share) for row in leaf])
-        expected = _slope(alone, leaf)
-    close = torch.finfo(z.dtype).eps ** 0.5 * 4
-    return all(
-        torch.allclose(
-            a,
-            b,
-            rtol=close,
-            atol=close * float(b.nan_to_num(0, 0, 0).abs().max()),
-            equal_nan=True,
-        )
-        for a, b in ((found.detach(), alone.detach()), (slopes, expected))
-    )
+        leaf = z.repeat(2, 1)
+        leaf[0] += shift
+        leaf[1] -= 0.5 * shift
+        leaf.requires_grad_()
+        try:
+            # An operation without a batching rule falls back to a loop, and warns of it.
+            warnings.filterwarnings("error", message="There is a performance drop")
+            found = together.rows(weights, leaf, -1, batch, share)
+            slopes = _slope(found, leaf)
+        except (RuntimeError, TypeError, ValueError, UserWarning, AttributeError):
+            return False
+        warnings.simplefilter("ignore")
+        for value, slope, point in zip(found.detach(), slopes, leaf.detach(), strict=True):
+            # One point after another, since those of large networks are large.
+            row = point.requires_grad_()
+            alone = weights.term(row, batch, share)
+            if not (_near(value, alone.detach()) and _near(slope, _slope(alone, row))):
+                return False
+    return True
+
+
+def _near(found: Tensor, expected: Tensor) -> bool:
+    close = torch.finfo(found.dtype).eps ** 0.5 * 4
+    largest = float(expected.nan_to_num(0, 0, 0).abs().max())
+    return torch.allclose(found, expected, rtol=close, atol=close * largest, equal_nan=True)
 
 
 def _slope(values: Tensor, leaf: Tensor) -> Tensor:
