@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 _TYPES = {"float": float, "int": int, "bool": bool, "str": str, "tuple": tuple, "Rate": float}
+_FIELDS = ("field", "written")
 
 
 class Keyword(NamedTuple):
@@ -24,26 +25,30 @@ class Keyword(NamedTuple):
     help: str
 
 
-@cache
 def keywords_of(package: str, place: str) -> tuple[str, Mapping[str, Keyword]]:
     """The documentation of a class or a function, and its plain keywords by name.
 
     Keywords of a class are its fields, and the parameters of its class method ``named`` where it
     has one, which makes it from what a command line can give. Those of other types than numbers,
-    words, choices, and tuples of them are left out.
+    words, choices, and tuples of them are left out; those that a call of ``field`` or ``written``
+    makes have the type None, and the literals of the call for their default.
 
     Args:
-        package: ``methods`` or ``tasks``.
+        package: ``methods``, ``tasks`` or ``measuring.kinds``.
         place: ``module:Class`` or ``module:function`` in it.
     """
-    inside, _, name = place.partition(":")
-    module = f"{package}.{inside}"
-    body = next(n for n in _parsed(module).body if getattr(n, "name", "") == name)
+    module, _, name = place.partition(":")
+    return _read(f"{package}.{module}", name)
+
+
+@cache
+def _read(module: str, name: str) -> tuple[str, Mapping[str, Keyword]]:
+    module, body = _defined(name, module)
     text = ast.get_docstring(body) or ""  # type: ignore[arg-type]
     found: dict[str, Keyword] = {}
-    for parent in getattr(body, "bases", ()):
+    for parent in reversed(getattr(body, "bases", ())):
         if isinstance(parent, ast.Name):
-            found |= keywords_of(package, f"{inside}:{parent.id}")[1]
+            found |= _read(module, parent.id)[1]
     described = {key: keyword.help for key, keyword in found.items()} | descriptions(text)
     parts = [body] if isinstance(body, ast.FunctionDef) else getattr(body, "body", ())
     fields: list[tuple[str, Any, ast.expr | None]] = []
@@ -54,11 +59,17 @@ def keywords_of(package: str, place: str) -> tuple[str, Mapping[str, Keyword]]:
             described |= descriptions(ast.get_docstring(node) or "")
             fields += _parameters(node)
     for key, annotation, value in fields:
-        kind = _type(annotation, module)
-        if kind is not None and key in described:
-            default = inspect.Parameter.empty if value is None else ast.literal_eval(value)
-            found[key] = Keyword(kind, default, described[key])
+        made = isinstance(value, ast.Call) and ast.unparse(value.func) in _FIELDS
+        kind = None if made else _type(annotation, module)
+        if key in described and (made or kind is not None):
+            found[key] = Keyword(kind, _default(value), described[key])
     return text, found
+
+
+def _default(value: ast.expr | None) -> Any:
+    if isinstance(value, ast.Call):
+        return tuple(one.value for one in value.args if isinstance(one, ast.Constant))
+    return inspect.Parameter.empty if value is None else ast.literal_eval(value)
 
 
 def descriptions(text: str) -> dict[str, str]:
@@ -107,19 +118,19 @@ def function(
     return made
 
 
-class Functions(Mapping[str, Callable[..., Any]]):
-    """Functions by name, each made when it is first asked for.
+class Made(Mapping[str, Any]):
+    """Functions or classes by name, each made when it is first asked for.
 
     Args:
         names: all of them.
-        make: from a name to its function.
+        make: from a name to what it stands for.
     """
 
-    def __init__(self, names: Iterable[str], make: Callable[[str], Callable[..., Any]]):
+    def __init__(self, names: Iterable[str], make: Callable[[str], Any]):
         self._names = dict.fromkeys(names)
         self._make = cache(make)
 
-    def __getitem__(self, name: str) -> Callable[..., Any]:
+    def __getitem__(self, name: str) -> Any:
         if name not in self._names:
             raise KeyError(name)
         return self._make(name)
@@ -150,23 +161,26 @@ def _parsed(module: str) -> ast.Module:
 
 
 @cache
-def _named(name: str, module: str) -> Any:
-    """The type that a module calls so, or one of ours that it imports; None if it is not plain."""
+def _defined(name: str, module: str) -> tuple[str, ast.AST | None]:
+    """The module of ours that defines what a module calls so, and the node that does."""
     for node in _parsed(module).body:
+        if getattr(node, "name", "") == name:
+            return module, node
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
-            return _type(node.value, module)
+            return module, node.value
         if isinstance(node, ast.ImportFrom) and name in [alias.name for alias in node.names]:
             package, _, source = (node.module or "").partition(".")
-            return _named(name, source) if package == "cnognp" else None
-    return None
+            return _defined(name, source) if package == "cnognp" else (module, None)
+    return module, None
 
 
-def _type(node: ast.AST, module: str) -> Any:
+def _type(node: ast.AST | None, module: str) -> Any:
     """The type that an annotation in a module says; None if it is not plain."""
     if isinstance(node, ast.Constant):
         return type(None) if node.value is None else ... if node.value is ... else None
     if isinstance(node, ast.Name):
-        return _TYPES.get(node.id) or _named(node.id, module)
+        source, meant = (module, None) if node.id in _TYPES else _defined(node.id, module)
+        return _TYPES.get(node.id) or _type(meant, source)
     if isinstance(node, ast.BinOp):
         sides = [_type(side, module) for side in (node.left, node.right)]
         return None if None in sides else reduce(operator.or_, sides)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from cnognp.keywords import Functions, Keyword, function, keywords_of
+from cnognp.keywords import Keyword, Made, function, keywords_of
 from cnognp.methods.composition import (
     GROUPS,
     Average,
@@ -278,7 +278,7 @@ def _function(name: str) -> Callable[..., "Method"]:
     return function(name.replace("-", "_"), text, keywords, entry.make)
 
 
-METHODS: Mapping[str, Callable[..., "Method"]] = Functions(TABLE, _function)
+METHODS: Mapping[str, Callable[..., "Method"]] = Made(TABLE, _function)
 """Functions with plain keywords that return a `Method`, by name."""
 
 

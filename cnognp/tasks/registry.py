@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from cnognp.keywords import Functions, function, keywords_of
+from cnognp.keywords import Made, function, keywords_of
 
 if TYPE_CHECKING:
     from cnognp.tasks.task import Task
@@ -46,7 +46,7 @@ def _built_in(name: str) -> Callable[..., "Task"]:
     return function(inside, text, keywords, make)
 
 
-TASKS: Mapping[str, Callable[..., "Task"]] = Functions(_PLACES, _built_in)
+TASKS: Mapping[str, Callable[..., "Task"]] = Made(_PLACES, _built_in)
 """Functions with plain keywords that return a `Task`, by name."""
 
 
