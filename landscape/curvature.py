@@ -139,9 +139,7 @@ class Hessian:
 
     def dense(self) -> Float[Tensor, "p p"]:
         """The whole matrix, made symmetric; p products."""
-        eye = torch.eye(self.dim, dtype=self.point.dtype, device=self.point.device)
-        matrix = self @ eye
-        return (matrix + matrix.T) / 2
+        return dense(self)
 
     def _sum(self, multiply: Callable[..., None], probes: Tensor) -> Tensor:
         # Also for a graph that is kept: a checkpoint inside it runs the model again.
@@ -283,6 +281,13 @@ def _saved(graph: Any) -> Iterator[Tensor]:
                 held = getattr(node, name, None)
                 items = held if isinstance(held, (tuple, list)) else (held,)
                 yield from (item for item in items if isinstance(item, Tensor))
+
+
+def dense(operator: Any) -> Float[Tensor, "k k"]:
+    """All entries of an operator, made symmetric; as many products as it has rows."""
+    eye = torch.eye(operator.dim, dtype=operator.point.dtype, device=operator.point.device)
+    entries = operator @ eye
+    return (entries + entries.T) / 2
 
 
 def arithmetic(z: Float[Tensor, "*batch p"]) -> tuple[Float[Tensor, "*batch p"], str]:

@@ -176,8 +176,7 @@ def _agrees(weights: Weights, batch: Batch, share: float, together: Together) ->
     A loss that calls .item() does not go through at all; one that reads the model's parameters
     goes through, and sees those of another point.
     """
-    if batch.samples > _PROBED and data_batches.rowwise(batch):
-        batch = data_batches.spread(batch, _PROBED)
+    batch = data_batches.few(batch, _PROBED)
     z = weights.forward.point()
     shift = 0.05 * z.abs().mean() + 1e-3
     points = torch.stack([z + shift, z - 0.5 * shift])
