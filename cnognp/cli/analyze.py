@@ -116,7 +116,7 @@ def command(options: Namespace) -> None:
     from cnognp.measuring import subjects
     from cnognp.measuring.settings import names
 
-    settings = settings_of(options)
+    settings = _settings_of(options)
     named = [*names(options.only), *["crosscheck"] * options.crosscheck]
     for name in named:
         if name not in settings:
@@ -164,7 +164,7 @@ def command(options: Namespace) -> None:
             console.table(f"{name}: {title}", columns, entries)
 
 
-def settings_of(options: Namespace) -> dict[str, "Settings"]:
+def _settings_of(options: Namespace) -> dict[str, "Settings"]:
     """The settings that the arguments ask for, by kind; all are checked, whatever is measured.
 
     Raises:

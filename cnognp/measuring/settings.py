@@ -17,11 +17,11 @@ from landscape.operators.selection import selected
 from landscape.results import Result
 
 ENDS = ("LM", "LA", "SA", "BE")
-DIRECTIONS = ("random", "eigenvectors", "gradient", "pca")
-NORMALISED = ("", "filter", "layer", "model", "none")
-PRECISIONS = ("same", "bfloat16")
-STATISTICS = ("as given", "reestimated")
-OPERATORS = (
+_DIRECTIONS = ("random", "eigenvectors", "gradient", "pca")
+_NORMALISED = ("", "filter", "layer", "model", "none")
+_PRECISIONS = ("same", "bfloat16")
+_STATISTICS = ("as given", "reestimated")
+_OPERATORS = (
     "hessian", "gauss-newton", "fisher-categorical", "fisher-gaussian", "empirical-fisher"
 )  # fmt: skip
 
@@ -68,7 +68,7 @@ class Settings:
     @property
     def kind(self) -> str:
         """The name of the measurement."""
-        return kind_of(type(self))
+        return type(self).__module__.rpartition(".")[2].replace("_", "-")
 
     def check(self, objective: Any) -> None:
         """Nothing, if the objective can be measured like this; called before any measurement.
@@ -80,11 +80,6 @@ class Settings:
     def measure(self, place: Place) -> Result:
         """The result at a place."""
         raise NotImplementedError
-
-
-def kind_of(page: type[Settings]) -> str:
-    """The name of a kind of measurement."""
-    return page.__module__.rpartition(".")[2].replace("_", "-")
 
 
 @dataclass(frozen=True)
@@ -119,7 +114,7 @@ class Matrix(Seeded):
 
     def __post_init__(self):
         super().__post_init__()
-        one_of("operator", OPERATORS, self.operator)
+        one_of("operator", _OPERATORS, self.operator)
 
     def check(self, objective: Any) -> None:
         """Nothing, if the layers exist.
@@ -234,12 +229,12 @@ class Slice(Seeded):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.direction not in DIRECTIONS:
-            known = f"one of {', '.join(DIRECTIONS)}, or a file of weights ({', '.join(SUFFIXES)})"
+        if self.direction not in _DIRECTIONS:
+            known = f"one of {', '.join(_DIRECTIONS)}, or a file of weights ({', '.join(SUFFIXES)})"
             require(self.file is not None, "direction", known, self.direction)
-        one_of("by", NORMALISED, self.by)
-        one_of("precision", PRECISIONS, self.precision)
-        one_of("statistics", STATISTICS, self.statistics)
+        one_of("by", _NORMALISED, self.by)
+        one_of("precision", _PRECISIONS, self.precision)
+        one_of("statistics", _STATISTICS, self.statistics)
         low, high = self.reach
         pair = "a lower and a higher number" if isinstance(self.span, tuple) else ""
         fits = -float("inf") < low < high < float("inf")

@@ -31,7 +31,7 @@ from landscape.trace.piecewise import exact_diagonal
 Method = Literal["hutchinson", "exact", "auto"]
 
 # Up to this length every entry of the diagonal costs no more than the first probes.
-DENSE_DIM = 32
+_DENSE_DIM = 32
 _SCALES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 
 
@@ -115,7 +115,7 @@ def trace(
     if getattr(part, "differences", False):
         probe = torch.ones(part.dim, dtype=z.dtype, device=z.device)
         said["differences"] = f"a product with signs is off by about {part.error(probe):.3g}"
-    if part.dim <= DENSE_DIM:
+    if part.dim <= _DENSE_DIM:
         found = _entry_by_entry(part)
     else:
         found = hutchinson(part, tolerance, probes=probes, generator=generator)

@@ -16,6 +16,8 @@ from cnognp.keywords import Keyword, Made, keywords_of
 if TYPE_CHECKING:
     from cnognp.measuring.settings import Settings
 
+__all__ = ["KINDS", "keywords"]
+
 
 def keywords(kind: str) -> Mapping[str, Keyword]:
     """The settings of a kind by name, without importing it."""
