@@ -308,6 +308,9 @@ def gradients(objective: Objective, z: Float[Tensor, "n p"]) -> Gradients:
         objective: what is measured; without random modules.
         z: (n, p), the members.
 
+    Returns:
+        ``member``, ``loss``, ``gradient_norm`` and ``gradient_max`` (n,).
+
     Raises:
         RuntimeError: if the objective is random.
         ValueError: if ``z`` does not have two axes, or no member.

@@ -77,7 +77,8 @@ def trace(
         generator: source of the probes; seed 0 where None.
 
     Returns:
-        estimate, standard_error, interval (95 %), samples, probes, products, status.
+        estimate, standard_error, interval (2,) at 95 %, samples (probes,), none where the
+        trace is exact; products, status.
 
     Raises:
         ValueError: if ``method``, ``tolerance`` or ``probes`` is out of range, or the exact trace
