@@ -34,7 +34,7 @@ from landscape.results import Distribution, Maps, Stationary, provenance
 
 FUNCTIONS = ("himmelblau", "three-hump-camel", "six-hump-camel")
 
-SIDE = 101
+_SIDE = 101
 """Points along each side of the surfaces that maps are drawn on."""
 
 
@@ -97,7 +97,7 @@ class Config:
             seed=self.seed,
             tolerance=self.tolerance,
             gradient_tolerance=self.gradient_tolerance,
-            grid=SIDE,
+            grid=_SIDE,
         )
 
 

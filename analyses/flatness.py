@@ -156,11 +156,11 @@ def units(config: Config) -> list[Unit]:
                     z.cpu().contiguous().view(torch.uint8).numpy().tobytes()
                 ).hexdigest()
                 point = Point(here, run, member, digest)
-                found.append(Unit(f"{run} {member}", panel_of, point))
+                found.append(Unit(f"{run} {member}", _panel_of, point))
     return found
 
 
-def panel_of(point: Point) -> Panel:
+def _panel_of(point: Point) -> Panel:
     """The panel of a member, with what it reaches on seen and held-out data in its provenance."""
     subject = _subject(RunFolder(Path(point.run)), point.member, point.config)
     return _panel(subject, subject.points[point.member], point.config)

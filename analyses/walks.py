@@ -33,7 +33,7 @@ from landscape.functions import CATALOGUE
 from landscape.objective import value
 from landscape.results import Walks, provenance
 
-METHODS_SHOWN = ("gd", "adam", "sam", "cnognp")
+_METHODS_SHOWN = ("gd", "adam", "sam", "cnognp")
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Config:
     """
 
     function: str = "himmelblau"
-    methods: tuple[str, ...] = METHODS_SHOWN
+    methods: tuple[str, ...] = _METHODS_SHOWN
     members: int = 8
     evaluations: int | None = None
     lr: float | None = None

@@ -17,6 +17,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from landscape.files import DamagedFile, check_writable, temporaries
 from landscape.results import Result, load, save
 
@@ -272,8 +274,6 @@ def _failure(error: Exception) -> Failure:
 @contextmanager
 def _threads(number: int | None) -> Iterator[None]:
     """Inside, torch computes with so many threads."""
-    import torch
-
     before = torch.get_num_threads()
     torch.set_num_threads(number or before)
     try:

@@ -139,9 +139,7 @@ class Hessian:
 
     def dense(self) -> Float[Tensor, "p p"]:
         """The whole matrix, made symmetric; p products."""
-        eye = torch.eye(self.dim, dtype=self.point.dtype, device=self.point.device)
-        matrix = self @ eye
-        return (matrix + matrix.T) / 2
+        return dense(self)
 
     def _sum(self, multiply: Callable[..., None], probes: Tensor) -> Tensor:
         # Also for a graph that is kept: a checkpoint inside it runs the model again.
@@ -285,6 +283,13 @@ def _saved(graph: Any) -> Iterator[Tensor]:
                 yield from (item for item in items if isinstance(item, Tensor))
 
 
+def dense(operator: Any) -> Float[Tensor, "k k"]:
+    """All entries of an operator, made symmetric; as many products as it has rows."""
+    eye = torch.eye(operator.dim, dtype=operator.point.dtype, device=operator.point.device)
+    entries = operator @ eye
+    return (entries + entries.T) / 2
+
+
 def arithmetic(z: Float[Tensor, "*batch p"]) -> tuple[Float[Tensor, "*batch p"], str]:
     """The point in the type in which it is measured, and words for that.
 
@@ -302,6 +307,9 @@ def gradients(objective: Objective, z: Float[Tensor, "n p"]) -> Gradients:
     Args:
         objective: what is measured; without random modules.
         z: (n, p), the members.
+
+    Returns:
+        ``member``, ``loss``, ``gradient_norm`` and ``gradient_max`` (n,).
 
     Raises:
         RuntimeError: if the objective is random.

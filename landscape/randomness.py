@@ -54,13 +54,13 @@ def derive(generator: torch.Generator, *tags: int | str) -> torch.Generator:
     """
     seed = derived_seed(generator.initial_seed(), *tags)
     first = getattr(generator, "first", 0)
-    fresh = FromMember(generator.device) if first else torch.Generator(device=generator.device)
+    fresh = _FromMember(generator.device) if first else torch.Generator(device=generator.device)
     if first:
         fresh.first = first  # type: ignore[attr-defined]
     return fresh.manual_seed(seed)
 
 
-class FromMember(torch.Generator):
+class _FromMember(torch.Generator):
     """A generator for some members of a population: row 0 of `draw_rows` is that of ``first``."""
 
     first = 0
@@ -68,7 +68,7 @@ class FromMember(torch.Generator):
 
 def from_member(generator: torch.Generator, first: int) -> torch.Generator:
     """A generator of the same seed, from which members ``first`` and after draw their own rows."""
-    fresh = FromMember(generator.device)
+    fresh = _FromMember(generator.device)
     fresh.first = first
     fresh.manual_seed(generator.initial_seed())
     return fresh

@@ -1,18 +1,20 @@
 """``cnognp analyze``: measurements of a run, or of the weights of any model."""
 
 from collections.abc import Iterator
-from dataclasses import Field, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from docstring_parser import parse
 from jsonargparse import SUPPRESS, ArgumentParser, Namespace
 
 from cnognp.cli import console
 from cnognp.cli.arguments import value_of
-from cnognp.measuring.kinds import KINDS
-from cnognp.measuring.settings import Settings, names
+from cnognp.keywords import Keyword
+from cnognp.measuring.kinds import KINDS, keywords
 from cnognp.training.config import RunFolder
+
+if TYPE_CHECKING:
+    from cnognp.measuring.settings import Settings
 
 _KINDS = "gradient,spectrum,trace,line,plane"
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -67,52 +69,40 @@ def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
 def _settings(parser: ArgumentParser, argv: list[str]) -> None:
     """Adds the settings of all kinds of measurements, grouped by the kinds that have them."""
     groups: dict[str, Any] = {}
-    for name, entry in _fields().items():
-        users = ", ".join(kind for kind, page in KINDS.items() if name in _named(page))
+    for name, entry in _settings_by_name().items():
+        users = ", ".join(kind for kind in KINDS if name in keywords(kind))
         if users not in groups:
             groups[users] = parser.add_argument_group(users)
         group = groups[users]
-        flag, text = f"--{name.replace('_', '-')}", _described(name)
-        if "keys" in entry.metadata:
-            _keys(parser, group, argv, entry, text)
-        elif isinstance(entry.default, bool):
+        flag, text = f"--{name.replace('_', '-')}", entry.help.replace("`", "").rstrip(".")
+        if entry.kind is bool:
             group.add_argument(flag, action="store_true", help=text)
-        elif "read" in entry.metadata:
-            how = {"default": entry.metadata["shown"], "metavar": entry.metadata["metavar"]}
-            group.add_argument(flag, type=str, help=text, **how)
+        elif entry.kind is not None:
+            group.add_argument(flag, type=entry.kind, default=entry.default, help=text)
+        elif entry.default:
+            shown, metavar = entry.default
+            group.add_argument(flag, type=str, default=shown, metavar=metavar, help=text)
         else:
-            group.add_argument(flag, type=type(entry.default), default=entry.default, help=text)
+            _keys(parser, group, argv, name, text)
 
 
-def _keys(parser: ArgumentParser, group: Any, argv: list[str], entry: Field, text: str) -> None:
+def _keys(parser: ArgumentParser, group: Any, argv: list[str], name: str, text: str) -> None:
     """Adds a setting that has keys of its own, or one line of help that stands for them."""
     helps = "-h" in argv or "--help" in argv
-    if any(word.startswith(f"--{entry.name}.") for word in argv) or (
-        helps and entry.name in (value_of(argv, "--only") or "")
+    if any(word.startswith(f"--{name}.") for word in argv) or (
+        helps and name in (value_of(argv, "--only") or "")
     ):
         # Such keys come with torch, which help without them does not need.
-        parser.add_class_arguments(entry.metadata["keys"](), entry.name)
+        kind = next(kind for kind in KINDS if name in keywords(kind))
+        (entry,) = (entry for entry in fields(KINDS[kind]) if entry.name == name)  # type: ignore[arg-type]
+        parser.add_class_arguments(entry.default_factory, name)
     elif helps:
-        group.add_argument(f"--{entry.name}.KEY", type=str, default=SUPPRESS, help=text)
+        group.add_argument(f"--{name}.KEY", type=str, default=SUPPRESS, help=text)
 
 
-def _named(page: type[Settings]) -> dict[str, Field]:
-    return {entry.name: entry for entry in fields(page)}  # type: ignore[arg-type]
-
-
-def _fields() -> dict[str, Field]:
+def _settings_by_name() -> dict[str, Keyword]:
     """The settings of all kinds by name; one name is one flag."""
-    return {name: entry for page in KINDS.values() for name, entry in _named(page).items()}
-
-
-def _described(name: str) -> str:
-    """What the documentation of the settings says of one."""
-    pages = (page for kind in KINDS.values() for page in kind.__mro__)
-    for page in pages:
-        for said in parse(vars(page).get("__doc__") or "").params:
-            if said.arg_name == name:
-                return " ".join((said.description or "").split()).replace("`", "").rstrip(".")
-    return ""
+    return {name: entry for kind in KINDS for name, entry in keywords(kind).items()}
 
 
 def command(options: Namespace) -> None:
@@ -124,8 +114,9 @@ def command(options: Namespace) -> None:
         KeyboardInterrupt: likewise.
     """
     from cnognp.measuring import subjects
+    from cnognp.measuring.settings import names
 
-    settings = settings_of(options)
+    settings = _settings_of(options)
     named = [*names(options.only), *["crosscheck"] * options.crosscheck]
     for name in named:
         if name not in settings:
@@ -173,21 +164,22 @@ def command(options: Namespace) -> None:
             console.table(f"{name}: {title}", columns, entries)
 
 
-def settings_of(options: Namespace) -> dict[str, Settings]:
+def _settings_of(options: Namespace) -> dict[str, "Settings"]:
     """The settings that the arguments ask for, by kind; all are checked, whatever is measured.
 
     Raises:
         ValueError: if one is out of range.
     """
-    given: dict[str, Any] = {}
-    for name, entry in _fields().items():
-        value = vars(options).get(name)
-        if "keys" in entry.metadata:
-            value = entry.metadata["keys"]()(**(value.as_dict() if value else {}))
-        given[name] = entry.metadata["read"](value) if "read" in entry.metadata else value
-    return {
-        kind: page(**{name: given[name] for name in _named(page)}) for kind, page in KINDS.items()
-    }
+    read: dict[str, Settings] = {}
+    for kind, page in KINDS.items():
+        given: dict[str, Any] = {}
+        for entry in fields(page):  # type: ignore[arg-type]
+            value = vars(options).get(entry.name)
+            if isinstance(entry.default_factory, type):
+                value = entry.default_factory(**(value.as_dict() if value else {}))
+            given[entry.name] = entry.metadata.get("read", lambda same: same)(value)
+        read[kind] = page(**given)
+    return read
 
 
 def _joined(argv: list[str]) -> list[str]:

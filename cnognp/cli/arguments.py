@@ -153,10 +153,10 @@ def explained(error: Exception, parser: ArgumentParser) -> str:
         return f"unexpected word {words[0]!r}; see --help"
     keys = re.findall(r"unrecognized arguments: (--[\w.-]+)", text)
     keys += re.findall(r"Subcommand '\w+' does not accept option '(.+?)'", text)
-    return unknown_option(keys[0], parser) if keys else text
+    return _unknown_option(keys[0], parser) if keys else text
 
 
-def unknown_option(key: str, parser: ArgumentParser) -> str:
+def _unknown_option(key: str, parser: ArgumentParser) -> str:
     """The message for an option, or a key of a configuration file, that does not exist."""
     flag = f"--{key.removeprefix('--')}"
     if flag in _COMPOSED:

@@ -12,7 +12,7 @@ from cnognp.cli import study
 from cnognp.methods import METHODS
 from cnognp.tasks.registry import TASKS
 
-SHELLS = tuple(shtab.SUPPORTED_SHELLS)
+_SHELLS = tuple(shtab.SUPPORTED_SHELLS)
 
 _FOLDERS = ("run", "out", "data")
 _FILES = ("config", "point")
@@ -22,14 +22,14 @@ def script(shell: str, verbs: Mapping[str, str]) -> str:
     """The completion script for a shell; it knows every verb with its options.
 
     Args:
-        shell: one of `SHELLS`.
+        shell: one that shtab knows.
         verbs: the verbs, each with the line that describes it.
 
     Raises:
         ValueError: if the shell is not known.
     """
-    if shell not in SHELLS:
-        raise ValueError(f"--print_completion takes {', '.join(SHELLS)}, got {shell!r}")
+    if shell not in _SHELLS:
+        raise ValueError(f"--print_completion takes {', '.join(_SHELLS)}, got {shell!r}")
     root = argparse.ArgumentParser("cnognp")
     root.add_argument("--version", action="store_true", help="print version and exit")
     subparsers = root.add_subparsers()

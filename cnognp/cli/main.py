@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
         except OSError:
             _drop_output()
-        return code_of(error)
+        return _code_of(error)
 
 
 def _run(verb: str, argv: list[str]) -> int:
@@ -79,7 +79,7 @@ def _run(verb: str, argv: list[str]) -> int:
     try:
         # Already reading the arguments may run a file of the user's, which may print.
         with only_objects() if "--json" in argv and not helps else nullcontext():
-            options = parser_of(verb, argv)
+            options = _parser_of(verb, argv)
             return importlib.import_module(f"cnognp.cli.{verb}").command(options) or GOOD
     except SystemExit as leaving:
         if isinstance(leaving.__context__, BrokenPipeError):
@@ -136,7 +136,7 @@ def _leaving(leaving: signals.Leaving) -> Iterator[None]:
             signal.signal(number, was)
 
 
-def code_of(error: Exception) -> int:
+def _code_of(error: Exception) -> int:
     """The exit code that belongs to an error."""
     from landscape.files import DamagedFile
 
@@ -167,7 +167,7 @@ def _place(error: Exception) -> str:
     return lines[-1] if lines else ""
 
 
-def parser_of(verb: str, argv: list[str]):
+def _parser_of(verb: str, argv: list[str]):
     """The verb's options.
 
     Raises:

@@ -87,7 +87,7 @@ def add_task(parser: ArgumentParser, task: str, *, keys: bool = True) -> None:
         parser.add_argument("--task.name", type=str, default=task, help=hint)
 
 
-def config_of(options: Namespace) -> Config:
+def _config_of(options: Namespace) -> Config:
     """The configuration in the parsed options.
 
     Raises:
@@ -130,7 +130,7 @@ def command(options: Namespace) -> int:
     Raises:
         FileExistsError: if the run's folder exists and is not to be resumed.
     """
-    config = config_of(options)
+    config = _config_of(options)
     folder = RunFolder(Path(options.out or f"runs/{_stem(config.task)}"))
     if folder.path.exists() and not options.resume:
         raise FileExistsError(

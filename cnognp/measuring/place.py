@@ -3,15 +3,9 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from landscape.results import Result
-else:
-    # The command line's help reads what can be measured, and needs neither torch nor HDF5 for it.
-    Result = Tensor = Any
+from torch import Tensor
 
 
 class Place(NamedTuple):

@@ -2,24 +2,26 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-from cnognp.measuring.place import Place, Result
+import torch
+
+from cnognp.measuring.place import Place
 from cnognp.ranges import require
-
-if TYPE_CHECKING:
-    from torch import Generator
-else:
-    # Help is made from these classes, and torch would take most of its time.
-    Generator = Any
+from cnognp.tasks.weights import SUFFIXES
+from landscape import operators
+from landscape.curvature import Hessian
+from landscape.operators.selection import selected
+from landscape.results import Result
 
 ENDS = ("LM", "LA", "SA", "BE")
-DIRECTIONS = ("random", "eigenvectors", "gradient", "pca")
-NORMALISED = ("", "filter", "layer", "model", "none")
-PRECISIONS = ("same", "bfloat16")
-STATISTICS = ("as given", "reestimated")
-OPERATORS = (
+_DIRECTIONS = ("random", "eigenvectors", "gradient", "pca")
+_NORMALISED = ("", "filter", "layer", "model", "none")
+_PRECISIONS = ("same", "bfloat16")
+_STATISTICS = ("as given", "reestimated")
+_OPERATORS = (
     "hessian", "gauss-newton", "fisher-categorical", "fisher-gaussian", "empirical-fisher"
 )  # fmt: skip
 
@@ -38,26 +40,23 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
-def written(
-    default: Any, read: Callable[[str], Any], shown: str, metavar: str | None = None
-) -> Any:
+def written(shown: str, metavar: str | None, read: Callable[[str], Any]) -> Any:
     """A field that the command line writes as one word.
 
     Args:
-        default: of the field.
-        read: from the word to the field's value.
         shown: the default as a word.
         metavar: how help writes the word.
+        read: from the word to the field's value.
     """
-    return field(default=default, metadata={"read": read, "shown": shown, "metavar": metavar})
+    return field(default=read(shown), metadata={"read": read})
 
 
 class Settings:
     """A kind of measurement: a frozen dataclass of how fine it is, with `measure`.
 
-    A kind is the one subclass that a module of `cnognp.measuring.kinds` defines; it is called what
-    the module is, with dashes. Each field is a flag of ``cnognp analyze``, and its line under Args
-    the help; a field that several kinds have stands in a class that they share.
+    A kind is the subclass that a module of `cnognp.measuring.kinds` is called after. Each field is
+    a flag of ``cnognp analyze``, and its line under Args the help; a field that several kinds have
+    stands in a class that they share.
     """
 
     whole: ClassVar[bool] = False
@@ -69,7 +68,7 @@ class Settings:
     @property
     def kind(self) -> str:
         """The name of the measurement."""
-        return kind_of(type(self))
+        return type(self).__module__.rpartition(".")[2].replace("_", "-")
 
     def check(self, objective: Any) -> None:
         """Nothing, if the objective can be measured like this; called before any measurement.
@@ -83,11 +82,6 @@ class Settings:
         raise NotImplementedError
 
 
-def kind_of(page: type[Settings]) -> str:
-    """The name of a kind of measurement."""
-    return page.__module__.rpartition(".")[2].replace("_", "-")
-
-
 @dataclass(frozen=True)
 class Seeded(Settings):
     """What draws at random.
@@ -99,10 +93,8 @@ class Seeded(Settings):
     seed: int = 0
 
     @property
-    def generator(self) -> Generator:
+    def generator(self) -> torch.Generator:
         """A fresh generator."""
-        import torch
-
         return torch.Generator(device="cpu").manual_seed(self.seed)
 
 
@@ -118,11 +110,11 @@ class Matrix(Seeded):
     """
 
     operator: str = "hessian"
-    where: Sequence[str] = written((), names, "")
+    where: Sequence[str] = written("", None, names)
 
     def __post_init__(self):
         super().__post_init__()
-        one_of("operator", OPERATORS, self.operator)
+        one_of("operator", _OPERATORS, self.operator)
 
     def check(self, objective: Any) -> None:
         """Nothing, if the layers exist.
@@ -131,20 +123,11 @@ class Matrix(Seeded):
             ValueError: if one does not.
         """
         if self.where:
-            import torch
-
-            from landscape.operators.selection import selected
-
             selected(objective, list(self.where), torch.device("cpu"))
 
     @property
     def matrix(self) -> dict[str, Any]:
         """The arguments that say which matrix, and which part of it."""
-        from functools import partial
-
-        from landscape import operators
-        from landscape.curvature import Hessian
-
         classes = {
             "hessian": Hessian,
             "gauss-newton": operators.GaussNewton,
@@ -236,24 +219,22 @@ class Slice(Seeded):
         precision: that of the model (same), or bfloat16.
     """
 
-    span: float | tuple[float, float] = written(1.0, _reach, "1.0", "S | A:B")
+    span: float | tuple[float, float] = written("1.0", "S | A:B", _reach)
     direction: str = "random"
     by: str = ""
-    metrics: Sequence[str] = written((), names, "")
+    metrics: Sequence[str] = written("", None, names)
     standard_errors: bool = False
     statistics: str = "as given"
     precision: str = "same"
 
     def __post_init__(self):
         super().__post_init__()
-        if self.direction not in DIRECTIONS:
-            from cnognp.tasks.weights import SUFFIXES
-
-            known = f"one of {', '.join(DIRECTIONS)}, or a file of weights ({', '.join(SUFFIXES)})"
+        if self.direction not in _DIRECTIONS:
+            known = f"one of {', '.join(_DIRECTIONS)}, or a file of weights ({', '.join(SUFFIXES)})"
             require(self.file is not None, "direction", known, self.direction)
-        one_of("by", NORMALISED, self.by)
-        one_of("precision", PRECISIONS, self.precision)
-        one_of("statistics", STATISTICS, self.statistics)
+        one_of("by", _NORMALISED, self.by)
+        one_of("precision", _PRECISIONS, self.precision)
+        one_of("statistics", _STATISTICS, self.statistics)
         low, high = self.reach
         pair = "a lower and a higher number" if isinstance(self.span, tuple) else ""
         fits = -float("inf") < low < high < float("inf")
@@ -267,8 +248,6 @@ class Slice(Seeded):
     @property
     def file(self) -> Path | None:
         """The file of the weights that slices go to, if they do."""
-        from cnognp.tasks.weights import SUFFIXES
-
         path = Path(self.direction)
         return path if path.suffix.lower() in SUFFIXES else None
 

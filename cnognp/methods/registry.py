@@ -4,12 +4,12 @@ The command line reads names, keywords and descriptions from here. They come fro
 classes, and torch is imported only when a method is made.
 """
 
-import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Literal
 
+from cnognp.keywords import Keyword, Made, function, keywords_of
 from cnognp.methods.composition import (
     GROUPS,
     Average,
@@ -21,7 +21,6 @@ from cnognp.methods.composition import (
     class_of,
     unevaluated,
 )
-from cnognp.methods.keywords import Keyword, keywords_of
 
 if TYPE_CHECKING:
     from cnognp.method import Method
@@ -32,6 +31,7 @@ BATCH = Data.batch_size
 _TRAINED = (Clip, Centralisation, Data, Schedule, Average)
 _BASED = (Base, Clip, Data, Schedule, Average)
 _PULLS = "inertia cognitive social randomness"
+_keywords_of = partial(keywords_of, "methods")
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Named:
             found["lr"] = _of_group(Base)["lr"]
         listed: dict[str, Keyword] = {}
         for place in (self.place, *self.parts.values()):
-            listed |= keywords_of(place)[1]
+            listed |= _keywords_of(place)[1]
         found |= {key: listed[key] for key in self.keys.split() or listed}
         for group in self.groups:
             found |= {key: keyword for key, keyword in _of_group(group).items() if key != "lr"}
@@ -83,7 +83,7 @@ class Named:
         }
         own = {key: given[key] for key in given if key not in self._shared()}
         for name, place in self.parts.items():
-            mine = keywords_of(place)[1]
+            mine = _keywords_of(place)[1]
             own[name] = class_of(place)(**{key: own.pop(key) for key in mine})
         kind = class_of(self.place)
         kind = partial(getattr(kind, "named", kind), **self.fixed)
@@ -156,7 +156,7 @@ def _inside(key: str, noun: str) -> str:
 
 
 def _of_group(group: Any) -> Mapping[str, Keyword]:
-    keywords = keywords_of(f"composition:{group.__name__}")[1]
+    keywords = _keywords_of(f"composition:{group.__name__}")[1]
     if group is not Base:
         return keywords
     known: Any = Literal[tuple(bases())]  # type: ignore[valid-type]
@@ -267,54 +267,18 @@ TABLE: Mapping[str, Named] = {
 }
 
 
-class _Methods(Mapping[str, Callable[..., "Method"]]):
-    """Functions with plain keywords that return a `Method`, made from `TABLE` when asked for."""
-
-    def __getitem__(self, name: str) -> Callable[..., "Method"]:
-        return _function(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(TABLE)
-
-    def __len__(self) -> int:
-        return len(TABLE)
-
-    def __contains__(self, name: object) -> bool:
-        return name in TABLE
-
-
-@cache
 def _function(name: str) -> Callable[..., "Method"]:
     """The function that makes the methods of a name, with signature, types and documentation."""
     entry = TABLE[name]
     keywords = entry.keywords()
-    parameters = [
-        inspect.Parameter(
-            key, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=each.default, annotation=each.kind
-        )
-        for key, each in keywords.items()
-    ]
-    signature = inspect.Signature(parameters, return_annotation=Any)
-
-    def make(*args: Any, **given: Any) -> "Method":
-        try:
-            bound = signature.bind(*args, **given)
-        except TypeError as error:
-            raise TypeError(f"{make.__name__}(): {error}") from None
-        bound.apply_defaults()
-        return entry.make(bound.arguments)
-
-    make.__name__ = make.__qualname__ = name.replace("-", "_")
-    make.__signature__ = signature  # type: ignore[attr-defined]
-    make.__annotations__ = {key: each.kind for key, each in keywords.items()} | {"return": Any}
     path = f"cnognp.methods.{entry.place.replace(':', '.')}"
     lines = [f"    {key}: {each.help}" for key, each in keywords.items()]
-    first = entry.says or keywords_of(entry.place)[0]
-    make.__doc__ = "\n".join([first, "", f"Formula and source: `{path}`.", "", "Args:", *lines])
-    return make
+    first = entry.says or _keywords_of(entry.place)[0].partition("\n")[0]
+    text = "\n".join([first, "", f"Formula and source: `{path}`.", "", "Args:", *lines])
+    return function(name.replace("-", "_"), text, keywords, entry.make)
 
 
-METHODS: Mapping[str, Callable[..., "Method"]] = _Methods()
+METHODS: Mapping[str, Callable[..., "Method"]] = Made(TABLE, _function)
 """Functions with plain keywords that return a `Method`, by name."""
 
 

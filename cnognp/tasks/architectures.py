@@ -1,27 +1,31 @@
-"""Networks for coloured images by name. Importing this module does not load torch."""
+"""Networks for coloured images by name."""
 
 import difflib
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import import_module
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
+import torch
+from torch import nn
+
+from cnognp.tasks.networks import resnet
+from cnognp.tasks.vgg import vgg
+from cnognp.tasks.vit import vit
+from cnognp.tasks.wide import wide_resnet
 
 Norm = Literal["batch", "group"]
-FOREIGN = "torchvision:"
+_FOREIGN = "torchvision:"
 _PER_GROUP = 8
 
-_KNOWN: Mapping[str, tuple[str, Mapping[str, int]]] = MappingProxyType({
-    **{f"resnet{depth}": ("networks:resnet", {"depth": depth}) for depth in (20, 32, 44, 56, 110)},
-    "wrn16-4": ("wide:wide_resnet", {"depth": 16, "width": 4}),
-    "vgg11": ("vgg:vgg", {"depth": 11}),
-    "vgg16": ("vgg:vgg", {"depth": 16}),
-    "vit-t": ("vit:vit", {"width": 192, "heads": 3}),
-    "vit-s": ("vit:vit", {"width": 384, "heads": 6}),
+_KNOWN: Mapping[str, Callable[..., nn.Module]] = MappingProxyType({
+    **{f"resnet{depth}": partial(resnet, depth=depth) for depth in (20, 32, 44, 56, 110)},
+    "wrn16-4": partial(wide_resnet, depth=16, width=4),
+    "vgg11": partial(vgg, depth=11),
+    "vgg16": partial(vgg, depth=16),
+    "vit-t": partial(vit, width=192, heads=3),
+    "vit-s": partial(vit, width=384, heads=6),
 })
 
 NETWORKS: tuple[str, ...] = tuple(_KNOWN)
@@ -32,8 +36,8 @@ def architecture(
     name: str,
     num_classes: int,
     norm: Norm = "batch",
-    generator: "torch.Generator | None" = None,
-) -> "nn.Module":
+    generator: torch.Generator | None = None,
+) -> nn.Module:
     """The network called ``name`` with fresh weights, float32 on the CPU.
 
     Args:
@@ -53,35 +57,31 @@ def architecture(
     return model if norm == "batch" else _with_groups(model, name)
 
 
-def _builder(name: str) -> Callable[..., "nn.Module"]:
+def _builder(name: str) -> Callable[..., nn.Module]:
     """What makes the network from ``num_classes`` and ``generator``.
 
     Raises:
         ValueError: if there is none of this name.
     """
-    if name.startswith(FOREIGN):
-        return partial(_foreign, name.removeprefix(FOREIGN))
+    if name.startswith(_FOREIGN):
+        return partial(_foreign, name.removeprefix(_FOREIGN))
     if name not in _KNOWN:
         near = difflib.get_close_matches(name.lower().replace("_", "-"), NETWORKS, n=1)
         advice = f"Did you mean {near[0]!r}? " if near else ""
         raise ValueError(
             f"no network is called {name!r}. {advice}There are {', '.join(NETWORKS)}, and "
-            f"{FOREIGN}NAME for those of torchvision"
+            f"{_FOREIGN}NAME for those of torchvision"
         )
-    place, keywords = _KNOWN[name]
-    module, _, function = place.partition(":")
-    return partial(getattr(import_module(f"cnognp.tasks.{module}"), function), **keywords)
+    return _KNOWN[name]
 
 
-def _foreign(name: str, num_classes: int, generator: "torch.Generator | None") -> "nn.Module":
+def _foreign(name: str, num_classes: int, generator: torch.Generator | None) -> nn.Module:
     """A classifier of torchvision, its weights drawn from the generator.
 
     Raises:
         ValueError: if torchvision has no such classifier.
         ModuleNotFoundError: if there is no torchvision.
     """
-    import torch
-
     models = torchvision("models")
     known = models.list_models(module=models)
     if name not in known:
@@ -111,14 +111,12 @@ def torchvision(part: str) -> Any:
         ) from None
 
 
-def _with_groups(model: "nn.Module", name: str) -> "nn.Module":
+def _with_groups(model: nn.Module, name: str) -> nn.Module:
     """The model with GroupNorm in the place of BatchNorm.
 
     Raises:
         ValueError: if it has none.
     """
-    from torch import nn
-
     found = [
         (parent, key, child)
         for parent in model.modules()

@@ -1,20 +1,23 @@
 """Adult (Census Income), from its original files or from OpenML.
 
 Gaps are filled, numbers scaled and categories encoded by what the training rows say alone.
-Importing this module loads neither torch nor scikit-learn.
 """
 
+import warnings
 from collections.abc import Sequence
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from sklearn.datasets import fetch_openml
+from sklearn.impute import SimpleImputer
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from torch.nn import functional as F
 
 from cnognp.tasks.tabular import Splits, held_out, perceptron
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from cnognp.tasks.task import Task
+from cnognp.tasks.task import Task, accuracy
 
 _COLUMNS = (
     "age", "workclass", "fnlwgt", "education", "education-num", "marital-status", "occupation",
@@ -30,7 +33,7 @@ _ROWS = (32561, 16281)
 _FIRST = (("39", "77516"), ("25", "226802"))
 
 
-def adult(seed: int = 0, data: str | None = None, hidden: tuple[int, ...] = (10,)) -> "Task":
+def adult(seed: int = 0, data: str | None = None, hidden: tuple[int, ...] = (10,)) -> Task:
     """Adult (Census Income): more than 50,000 dollars a year or not, 48,842 rows, a perceptron.
 
     The original test file is the test split (16,281 rows); a fifth of the original training file,
@@ -50,21 +53,12 @@ def adult(seed: int = 0, data: str | None = None, hidden: tuple[int, ...] = (10,
         ValueError: if a file does not have the format of Adult.
         RuntimeError: if ``data`` is None and the set cannot be fetched.
     """
-    from torch.nn import functional as F
-
-    from cnognp.tasks.task import accuracy
-
     development, test = _fetched() if data is None else _read(Path(data).expanduser())
     splits = _encoded(development, test, seed)
     return perceptron("adult", splits, 2, hidden, seed, loss=F.cross_entropy, accuracy=accuracy)
 
 
-def _encoded(development: "np.ndarray", test: "np.ndarray", seed: int) -> Splits:
-    import numpy as np
-    from sklearn.impute import SimpleImputer
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import OneHotEncoder, StandardScaler
-
+def _encoded(development: np.ndarray, test: np.ndarray, seed: int) -> Splits:
     rows = np.arange(len(development))
     size = round(0.2 * len(rows))
     train, validation = held_out(rows, development[:, -1], size, seed, "validation")
@@ -78,20 +72,18 @@ def _encoded(development: "np.ndarray", test: "np.ndarray", seed: int) -> Splits
     scale.fit(_floats(development[train][:, numeric]))
     encode.fit(development[train][:, words])
 
-    def pair(cells: "np.ndarray") -> tuple["np.ndarray", "np.ndarray"]:
+    def pair(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         parts = [scale.transform(_floats(cells[:, numeric])), encode.transform(cells[:, words])]
         return np.hstack(parts), (cells[:, -1] == _INCOMES[1]).astype(np.int64)
 
     return Splits(pair(development[train]), pair(development[validation]), pair(test))
 
 
-def _floats(cells: "np.ndarray") -> "np.ndarray":
-    import numpy as np
-
+def _floats(cells: np.ndarray) -> np.ndarray:
     return np.where(cells == _MISSING, "nan", cells).astype(np.float64)
 
 
-def _read(folder: Path) -> "tuple[np.ndarray, np.ndarray]":
+def _read(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     paths = folder / "adult.data", folder / "adult.test"
     for path in paths:
         if not path.is_file():
@@ -101,9 +93,7 @@ def _read(folder: Path) -> "tuple[np.ndarray, np.ndarray]":
     return _cells(paths[0]), _cells(paths[1])
 
 
-def _cells(path: Path) -> "np.ndarray":
-    import numpy as np
-
+def _cells(path: Path) -> np.ndarray:
     table = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         # adult.test begins with a comment, and both files end with an empty line.
@@ -136,11 +126,7 @@ def _is_number(cell: str) -> bool:
         return False
 
 
-def _fetched() -> "tuple[np.ndarray, np.ndarray]":
-    import warnings
-
-    from sklearn.datasets import fetch_openml
-
+def _fetched() -> tuple[np.ndarray, np.ndarray]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="A network error occurred")
@@ -154,9 +140,7 @@ def _fetched() -> "tuple[np.ndarray, np.ndarray]":
     return _parted(_decoded(bunch))
 
 
-def _decoded(bunch: Any) -> "np.ndarray":
-    import numpy as np
-
+def _decoded(bunch: Any) -> np.ndarray:
     columns = dict(zip(bunch.feature_names, bunch.data.T, strict=True))
     table = np.empty((len(bunch.target), len(_COLUMNS)), dtype=object)
     for j, name in enumerate(_COLUMNS[:-1]):
@@ -171,7 +155,7 @@ def _decoded(bunch: Any) -> "np.ndarray":
     return table
 
 
-def _parted(table: "np.ndarray") -> "tuple[np.ndarray, np.ndarray]":
+def _parted(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     head = [tuple(cells) for cells in table[:, [0, 2]]]
     in_data, in_test = _ROWS
     if len(table) == in_data + in_test:

@@ -1,17 +1,18 @@
-"""CIFAR-10 and CIFAR-100. Importing this module loads neither torch nor torchvision."""
+"""CIFAR-10 and CIFAR-100."""
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+from torch.nn import functional as F
 
 from cnognp.tasks.architectures import Norm, architecture, torchvision
 from cnognp.tasks.tabular import Splits, held_out, starts, tensors
-
-if TYPE_CHECKING:
-    import numpy as np
-    from torch import Tensor
-
-    from cnognp.tasks.task import Task
+from cnognp.tasks.task import Task, accuracy
+from landscape.files import DamagedFile
+from landscape.networks import cropped_and_flipped, normalised
 
 Colour = tuple[float, float, float]
 
@@ -53,7 +54,7 @@ def cifar10(
     augment: bool = True,
     mean: Colour = (0.4914, 0.4822, 0.4465),
     deviation: Colour = (0.2023, 0.1994, 0.2010),
-) -> "Task":
+) -> Task:
     """CIFAR-10: 10 classes, 60,000 coloured images of 32 x 32 pixels, networks by name.
 
     The original test images are the test split (10,000 images); those of validation are drawn from
@@ -99,7 +100,7 @@ def cifar100(
     augment: bool = True,
     mean: Colour = (0.5071, 0.4867, 0.4408),
     deviation: Colour = (0.2675, 0.2565, 0.2761),
-) -> "Task":
+) -> Task:
     """CIFAR-100: 100 classes, 60,000 coloured images of 32 x 32 pixels; else as cifar10.
 
     Args:
@@ -127,17 +128,12 @@ def cifar100(
     ))  # fmt: skip
 
 
-def _task(known: _Set, options: _Options) -> "Task":
+def _task(known: _Set, options: _Options) -> Task:
     """The task on one of the sets.
 
     Raises:
         ValueError: if a number is out of range.
     """
-    from torch.nn import functional as F
-
-    from cnognp.tasks.task import Task, accuracy
-    from landscape.networks import normalised
-
     if min(options.deviation) <= 0:
         raise ValueError(f"deviation must be positive, got {options.deviation}")
     build = partial(architecture, options.network, known.classes, options.norm)
@@ -153,9 +149,7 @@ def _task(known: _Set, options: _Options) -> "Task":
     )
 
 
-def _augmented(images: "Tensor", seed: int, step: int) -> "Tensor":
-    from landscape.networks import cropped_and_flipped
-
+def _augmented(images: Tensor, seed: int, step: int) -> Tensor:
     # Members share their mini-batches, so that they are compared on the same images.
     return cropped_and_flipped(images, seed, 0, step)
 
@@ -166,8 +160,6 @@ def _splits(known: _Set, options: _Options) -> Splits:
     Raises:
         ValueError: if the validation split is too small or too large to have every class.
     """
-    import numpy as np
-
     folder = Path(options.data).expanduser()
     (images, target), test = (_read(known, folder, train) for train in (True, False))
     size, most = options.validation, len(target) - known.classes
@@ -183,17 +175,13 @@ def _splits(known: _Set, options: _Options) -> Splits:
     return tensors(Splits(train, validation, test))
 
 
-def _read(known: _Set, folder: Path, train: bool) -> "tuple[np.ndarray, np.ndarray]":
+def _read(known: _Set, folder: Path, train: bool) -> tuple[np.ndarray, np.ndarray]:
     """Images (n, 3, 32, 32) and classes (n,), from files whose MD5 are the published ones.
 
     Raises:
         FileNotFoundError: if a file is missing; says which, and how to get them.
         DamagedFile: if one is another.
     """
-    import numpy as np
-
-    from landscape.files import DamagedFile
-
     source = getattr(torchvision("datasets"), known.kind)
     inner = folder / source.base_folder
     names = [name for name, _ in (*source.train_list, *source.test_list)]

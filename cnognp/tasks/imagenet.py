@@ -1,17 +1,20 @@
-"""ImageNet, and any folder of images like it. Importing this module does not load torch."""
+"""ImageNet, and any folder of images like it."""
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Subset
 
 from cnognp.tasks.architectures import Norm, architecture, torchvision
 from cnognp.tasks.cifar import Colour
 from cnognp.tasks.tabular import held_out, starts
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from cnognp.tasks.task import Task
+from cnognp.tasks.task import Task, accuracy
+from landscape.networks import normalised, resized_and_flipped
 
 _SIDE, _SEEN = 256, 224
 _FOLDERS = ("train", "val")
@@ -30,7 +33,7 @@ def imagenet(
     workers: int = 4,
     mean: Colour = (0.485, 0.456, 0.406),
     deviation: Colour = (0.229, 0.224, 0.225),
-) -> "Task":
+) -> Task:
     """ImageNet, or any folder of images like it: train/CLASS/IMAGE and val/CLASS/IMAGE.
 
     The folder ``val`` is the test split; images of validation are drawn from those of training by
@@ -65,10 +68,6 @@ def imagenet(
             of range.
         ModuleNotFoundError: if torchvision is not installed.
     """
-    from torch.nn import functional as F
-
-    from cnognp.tasks.task import Task, accuracy
-
     if min(deviation) <= 0:
         raise ValueError(f"deviation must be positive, got {deviation}")
     if batch < 1 or workers < 0:
@@ -122,9 +121,6 @@ def _split(train: Any, size: int, seed: int) -> tuple[Any, Any]:
     Raises:
         ValueError: if the split is too small or too large to have every class.
     """
-    import numpy as np
-    from torch.utils.data import Subset
-
     if size == 0:
         return train, None
     classes, most = len(train.classes), len(train) - len(train.classes)
@@ -140,25 +136,18 @@ def _split(train: Any, size: int, seed: int) -> tuple[Any, Any]:
 
 def _reader(images: Any, batch: int, workers: int, shuffled: bool = False) -> Any:
     """A loader of them, its pages pinned where there is an accelerator to copy them to."""
-    import torch
-    from torch.utils.data import DataLoader
-
     return DataLoader(
         images, batch_size=batch, shuffle=shuffled, num_workers=workers,
         pin_memory=torch.cuda.is_available(), persistent_workers=workers > 0,
     )  # fmt: skip
 
 
-def _prepared(images: "Tensor", mean: Colour, deviation: Colour) -> "Tensor":
+def _prepared(images: Tensor, mean: Colour, deviation: Colour) -> Tensor:
     """The middle 224 pixels, normalised."""
-    from landscape.networks import normalised
-
     top, left = ((size - _SEEN) // 2 for size in images.shape[-2:])
     middle = images[..., top : top + _SEEN, left : left + _SEEN]
     return normalised(middle, mean, deviation)
 
 
-def _augmented(images: "Tensor", seed: int, step: int) -> "Tensor":
-    from landscape.networks import resized_and_flipped
-
+def _augmented(images: Tensor, seed: int, step: int) -> Tensor:
     return resized_and_flipped(images, seed, 0, step, _SEEN)

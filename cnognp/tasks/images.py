@@ -1,17 +1,20 @@
-"""Small images from scikit-learn. Importing this module loads neither torch nor scikit-learn."""
+"""Small images from scikit-learn."""
 
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+import numpy as np
+from sklearn.datasets import load_digits
+from torch.nn import functional as F
+
+from cnognp.tasks.networks import mlp, small_conv
 from cnognp.tasks.tabular import Splits, split, starts, tensors
-
-if TYPE_CHECKING:
-    from cnognp.tasks.task import Task
+from cnognp.tasks.task import Task, accuracy
 
 
 def digits(
     seed: int = 0, network: Literal["mlp", "conv"] = "mlp", hidden: tuple[int, ...] = (32,)
-) -> "Task":
+) -> Task:
     """Handwritten digits: 10 classes, 1,797 images of 8 x 8 pixels, two networks to choose from.
 
     1,079 / 359 / 359 images for training, validation and test; pixels are divided by 16, their
@@ -26,13 +29,6 @@ def digits(
     Raises:
         ValueError: if ``network`` is neither.
     """
-    import numpy as np
-    from sklearn.datasets import load_digits
-    from torch.nn import functional as F
-
-    from cnognp.tasks.networks import mlp, small_conv
-    from cnognp.tasks.task import Task, accuracy
-
     if network not in ("mlp", "conv"):
         raise ValueError(f"network must be 'mlp' or 'conv', got {network!r}")
     pixels, target = load_digits(return_X_y=True)

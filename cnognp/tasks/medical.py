@@ -1,16 +1,20 @@
-"""Two small sets of MedMNIST. Importing this module loads neither torch nor NumPy."""
+"""Two small sets of MedMNIST."""
 
+import hashlib
+import io
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+from torch.nn import functional as F
 
 from cnognp.tasks.architectures import Norm, architecture
 from cnognp.tasks.tabular import Splits, starts, tensors
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from cnognp.tasks.task import Task
+from cnognp.tasks.task import Task, accuracy
+from landscape.files import DamagedFile
+from landscape.networks import cropped_and_flipped, normalised
 
 _MIDDLE, _EDGE, _SHIFT = 0.5, 2, 2
 
@@ -35,7 +39,7 @@ def breastmnist(
     weights: str = "",
     spread: float = 1e-4,
     augment: bool = False,
-) -> "Task":
+) -> Task:
     """BreastMNIST: malignant (0) or not (1), 780 ultrasound images of 28 x 28, networks by name.
 
     546 / 78 / 156 images for training, validation and test, as published (Yang et al. 2023). The
@@ -70,7 +74,7 @@ def pneumoniamnist(
     weights: str = "",
     spread: float = 1e-4,
     augment: bool = False,
-) -> "Task":
+) -> Task:
     """PneumoniaMNIST: pneumonia (1) or not (0), 5,856 chest X-rays of 28 x 28; as breastmnist.
 
     4,708 / 524 / 624 images for training, validation and test, as published.
@@ -96,11 +100,7 @@ def pneumoniamnist(
 def _task(
     known: _File, seed: int, data: str, network: str, norm: Norm, weights: str, spread: float,
     augment: bool,
-) -> "Task":  # fmt: skip
-    from torch.nn import functional as F
-
-    from cnognp.tasks.task import Task, accuracy
-
+) -> Task:  # fmt: skip
     return Task(
         **starts(partial(architecture, network, 2, norm), seed, weights, spread),
         **_read(known, Path(data).expanduser())._asdict(),
@@ -112,18 +112,12 @@ def _task(
     )
 
 
-def _prepared(images: "Tensor") -> "Tensor":
-    from torch.nn import functional as F
-
-    from landscape.networks import normalised
-
+def _prepared(images: Tensor) -> Tensor:
     grey = normalised(F.pad(images, 4 * (_EDGE,)), (_MIDDLE,), (_MIDDLE,))
     return grey.expand(-1, 3, -1, -1)
 
 
-def _augmented(images: "Tensor", seed: int, step: int) -> "Tensor":
-    from landscape.networks import cropped_and_flipped
-
+def _augmented(images: Tensor, seed: int, step: int) -> Tensor:
     return cropped_and_flipped(images, seed, 0, step, _SHIFT)
 
 
@@ -134,13 +128,6 @@ def _read(known: _File, folder: Path) -> Splits:
         FileNotFoundError: if there is none; says how to get it.
         DamagedFile: if it is another.
     """
-    import hashlib
-    import io
-
-    import numpy as np
-
-    from landscape.files import DamagedFile
-
     path = folder / f"{known.name}.npz"
     fetch = f"https://zenodo.org/records/10519652/files/{known.name}.npz?download=1 ({known.size})"
     if not path.is_file():

@@ -20,7 +20,7 @@ def judged_together(risk: Risk) -> int:
 
     Between `LEAST` and `MOST`; the latter where that cannot be found out.
     """
-    batch = few(risk.data.first)
+    batch = data_batches.few(risk.data.first, LEAST)
     try:
         kept = _kept(risk, batch)
     except Exception:
@@ -28,12 +28,6 @@ def judged_together(risk: Risk) -> int:
         return MOST
     allowed = _BYTES * batch.samples // max(kept, 1)
     return min(MOST, max(LEAST, 1 << max(allowed, 1).bit_length() - 1))
-
-
-def few(batch: Batch) -> Batch:
-    """Some samples of a batch, where it falls into samples."""
-    large = batch.samples > LEAST and data_batches.rowwise(batch)
-    return data_batches.spread(batch, LEAST) if large else batch
 
 
 def slope(risk: Risk, batch: Batch, z: Tensor, watched: Any = None) -> Tensor:

@@ -30,6 +30,7 @@ from landscape.networks import (
     is_batchnorm,
     tensors_of,
 )
+from landscape.networks import batches as data_batches
 from landscape.objective import Objective, value
 from landscape.randomness import derived_seed
 from landscape.slices.metrics import MEASURED
@@ -270,7 +271,7 @@ class Problem:
         z, first = risk.point().requires_grad_(), risk.data.first
         # A few samples say it as well, in less memory, where the loss takes them.
         with suppress(Exception):
-            if memory.slope(risk, memory.few(first), z).requires_grad:
+            if memory.slope(risk, data_batches.few(first, memory.LEAST), z).requires_grad:
                 return
         if not memory.slope(risk, first, z).requires_grad:
             raise ValueError(

@@ -1,10 +1,12 @@
 """The built-in tasks by name, and tasks from a file of the user's own.
 
-Importing this module loads neither torch nor scikit-learn.
+The command line reads keywords and descriptions from here. They come from the sources, and torch
+and scikit-learn are imported only when a task is made.
 """
 
 import difflib
 import hashlib
+import importlib
 import importlib.util
 import inspect
 import sys
@@ -12,30 +14,41 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import MappingProxyType, ModuleType
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from cnognp.tasks.census import adult
-from cnognp.tasks.cifar import cifar10, cifar100
-from cnognp.tasks.imagenet import imagenet
-from cnognp.tasks.images import digits
-from cnognp.tasks.medical import breastmnist, pneumoniamnist
-from cnognp.tasks.tabular import breast_cancer, wine
+from cnognp.keywords import Made, function, keywords_of
 
 if TYPE_CHECKING:
     from cnognp.tasks.task import Task
 
-TASKS: Mapping[str, Callable[..., "Task"]] = MappingProxyType({
-    "adult": adult,
-    "breast-cancer": breast_cancer,
-    "breastmnist": breastmnist,
-    "cifar10": cifar10,
-    "cifar100": cifar100,
-    "digits": digits,
-    "imagenet": imagenet,
-    "pneumoniamnist": pneumoniamnist,
-    "wine": wine,
-})
+_PLACES: Mapping[str, str] = {
+    "adult": "census:adult",
+    "breast-cancer": "tabular:breast_cancer",
+    "breastmnist": "medical:breastmnist",
+    "cifar10": "cifar:cifar10",
+    "cifar100": "cifar:cifar100",
+    "digits": "images:digits",
+    "imagenet": "imagenet:imagenet",
+    "pneumoniamnist": "medical:pneumoniamnist",
+    "wine": "tabular:wine",
+}
+
+
+def _built_in(name: str) -> Callable[..., "Task"]:
+    """The function that makes a built-in task."""
+    place = _PLACES[name]
+    module, _, inside = place.partition(":")
+
+    def make(given: Mapping[str, Any]) -> "Task":
+        return getattr(importlib.import_module(f"cnognp.tasks.{module}"), inside)(**given)
+
+    text, keywords = keywords_of("tasks", place)
+    return function(inside, text, keywords, make)
+
+
+TASKS: Mapping[str, Callable[..., "Task"]] = Made(_PLACES, _built_in)
+"""Functions with plain keywords that return a `Task`, by name."""
 
 
 class TaskError(ValueError):

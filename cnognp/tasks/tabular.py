@@ -1,22 +1,28 @@
 """Small tables from scikit-learn, and what every built-in task shares: splits, tensors, starts.
 
 Splits are stratified and follow from the seed. Scales are fitted on the training rows alone.
-Tensors are float32 on the CPU. Importing this module loads neither torch nor scikit-learn, so that
-a command line can show the signatures at once.
+Tensors are float32 on the CPU.
 """
 
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-if TYPE_CHECKING:
-    import numpy as np
+import numpy as np
+import torch
+from sklearn.datasets import load_breast_cancer, load_wine
+from sklearn.model_selection import train_test_split
+from sklearn.preprocessing import StandardScaler
+from torch.nn import functional as F
 
-    from cnognp.tasks.task import Task
+from cnognp.tasks.networks import mlp
+from cnognp.tasks.task import Task, accuracy, binary_accuracy, binary_cross_entropy
+from cnognp.tasks.weights import load
+from landscape.randomness import derived_seed
 
 
-def wine(seed: int = 0, hidden: tuple[int, ...] = (10,)) -> "Task":
+def wine(seed: int = 0, hidden: tuple[int, ...] = (10,)) -> Task:
     """Wine: 3 cultivars from 13 measurements, 178 rows, a perceptron.
 
     106 / 36 / 36 rows for training, validation and test; inputs are standardised; the loss is the
@@ -26,17 +32,12 @@ def wine(seed: int = 0, hidden: tuple[int, ...] = (10,)) -> "Task":
         seed: of the splits and of the starting weights.
         hidden: units of each hidden layer.
     """
-    from sklearn.datasets import load_wine
-    from torch.nn import functional as F
-
-    from cnognp.tasks.task import accuracy
-
     inputs, target = load_wine(return_X_y=True)
     splits = _standardised(inputs, target, seed)
     return perceptron("wine", splits, 3, hidden, seed, loss=F.cross_entropy, accuracy=accuracy)
 
 
-def breast_cancer(seed: int = 0, hidden: tuple[int, ...] = (10,)) -> "Task":
+def breast_cancer(seed: int = 0, hidden: tuple[int, ...] = (10,)) -> Task:
     """Breast Cancer Wisconsin: benign (1) or not (0) from 30 measurements, 569 rows, a perceptron.
 
     341 / 114 / 114 rows for training, validation and test; inputs are standardised; the loss is the
@@ -46,10 +47,6 @@ def breast_cancer(seed: int = 0, hidden: tuple[int, ...] = (10,)) -> "Task":
         seed: of the splits and of the starting weights.
         hidden: units of each hidden layer.
     """
-    from sklearn.datasets import load_breast_cancer
-
-    from cnognp.tasks.task import binary_accuracy, binary_cross_entropy
-
     inputs, target = load_breast_cancer(return_X_y=True)
     splits = _standardised(inputs, target.astype(float), seed)
     return perceptron(
@@ -66,7 +63,7 @@ class Splits(NamedTuple):
     test: Any
 
 
-def split(target: "np.ndarray", seed: int) -> Splits:
+def split(target: np.ndarray, seed: int) -> Splits:
     """Sorted row numbers of the training, validation and test split: 60, 20 and 20 percent.
 
     Stratified: each class has its share of every split, up to rounding.
@@ -75,8 +72,6 @@ def split(target: "np.ndarray", seed: int) -> Splits:
         target: (n,) classes.
         seed: any integer.
     """
-    import numpy as np
-
     size = round(0.2 * len(target))
     rest, test = held_out(np.arange(len(target)), target, size, seed, "test")
     train, validation = held_out(rest, target[rest], size, seed, "validation")
@@ -84,8 +79,8 @@ def split(target: "np.ndarray", seed: int) -> Splits:
 
 
 def held_out(
-    rows: "np.ndarray", target: "np.ndarray", size: int, seed: int, purpose: str
-) -> tuple["np.ndarray", "np.ndarray"]:
+    rows: np.ndarray, target: np.ndarray, size: int, seed: int, purpose: str
+) -> tuple[np.ndarray, np.ndarray]:
     """The rows that stay and the ``size`` rows that are held out, both sorted, stratified.
 
     Args:
@@ -95,11 +90,6 @@ def held_out(
         seed: any integer.
         purpose: draws with different purposes are independent.
     """
-    import numpy as np
-    from sklearn.model_selection import train_test_split
-
-    from landscape.randomness import derived_seed
-
     state = np.random.RandomState(derived_seed(seed, "split", purpose) % 2**32)
     kept, drawn = train_test_split(rows, test_size=size, stratify=target, random_state=state)
     return np.sort(kept), np.sort(drawn)
@@ -110,13 +100,12 @@ def tensors(splits: Splits) -> Splits:
 
     A split that is None stays so.
     """
-    import torch
 
-    def tensor(array: "np.ndarray", whole: torch.dtype) -> torch.Tensor:
+    def tensor(array: np.ndarray, whole: torch.dtype) -> torch.Tensor:
         dtype = torch.float32 if array.dtype.kind == "f" else whole
         return torch.as_tensor(array, dtype=dtype, device="cpu")
 
-    def pair(inputs: "np.ndarray", target: "np.ndarray") -> tuple[torch.Tensor, torch.Tensor]:
+    def pair(inputs: np.ndarray, target: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         bytewise = torch.uint8 if inputs.dtype.kind == "u" else torch.int64
         return tensor(inputs, bytewise), tensor(target, torch.int64)
 
@@ -140,18 +129,12 @@ def starts(
         DamagedFile: if it cannot be read.
         UnfitFile: if its weights are those of another network.
     """
-    import torch
-
-    from landscape.randomness import derived_seed
-
     if not spread >= 0:
         raise ValueError(f"spread must be at least 0, got {spread}")
     generator = torch.Generator(device="cpu").manual_seed(derived_seed(seed, "model"))
     model = build(generator=generator)
     if not weights:
         return {"model": model, "initial": partial(_sibling, build)}
-    from cnognp.tasks.weights import load
-
     load(Path(weights).expanduser(), model)
     return {"model": model, "initial": partial(_beside, model, spread)}
 
@@ -159,7 +142,7 @@ def starts(
 def perceptron(
     name: str, splits: Splits, outputs: int, hidden: Sequence[int], seed: int, *,
     loss: Callable[..., Any], accuracy: Callable[..., Any],
-) -> "Task":  # fmt: skip
+) -> Task:  # fmt: skip
     """A task of a perceptron on rows of numbers, with the accuracy as its metric.
 
     Args:
@@ -171,9 +154,6 @@ def perceptron(
         loss: ``loss(output, target)``.
         accuracy: ``accuracy(output, target)``.
     """
-    from cnognp.tasks.networks import mlp
-    from cnognp.tasks.task import Task
-
     build = partial(mlp, splits.train[0].shape[1], hidden, outputs)
     return Task(
         **starts(build, seed),
@@ -190,15 +170,11 @@ def _sibling(build: Callable[..., Any], layout: Any, generator: Any) -> Any:
 
 
 def _beside(model: Any, spread: float, layout: Any, generator: Any) -> Any:
-    import torch
-
     own = layout.flatten({name: p.detach() for name, p in model.named_parameters()})
     return own + spread * torch.randn(own.shape, generator=generator, device="cpu")
 
 
-def _standardised(inputs: "np.ndarray", target: "np.ndarray", seed: int) -> Splits:
-    from sklearn.preprocessing import StandardScaler
-
+def _standardised(inputs: np.ndarray, target: np.ndarray, seed: int) -> Splits:
     rows = split(target, seed)
     scaler = StandardScaler().fit(inputs[rows.train])
     return Splits(*((scaler.transform(inputs[r]), target[r]) for r in rows))

@@ -25,9 +25,9 @@ from torch import Tensor, nn
 
 from landscape.files import DamagedFile, PathLike, UnfitFile, sha256
 
-TORCH = (".pt", ".pth", ".ckpt", ".bin")
-SUFFIXES = (".safetensors", *TORCH)
-DIGEST = "sha256"
+_TORCH = (".pt", ".pth", ".ckpt", ".bin")
+SUFFIXES = (".safetensors", *_TORCH)
+_DIGEST = "sha256"
 # Entries of a checkpoint that hold the weights, in the order in which they are looked for.
 _ENTRIES = ("state_dict", "model_state_dict", "model", "net", "weights")
 _DEPTH = 3
@@ -100,7 +100,7 @@ def read(path: PathLike) -> Weights:
             f"no file {path}; weights are read from {', '.join(SUFFIXES)}, for instance from "
             f"what {_SAVE} writes"
         )
-    if path.suffix.lower() in TORCH and not _looks_like_safetensors(path):
+    if path.suffix.lower() in _TORCH and not _looks_like_safetensors(path):
         return _of_torch(path)
     return Weights(path, _of_safetensors(path))
 
@@ -111,7 +111,7 @@ def encoded(tensors: Mapping[str, Tensor]) -> bytes:
     The digest lies inside, so that no kill can leave a file beside the digest of another one.
     Equal tensors give equal bytes.
     """
-    return save(dict(tensors), metadata={DIGEST: digest(tensors)})
+    return save(dict(tensors), metadata={_DIGEST: digest(tensors)})
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
@@ -181,7 +181,7 @@ def _of_safetensors(path: Path) -> dict[str, Tensor]:
         raise DamagedFile(path, *_no_safetensors(path, data, str(error))) from None
     (length,) = struct.unpack("<Q", data[:8])
     noted = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
-    if DIGEST in noted and noted[DIGEST] != digest(tensors):
+    if _DIGEST in noted and noted[_DIGEST] != digest(tensors):
         raise DamagedFile(
             path,
             "its tensors are not those that were written, their SHA-256 is another",

@@ -38,7 +38,7 @@ PICTURES: Mapping[str, Mapping[str, str]] = MappingProxyType({
 })  # fmt: skip
 # Bytes.
 LARGE = 250_000
-COMPARED = ("wine", "wine-cno", "wine-gd", "wine-pso")
+_COMPARED = ("wine", "wine-cno", "wine-gd", "wine-pso")
 
 
 def main(runs: Path) -> None:
@@ -52,7 +52,7 @@ def main(runs: Path) -> None:
             drawn = catalogue.figures_of(load(runs / file))
             for kind, name in names.items():
                 write(drawn[kind], name)
-    histories = {name: runs / name / "analysis" / "history.h5" for name in COMPARED}
+    histories = {name: runs / name / "analysis" / "history.h5" for name in _COMPARED}
     if all(path.is_file() for path in histories.values()):
         found: dict[str, Any] = {name: load(path) for name, path in histories.items()}
         write(catalogue.compared(found), "learning-curves")

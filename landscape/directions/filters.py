@@ -54,6 +54,9 @@ def random(
         beside: directions that exist already, such as an eigenvector: the new ones are orthogonal
             to them too, part by part.
 
+    Returns:
+        (count, p) directions.
+
     Raises:
         ValueError: if ``count`` is not positive, ``by`` is unknown, the layout is not that of z, or
             there is a direction that every part leaves no room for, or no length.
@@ -107,6 +110,9 @@ def orthogonalise(
         by: as in `normalise`; whole directions are made orthogonal for ``"model"`` and ``"none"``.
         ignore: roles that become zero.
 
+    Returns:
+        (k, p), in the same order.
+
     Raises:
         ValueError: if ``by`` is unknown or the lengths differ.
     """
@@ -141,6 +147,9 @@ def normalise(
             an embedding, head of a fused projection; see `landscape.networks.layout.Layout.of`), a
             ``"layer"`` (one tensor), the whole ``"model"``; ``"none"`` only zeroes what is ignored.
         ignore: roles that become zero; normalisation scales and biases unless told otherwise.
+
+    Returns:
+        in the shape of u.
 
     Raises:
         ValueError: if ``by`` is unknown or the lengths differ.

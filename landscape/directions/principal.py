@@ -32,6 +32,10 @@ def pca(
             7.2, take the last point of a trajectory.
         memory: bytes for a block of coordinates in float64; the Gram matrix comes on top.
 
+    Returns:
+        directions (count, p), the one that explains most first, and shares (count,) of the
+        squared distances.
+
     Raises:
         ValueError: if there are too few points, or they span fewer directions than asked for, or a
             point is not finite.

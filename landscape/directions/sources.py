@@ -29,6 +29,9 @@ def eigenvectors(
         options: for an objective, what `landscape.spectrum.top_eigenpairs` takes: ``which``,
             ``tolerance``, ``generator`` and so on.
 
+    Returns:
+        (k, p), of norm 1, in the type and on the device of z.
+
     Raises:
         ValueError: if the spectrum has no vectors, too few, or those of another model, or the
             Hessian is not finite at z.
@@ -86,6 +89,9 @@ def moments(
         optimiser: after at least one step, or with a loaded state.
         kind: which one.
 
+    Returns:
+        (p,), not normalised.
+
     Raises:
         ValueError: if ``kind`` is unknown, or the state is of another model, has no such moments,
             or is empty.
@@ -122,6 +128,9 @@ def given(
             the order of the layout.
         z: a point; gives dtype and device. Those of the direction where None.
         drop: names to leave out, such as the buffers in the difference of two state dicts.
+
+    Returns:
+        (p,), in the order of the layout.
 
     Raises:
         ValueError: if names, shapes or the length are those of another model, or an entry is not

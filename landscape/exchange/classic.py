@@ -20,7 +20,7 @@ from h5py import h5d, h5g, h5s, h5t
 from landscape.files import DamagedFile, PathLike, declarations, hdf5, open_regular, replacing
 from landscape.results import Line, Surface, Trajectory, provenance
 
-UNDONE = -1.0
+_UNDONE = -1.0
 _TEXT_BYTES = 1 << 14
 _LENGTH_BYTES = 4  # of the length of a text, where the dataset says where the text is
 _COORDINATES = ("xcoordinates", "ycoordinates")
@@ -205,7 +205,7 @@ def encoded(result: Surface | Line, dir_file: str = "") -> bytes:
     if isinstance(result, Surface):
         entries["ycoordinates"] = result.beta
     entries["train_loss"] = result.loss.T
-    entries["train_acc"] = np.full_like(result.loss.T, UNDONE)
+    entries["train_acc"] = np.full_like(result.loss.T, _UNDONE)
     values = result.metric_values if result.metric_values is not None else ()
     for metric, array in zip(result.metrics, values, strict=True):
         if metric == "accuracy":
@@ -361,8 +361,8 @@ def _placed(name: str, values: np.ndarray, shape: Sequence[int], order: str) -> 
 
 def _undone(name: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
     """Where nothing was computed: -1, for a loss also in the accuracy that belongs to it."""
-    undone = arrays[name] == UNDONE
+    undone = arrays[name] == _UNDONE
     beside = arrays.get(name.replace("_loss", "_acc")) if name.endswith("_loss") else None
-    if beside is not None and not (beside == UNDONE).all():
-        undone &= beside == UNDONE
+    if beside is not None and not (beside == _UNDONE).all():
+        undone &= beside == _UNDONE
     return undone

@@ -21,8 +21,8 @@ COMPRESSED_BYTES, RATIO = 64 << 20, 100
 FLOATS, INTEGERS = "float16 float32 float64", "int8 int16 int32 int64 uint8 uint16 uint32 uint64"
 DTYPES = frozenset(map(np.dtype, f"bool {INTEGERS} {FLOATS}".split()))
 DEFLATE, FLETCHER = h5z.FILTER_DEFLATE, h5z.FILTER_FLETCHER32
-FILTERS = frozenset({DEFLATE, FLETCHER, h5z.FILTER_SHUFFLE})
-CHECKSUM_BYTES = 4
+_FILTERS = frozenset({DEFLATE, FLETCHER, h5z.FILTER_SHUFFLE})
+_CHECKSUM_BYTES = 4
 
 
 def attributes(root: h5g.GroupID) -> dict[str, Any]:
@@ -127,7 +127,7 @@ def _declared(name: str, dataset: h5d.DatasetID) -> int:
     if plan.get_layout() not in (h5d.COMPACT, h5d.CONTIGUOUS, h5d.CHUNKED):
         raise ValueError(f"{name!r} is virtual: its data lie in other files")
     filters = _filters(dataset)
-    if not set(filters) <= FILTERS or len(set(filters)) < len(filters):
+    if not set(filters) <= _FILTERS or len(set(filters)) < len(filters):
         raise ValueError(
             f"{name!r} has filters {filters}; only shuffle ({h5z.FILTER_SHUFFLE}), deflate "
             f"({DEFLATE}) and fletcher32 ({FLETCHER}) are accepted, each of them once"
@@ -164,7 +164,7 @@ def _check_chunks(name: str, dataset: h5d.DatasetID) -> None:
             f"{name!r} declares {_chunk_count(dataset)} chunks and stores {len(places)}"
         )
     length = math.prod(chunk) * dataset.get_type().get_size()
-    sums = CHECKSUM_BYTES if FLETCHER in filters else 0
+    sums = _CHECKSUM_BYTES if FLETCHER in filters else 0
     if DEFLATE in filters and FLETCHER in filters[filters.index(DEFLATE) :]:
         sums = 0  # the checksum is of the deflated bytes and follows them
     for info in chunks:

@@ -27,7 +27,7 @@ from landscape.files.whole import (
 )
 
 BUDGET = 4 << 30
-CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 20
 STREAMED_BYTES = 64 << 20
 # HDF5 meets damage with many kinds of exception; a caller of `read` has to know only one.
 HDF5_ERRORS = (OSError, RuntimeError, ValueError, TypeError, LookupError, OverflowError)
@@ -242,7 +242,7 @@ def _put(root: h5g.GroupID, name: str, array: np.ndarray, compress: bool) -> Non
 
 def _chunks(array: np.ndarray) -> tuple[int, ...]:
     """Pieces of rows of about 1 MiB, of such a length that the last one is nearly full too."""
-    room, shape = CHUNK_BYTES // array.itemsize, []
+    room, shape = _CHUNK_BYTES // array.itemsize, []
     for length in reversed(array.shape):
         pieces = math.ceil(length / room)
         shape.append(math.ceil(length / pieces))

@@ -151,6 +151,12 @@ def spread(batch: Batch, samples: int) -> Batch:
     return rows(batch, places.long())
 
 
+def few(batch: Batch, samples: int) -> Batch:
+    """At most so many samples, which show what all would; a batch without samples as it is."""
+    large = batch.samples > samples and rowwise(batch)
+    return spread(batch, samples) if large else batch
+
+
 def joined(batches: Sequence[Batch]) -> Batch:
     """All batches as one, tensors joined along the first axis.
 

@@ -174,8 +174,7 @@ def _agrees(weights: Weights, batch: Batch, share: float, together: Together) ->
     A loss that calls .item() does not go through at all; one that reads the model's parameters
     goes through, and sees those of another point.
     """
-    if batch.samples > _PROBED and data_batches.rowwise(batch):
-        batch = data_batches.spread(batch, _PROBED)
+    batch = data_batches.few(batch, _PROBED)
     z = weights.forward.point()
     shift = 0.05 * torch.linalg.vector_norm(z, ord=1) / len(z) + 1e-3
     with torch.inference_mode(False), warnings.catch_warnings(), torch.enable_grad():

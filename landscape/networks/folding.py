@@ -33,7 +33,7 @@ _KEPT_BYTES = 2**25 - 2**16
 Scaled = Callable[[Any, Any, float], Tensor]
 
 
-class Fold(NamedTuple):
+class _Fold(NamedTuple):
     """A convolution, the BatchNorm after it, one over its deviation, and if the bias is ours."""
 
     layer: Any
@@ -42,7 +42,7 @@ class Fold(NamedTuple):
     added: bool
 
 
-class Slot(NamedTuple):
+class _Slot(NamedTuple):
     """A tensor of the working copy, its numbers at the origin, and along each direction."""
 
     tensor: Tensor
@@ -104,7 +104,7 @@ class InPlace:
         self._slots = _slots(known, layout, origin, directions)
         moving = {id(slot.tensor) for slot in self._slots}
         self._slots += [
-            Slot(tensor, tensor.clone(), ())
+            _Slot(tensor, tensor.clone(), ())
             for layer, _, _, added in self._folds
             for tensor in ([layer.weight] if added else [layer.weight, layer.bias])
             if id(tensor) not in moving
@@ -171,7 +171,7 @@ def keep_freed() -> None:
     torch.empty(_KEPT_BYTES, dtype=torch.uint8, device="cpu")
 
 
-def folded(module: nn.Module) -> tuple[nn.Module, list[Fold]]:
+def folded(module: nn.Module) -> tuple[nn.Module, list[_Fold]]:
     """The module without those BatchNorm layers that follow a convolution, and these pairs.
 
     A pair is found where the module traces by ``torch.fx``, both layers are used once, nobody else
@@ -249,12 +249,12 @@ def _called(traced: fx.GraphModule, node: fx.Node) -> Any:
     return traced.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
-def _opened(layer: Any, norm: Any) -> Fold:
+def _opened(layer: Any, norm: Any) -> _Fold:
     added = layer.bias is None
     if added:
         empty = torch.zeros_like(norm.running_mean, dtype=layer.weight.dtype)
         layer.bias = nn.Parameter(empty, requires_grad=False)
-    return Fold(layer, norm, torch.rsqrt(norm.running_var + norm.eps), added)
+    return _Fold(layer, norm, torch.rsqrt(norm.running_var + norm.eps), added)
 
 
 def _fold(layer: Any, norm: Any, inverse: Tensor, added: bool) -> None:
@@ -267,11 +267,11 @@ def _fold(layer: Any, norm: Any, inverse: Tensor, added: bool) -> None:
 
 def _slots(
     known: dict[str, Tensor], layout: Layout, origin: Tensor, directions: Sequence[Tensor]
-) -> list[Slot]:
+) -> list[_Slot]:
     places = layout.unflatten(origin)
     steps = [layout.unflatten(direction) for direction in directions]
     return [
-        Slot(known[name], places[name], tuple(step[name] for step in steps))
+        _Slot(known[name], places[name], tuple(step[name] for step in steps))
         for name in layout.names
     ]
 

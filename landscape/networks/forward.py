@@ -135,7 +135,7 @@ class Forward:
             TypeError: likewise.
         """
         self.paired = False
-        first = _few(batch)
+        first = data_batches.few(batch, _TRIED)
         try:
             loss = self.tried(first)
         except RuntimeError as error:
@@ -214,12 +214,6 @@ class Forward:
                 f"{z.dtype}, in which the model fails ({str(error).splitlines()[0]}): make all of "
                 "it one type, model.float(), and leave out casts inside it"
             ) from error
-
-
-def _few(batch: Batch) -> Batch:
-    """Some samples of a large batch, which show what all would."""
-    large = batch.samples > _TRIED and data_batches.rowwise(batch)
-    return data_batches.spread(batch, _TRIED) if large else batch
 
 
 def _needs_graph(error: RuntimeError) -> bool:

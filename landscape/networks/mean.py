@@ -24,7 +24,7 @@ from landscape.objective import Term
 Derivatives = Literal["exact", "differences"]
 
 
-class BatchTerm(NamedTuple):
+class _BatchTerm(NamedTuple):
     """A batch's part of a mean, at points (n, p)."""
 
     together: Together
@@ -144,7 +144,7 @@ class Mean:
 
     def batched_terms(self) -> Iterator[Term]:
         for index, (batch, share) in enumerate(self.weighed()):
-            yield BatchTerm(self.together, self.weighting, index, batch, share)
+            yield _BatchTerm(self.together, self.weighting, index, batch, share)
 
     def weighed(self) -> Iterator[tuple[Batch, float]]:
         """Every batch with its share of the risk: what its mean loss is multiplied by."""

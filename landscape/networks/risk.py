@@ -125,6 +125,9 @@ class Risk(Mean):
 
         Tied parameters appear under each of their names, as copies; buffers are those of this risk.
         The parameters of a loss are left out.
+
+        Returns:
+            tensors by the names of the model's own ``state_dict``, on the device of z.
         """
         known = {**self.forward.constants, **self.layout.unflatten(z)}
         return {
@@ -152,6 +155,9 @@ class Risk(Mean):
         Args:
             z: the point.
             curvature: whether second derivatives will be needed.
+
+        Returns:
+            what results store: entries by name, plain numbers and words.
 
         Raises:
             RuntimeError: if the loss is no function of the vector alone, or not of one function.
@@ -184,6 +190,9 @@ class Risk(Mean):
             epochs: ends the stream after so many epochs.
             parts: batches that each mini-batch is cut into, for gradients that are accumulated.
                 BatchNorm that normalises with the batch does so with each part.
+
+        Returns:
+            each risk has one batch, the same layout and the same length of vector.
 
         Raises:
             ValueError: if ``size`` or ``parts`` is not positive, ``size`` is not that of batches
@@ -255,6 +264,9 @@ class Risk(Mean):
                 on (one batch, a list of batches, a loader), for instance the training data where
                 this is the risk on test data.
 
+        Returns:
+            a risk with the same layout; this one stays as it is.
+
         Raises:
             ValueError: if ``samples`` is an integer below 2.
         """
@@ -289,6 +301,9 @@ class Risk(Mean):
         Args:
             loss: of the same kind as this risk's, for instance an accuracy.
             data: as for the constructor; those of this risk where None.
+
+        Returns:
+            a risk with the same layout, whose value is the mean of ``loss``.
 
         Raises:
             ValueError: as at construction.

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 class Role(NamedTuple):
@@ -98,7 +98,7 @@ def _parametrised(
 
 def _role(module: nn.Module, name: str, parameter: Tensor) -> Role:
     shape = tuple(parameter.shape)
-    if isinstance(module, NORMS) or ("norm" in type(module).__name__.lower() and len(shape) < 2):
+    if isinstance(module, _NORMS) or ("norm" in type(module).__name__.lower() and len(shape) < 2):
         return Role("bias" if name == "bias" else "norm")
     if name.endswith("_g") and hasattr(module, f"{name[:-2]}_v"):
         return Role("norm")  # the lengths under torch.nn.utils.weight_norm

@@ -37,6 +37,9 @@ def value(
         chunk: number of points evaluated together, which bounds memory; the objective's own
             choice where None.
 
+    Returns:
+        one number for each point: the shape of z without its last axis.
+
     Raises:
         ValueError: if the points do not have the objective's length, or are not floating point.
     """
@@ -58,6 +61,9 @@ def value_and_grad(
     """The objective and its gradient at every point of ``z``.
 
     Arguments and errors as in `value`.
+
+    Returns:
+        values, the shape of z without its last axis, and gradients, the shape of z.
     """
     rows = _rows(objective, z)
     if len(rows) == 0:
@@ -98,6 +104,9 @@ def hvp(
     `landscape.curvature.Hessian` builds the first-order graph only once.
 
     Arguments and errors as in `value`.
+
+    Returns:
+        products in the broadcast shape of z and u.
     """
     _check(objective, z)
     _check(objective, u)

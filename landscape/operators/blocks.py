@@ -74,13 +74,6 @@ def matrix(
     return whole if where is None else block(whole, where)
 
 
-def dense(operator: Any) -> Float[Tensor, "k k"]:
-    """All entries of an operator, made symmetric; as many products as it has rows."""
-    eye = torch.eye(operator.dim, dtype=operator.point.dtype, device=operator.point.device)
-    entries = operator @ eye
-    return (entries + entries.T) / 2
-
-
 def block(operator: Any, where: Where) -> Block:
     """The operator restricted to a layer, a module, or whatever a filter accepts.
 

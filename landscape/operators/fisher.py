@@ -30,7 +30,7 @@ from landscape.operators.outputs import (
 Likelihood = Literal["categorical", "gaussian"]
 
 
-class Bent(NamedTuple):
+class _Bent(NamedTuple):
     """The graph of one batch: quantities q(z), J' w as a function of w, and the product with M."""
 
     leaf: Tensor
@@ -133,7 +133,7 @@ class Factored:
         self.products += u.shape[:-1].numel()
         return u.detach().reshape(-1, self.dim).to(self.point)
 
-    def _built(self) -> Iterator[Bent]:
+    def _built(self) -> Iterator[_Bent]:
         for risk in self._risks:
             for batch, share in risk.weighed():
                 if share == 0.0:
@@ -149,7 +149,7 @@ class Factored:
                         quantities, leaf, weights, create_graph=True, materialize_grads=True
                     )
                 if slope.requires_grad:
-                    yield Bent(leaf, quantities, weights, slope, bend)
+                    yield _Bent(leaf, quantities, weights, slope, bend)
 
 
 class GaussNewton(Factored):

@@ -57,11 +57,7 @@ def hessian_trace(site: Site) -> Reading:
     found = trace(
         site.objective, site.point, probes=site.options.probes, generator=site.source("trace")
     )
-    low, high = found.interval.tolist()
-    return Reading(
-        found.estimate, "estimate", found.standard_error, low, high, products=found.products,
-        status="" if math.isfinite(found.estimate) else _BROKEN,
-    )  # fmt: skip
+    return _estimated(found)
 
 
 def frobenius_norm(site: Site) -> Reading:
@@ -76,11 +72,7 @@ def frobenius_norm(site: Site) -> Reading:
     found = frobenius(
         site.objective, site.point, probes=site.options.probes, generator=site.source("frobenius")
     )
-    low, high = found.interval.tolist()
-    return Reading(
-        found.estimate, "estimate", found.standard_error, low, high, products=found.products,
-        status="" if math.isfinite(found.estimate) else _BROKEN,
-    )  # fmt: skip
+    return _estimated(found)
 
 
 def gradient_norm(site: Site) -> Reading:
@@ -151,6 +143,15 @@ def neuron_flatness(site: Site) -> list[Reading]:
             else estimate(float(value), float(error), options.probes, **more)
         )
     return readings
+
+
+def _estimated(found: Any) -> Reading:
+    """What a result says that has an estimate with its error."""
+    low, high = found.interval.tolist()
+    return Reading(
+        found.estimate, "estimate", found.standard_error, low, high, products=found.products,
+        status="" if math.isfinite(found.estimate) else _BROKEN,
+    )  # fmt: skip
 
 
 def _whole(value: Tensor, site: Site) -> Reading:

@@ -60,6 +60,10 @@ def panel(
         further: measures of one's own by name, which are known beside those.
         generator: its seed is that of all draws; seed 0 where None.
 
+    Returns:
+        ``value``, ``error``, ``low`` and ``high`` (measures,) in the order of ``measures``,
+        with the kind, unit, radius and note of each, and what it cost.
+
     Raises:
         ValueError: if the point has another length, a type of half precision or a number that is
             not finite, or a measure is not known or named twice.

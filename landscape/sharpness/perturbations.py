@@ -90,7 +90,7 @@ def m_sharpness(site: Site) -> Reading:
 
     Reference: Foret, Kleiner, Mobahi & Neyshabur (2021), section 4.1.
     """
-    options, total = site.options, samples_of(site.objective)
+    options, total = site.options, _samples_of(site.objective)
     if not total:
         return undefined("the objective has no data")
     minibatches = offered(site.objective, "minibatches")
@@ -105,7 +105,7 @@ def m_sharpness(site: Site) -> Reading:
     if not weights:
         return undefined("no batch has a weight in the loss")
     found = [_climbed(site, "m-sharpness", options.rho, batch) for batch in weights]
-    sizes = np.array([samples_of(batch) for batch in weights], dtype=np.float64)
+    sizes = np.array([_samples_of(batch) for batch in weights], dtype=np.float64)
     share = np.array(list(weights.values())) / sum(weights.values())
     rise = np.array([each.rise for each in found])
     finite = all(each.finite for each in found)
@@ -268,7 +268,7 @@ def interval_max(site: Site) -> Reading:
     return _interval(site, torch.max, site.noise.highest)
 
 
-def samples_of(objective: Any) -> int:
+def _samples_of(objective: Any) -> int:
     """The number of samples behind an objective or one of its parts; 0 where there is no data."""
     return trait(objective, "samples", 0)
 
@@ -276,7 +276,7 @@ def samples_of(objective: Any) -> int:
 def _weight(batch: Objective) -> float:
     """What a mini-batch counts: the weight that its loss gives, else its samples."""
     weights = trait(batch, "weights")
-    return sum(weights) if weights else float(samples_of(batch))
+    return sum(weights) if weights else float(_samples_of(batch))
 
 
 def _climbed(

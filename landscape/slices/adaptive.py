@@ -63,6 +63,10 @@ def adaptive_plane(
         options: fields of `landscape.slices.Options`, as in `landscape.slices.plane`. Metrics and
             standard errors are interpolated in the same cells.
 
+    Returns:
+        as of `landscape.slices.plane`, with ``evaluated`` (n, m) and
+        ``interpolation_error``.
+
     Raises:
         ValueError: as `landscape.slices.plane`, or if a range is empty or reversed, ``tolerance``
             is not between 0 and 1, or the scale is unknown.

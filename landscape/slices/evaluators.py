@@ -52,7 +52,7 @@ class Plain:
             yield term(rows)
 
 
-class Joined:
+class _Joined:
     """The terms of several evaluators, one after another."""
 
     def __init__(self, parts: Sequence[Any]):
@@ -122,7 +122,7 @@ def _fast(objective: Any, origin: Tensor, directions: Sequence[Tensor], wanted: 
         parts = [_fast(part, origin, directions, wanted) for part in objective.parts]
         if not any(parts):
             return None
-        return Joined([
+        return _Joined([
             Plain(part, origin, directions) if fast is None else fast
             for part, fast in zip(objective.parts, parts, strict=True)
         ])

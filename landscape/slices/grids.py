@@ -38,8 +38,10 @@ def line(
             ``evaluation``, ``precision``, ``statistics``, ``chunk``, ``store``, ``progress``.
 
     Returns:
-        ``alpha``, ``loss`` and ``center``, the loss at z itself, evaluated without the slice. The
-        provenance says how the points were evaluated, and what the self-check found.
+        ``alpha`` and ``loss`` (n,), and ``center``, the loss at z itself, evaluated without
+        the slice. ``standard_error`` is (n,) and ``metric_values`` (metrics, n), where
+        asked for. The provenance says how the points were evaluated, and what the
+        self-check found.
 
     Raises:
         ValueError: if the direction is zero, not finite or of another length, the coordinates do
@@ -80,6 +82,10 @@ def lines(
         name: what the directions are, for the picture.
         options: as in `line`, without ``metrics`` and ``standard_errors``. A ``store`` becomes one
             file for each direction, with its number at the end.
+
+    Returns:
+        ``alpha`` (n,), ``loss`` (directions, n), its ``mean``, ``low`` and ``high`` (n,),
+        and ``center``, the loss at z.
 
     Raises:
         ValueError: as in `line`, or if there are fewer than two directions.
@@ -138,6 +144,10 @@ def plane(
         beta: increasing coordinates along v; 51 from -1 to 1 where None.
         names: what the directions are, for the picture.
         options: as in `line`.
+
+    Returns:
+        ``alpha`` (n,), ``beta`` (m,), ``loss`` (n, m), and ``center``, the loss at z.
+        ``standard_error`` is (n, m) and ``metric_values`` (metrics, n, m), where asked for.
 
     Raises:
         ValueError: if a direction is zero, not finite, of another length or parallel to the other,

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from landscape.objective import Objective, value_and_grad, widened
+from landscape.spectrum import top_eigenpairs
+from landscape.trace import trace as estimated
 
 Metric = Objective | str
 
@@ -20,8 +22,6 @@ def gradient_norm(objective: Objective, z: Tensor) -> float:
 
 def lambda_max(objective: Objective, z: Tensor) -> float:
     """The largest eigenvalue of the Hessian at ``z``; NaN where Lanczos does not converge."""
-    from landscape.spectrum import top_eigenpairs
-
     if not _differentiable(objective, z):
         return float("nan")
     found = top_eigenpairs(objective, z, 1, which="LA", vectors=False)
@@ -30,8 +30,6 @@ def lambda_max(objective: Objective, z: Tensor) -> float:
 
 def trace(objective: Objective, z: Tensor) -> float:
     """The trace of the Hessian at ``z`` by `landscape.trace`, with the same probes everywhere."""
-    from landscape.trace import trace as estimated
-
     if not _differentiable(objective, z):
         return float("nan")
     return float(estimated(objective, z).estimate)

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from landscape.curvature import Derivatives, Hessian, arithmetic, differentiated
+from landscape.curvature import Derivatives, Hessian, arithmetic, dense, differentiated
 from landscape.objective import Objective, check_deterministic, judged, normalisation_of
-from landscape.operators.blocks import Operator, dense, graph_of, matrix, name_of
+from landscape.operators.blocks import Operator, graph_of, matrix, name_of
 from landscape.operators.selection import Where, describe, selected
 from landscape.results import Spectrum, provenance
 from landscape.spectrum.krylov import Which, ends, precise
@@ -68,7 +68,7 @@ def top_eigenpairs(
 
     Lanczos with full reorthogonalisation and thick restart. It stops when the wanted Ritz pairs
     have residuals of at most ``tolerance`` times the largest Ritz value by magnitude and the two
-    pairs after them are known so well too (`landscape.spectrum.lanczos.settled`). A second look
+    pairs after them are known so well too (`landscape.spectrum.search.settled`). A second look
     from a fresh random start orthogonal to what was found then searches for what the first one
     cannot see, such as a second copy of an eigenvalue (`landscape.spectrum.multiplicity.uncover`).
 

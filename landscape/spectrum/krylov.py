@@ -172,7 +172,7 @@ class Krylov:
         self.matrix = matrix
         self.leaks = np.concatenate([self.leaks, np.zeros((len(self.leaks), 1))], axis=1)
         scale = max(float(np.abs(self.matrix).max()), beta)
-        self.closed = self.complete or negligible(beta, scale, image.dtype)
+        self.closed = self.complete or _negligible(beta, scale, image.dtype)
         self.beta = 0.0 if self.closed else beta
         if not self.closed:
             self._ahead = image.div_(beta)
@@ -246,7 +246,7 @@ def ends(values: np.ndarray, which: Which, k: int) -> np.ndarray:
     return np.argsort(values if which == "SA" else -values, kind="stable")[:k]
 
 
-def negligible(beta: float, scale: float, dtype: torch.dtype) -> bool:
+def _negligible(beta: float, scale: float, dtype: torch.dtype) -> bool:
     """Whether what is left of a product is rounding, so that the space is invariant."""
     return beta <= 32 * torch.finfo(dtype).eps * scale
 

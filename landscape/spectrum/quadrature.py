@@ -90,6 +90,11 @@ def density(
             objective says where None. The error of differences is not part of the bands.
         generator: source of the probes; seed 0 where None.
 
+    Returns:
+        ``nodes`` and ``weights`` (probes, steps), ``eigenvalue``, ``density`` and
+        ``distribution`` (points,) with their bands, and ``outliers``, eigenvalues found on
+        their own at the ends.
+
     Raises:
         ValueError: if a number is out of range, or ``memory`` holds fewer than ``steps`` vectors.
         RuntimeError: if the objective is random.

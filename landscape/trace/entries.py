@@ -48,6 +48,10 @@ def diagonal(
             `landscape.operators.GaussNewton`.
         generator: source of the probes; seed 0 where None.
 
+    Returns:
+        ``estimate`` and ``standard_error`` (p,), or (k,) for k coordinates ``where``;
+        products.
+
     Raises:
         ValueError: if ``probes`` is under 2, or the point or the choice does not fit.
         RuntimeError: if the objective is random.
@@ -98,6 +102,10 @@ def frobenius(
     is the root of that of the square, see `landscape.trace.hutchinson.summary`.
 
     Arguments and errors as in `diagonal`.
+
+    Returns:
+        ``estimate``, ``standard_error``, ``interval`` (2,), the ``square`` with its error,
+        and products.
     """
     matrix, generator, facts = _prepared(objective, z, probes, where, operator, generator)
     exact = matrix.dim <= probes

@@ -31,7 +31,7 @@ from landscape.trace.piecewise import exact_diagonal
 Method = Literal["hutchinson", "exact", "auto"]
 
 # Up to this length every entry of the diagonal costs no more than the first probes.
-DENSE_DIM = 32
+_DENSE_DIM = 32
 _SCALES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 
 
@@ -77,7 +77,8 @@ def trace(
         generator: source of the probes; seed 0 where None.
 
     Returns:
-        estimate, standard_error, interval (95 %), samples, probes, products, status.
+        estimate, standard_error, interval (2,) at 95 %, samples (probes,), none where the
+        trace is exact; products, status.
 
     Raises:
         ValueError: if ``method``, ``tolerance`` or ``probes`` is out of range, or the exact trace
@@ -115,7 +116,7 @@ def trace(
     if getattr(part, "differences", False):
         probe = torch.ones(part.dim, dtype=z.dtype, device=z.device)
         said["differences"] = f"a product with signs is off by about {part.error(probe):.3g}"
-    if part.dim <= DENSE_DIM:
+    if part.dim <= _DENSE_DIM:
         found = _entry_by_entry(part)
     else:
         found = hutchinson(part, tolerance, probes=probes, generator=generator)

@@ -13,7 +13,7 @@ from landscape.objective import widened
 from landscape.operators.blocks import name_of
 from landscape.results import Trace, provenance
 
-LEAST_PROBES = 64
+_LEAST_PROBES = 64
 _DEFAULT_PROBES, _MOST_PROBES = 100, 10_000
 _GROWTH = 1.25
 _BLOCK, _BLOCK_NUMBERS = 50, 2**22
@@ -50,7 +50,7 @@ def hutchinson(
     generator = generator or torch.Generator(device="cpu").manual_seed(0)
     default = _DEFAULT_PROBES if tolerance is None else _MOST_PROBES
     limit = default if probes is None else probes
-    target = limit if tolerance is None else min(limit, LEAST_PROBES)
+    target = limit if tolerance is None else min(limit, _LEAST_PROBES)
     samples = np.empty(0)
     status = f"stopped after {limit} products"
     while len(samples) < limit:

@@ -106,13 +106,13 @@ def exact_diagonal(objective: Objective, z: Tensor, generator: torch.Generator) 
             )
         hessian = Hessian(objective, z)
         return ExactDiagonal(hessian.dense().diagonal().double().cpu(), hessian.products, 0)
-    check_piecewise_linear(objective, z)
+    _check_piecewise_linear(objective, z)
     diagonal, passes = gauss_newton_diagonal(objective, z)
     products = _check_coordinates(objective, z, diagonal, generator)
     return ExactDiagonal(diagonal, products, passes)
 
 
-def check_piecewise_linear(risk: EmpiricalRisk, z: Tensor) -> None:
+def _check_piecewise_linear(risk: EmpiricalRisk, z: Tensor) -> None:
     """Nothing, if every output is piecewise linear along every single parameter.
 
     Raises:

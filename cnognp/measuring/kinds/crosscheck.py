@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 
-from cnognp.measuring.place import Place, Result
+from cnognp.measuring.place import Place
 from cnognp.measuring.settings import Eigenvalues, Probed, WholeHessian
+from landscape.crosscheck import crosscheck
+from landscape.results import Result
 
 
 @dataclass(frozen=True)
@@ -12,8 +14,6 @@ class Crosscheck(WholeHessian, Eigenvalues, Probed):
 
     def measure(self, place: Place) -> Result:
         """Both, and how far apart they are."""
-        from landscape.crosscheck import crosscheck
-
         return crosscheck(
             place.objective, place.z, min(self.k, place.objective.dim),
             tolerance=self.tolerance, probes=self.probes, seed=self.seed,

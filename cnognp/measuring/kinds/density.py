@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 
-from cnognp.measuring.place import Place, Result
+from cnognp.measuring.place import Place
 from cnognp.measuring.settings import Matrix
 from cnognp.ranges import require
+from landscape.results import Result
+from landscape.spectrum import density
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,6 @@ class Density(Matrix):
 
     def measure(self, place: Place) -> Result:
         """The density."""
-        from landscape.spectrum import density
-
         return density(
             place.objective, place.z, steps=self.density_steps, probes=self.density_probes,
             generator=self.generator, **self.matrix,

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cnognp.measuring.kinds.trace import Trace
-from cnognp.measuring.place import Place, Result
+from cnognp.measuring.place import Place
 from cnognp.measuring.settings import WholeHessian, names, written
 from cnognp.ranges import require
+from landscape.results import Result
+from landscape.trace import finite_scale
 
 
 def _numbers(text: str) -> tuple[float, ...]:
@@ -29,9 +31,7 @@ class FiniteScale(WholeHessian, Trace):
         scales: distances, standard deviations of each parameter, comma-separated.
     """
 
-    scales: Sequence[float] = written(
-        (1e-3, 3e-3, 1e-2, 3e-2, 1e-1), _numbers, "1e-3,3e-3,1e-2,3e-2,1e-1"
-    )
+    scales: Sequence[float] = written("1e-3,3e-3,1e-2,3e-2,1e-1", None, _numbers)
 
     def __post_init__(self):
         super().__post_init__()
@@ -41,8 +41,6 @@ class FiniteScale(WholeHessian, Trace):
 
     def measure(self, place: Place) -> Result:
         """The curvatures by distance."""
-        from landscape.trace import finite_scale
-
         return finite_scale(
             place.objective, place.z, self.scales, probes=self.probes,
             beside=Trace.measure(self, place), generator=self.generator,  # type: ignore[arg-type]

@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 
-from cnognp.measuring.place import Place, Result
+from cnognp.measuring.place import Place
 from cnognp.measuring.settings import Settings
+from landscape.curvature import gradients
+from landscape.results import Result
 
 
 @dataclass(frozen=True)
@@ -14,6 +16,4 @@ class Gradient(Settings):
 
     def measure(self, place: Place) -> Result:
         """The losses and gradient norms of the population."""
-        from landscape.curvature import gradients
-
         return gradients(place.objective, place.population)

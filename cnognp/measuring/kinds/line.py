@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass
 
-from cnognp.measuring.place import Place, Result
+from cnognp.measuring.directions import chosen
+from cnognp.measuring.place import Place
 from cnognp.measuring.settings import Slice
 from cnognp.ranges import require
+from landscape import slices
+from landscape.results import Result
 
 
 @dataclass(frozen=True)
@@ -37,9 +40,6 @@ class Line(Slice):
 
     def measure(self, place: Place) -> Result:
         """The loss, or the losses."""
-        from cnognp.measuring.directions import chosen
-        from landscape import slices
-
         alpha = slices.span(*self.reach, self.points)
         u, (name, *_) = chosen(place, self, self.seeds)
         options = self.options(place)

@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass
 
-from cnognp.measuring.place import Place, Result
+from cnognp.measuring.directions import chosen
+from cnognp.measuring.place import Place
 from cnognp.measuring.settings import Slice, written
 from cnognp.ranges import require
+from landscape import slices
+from landscape.results import Result
 
 
 def _sides(text: str) -> int | tuple[int, int]:
@@ -31,7 +34,7 @@ class Plane(Slice):
         adaptive: measure a plane only where it bends, and interpolate the rest.
     """
 
-    grid: int | tuple[int, int] = written(41, _sides, "41", "N | NxM")
+    grid: int | tuple[int, int] = written("41", "N | NxM", _sides)
     adaptive: bool = False
 
     def __post_init__(self):
@@ -45,9 +48,6 @@ class Plane(Slice):
 
     def measure(self, place: Place) -> Result:
         """The losses on the grid."""
-        from cnognp.measuring.directions import chosen
-        from landscape import slices
-
         (u, v), names = chosen(place, self, 2)
         options = {"names": names, **self.options(place)}
         if self.adaptive:

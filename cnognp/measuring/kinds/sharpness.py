@@ -2,23 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
 
-from cnognp.measuring.place import Place, Result
+from cnognp.measuring.place import Place
 from cnognp.measuring.settings import Seeded, names, written
 from cnognp.ranges import require
-
-if TYPE_CHECKING:
-    from landscape.sharpness import Options
-else:
-    Options = Any
-
-
-def _keys() -> type[Options]:
-    """The class of the radii and budgets, which comes with torch."""
-    from landscape.sharpness import Options
-
-    return Options
+from landscape.results import Result
+from landscape.sharpness import MEASURES, Options, panel
 
 
 @dataclass(frozen=True)
@@ -30,21 +19,16 @@ class Sharpness(Seeded):
         sharpness: radii and budgets; cnognp analyze RUN --only sharpness --help lists them.
     """
 
-    measures: Sequence[str] = written((), names, "")
-    sharpness: Options = field(default_factory=lambda: _keys()(), metadata={"keys": _keys})
+    measures: Sequence[str] = written("", None, names)
+    sharpness: Options = field(default_factory=Options)
 
     def __post_init__(self):
         super().__post_init__()
-        if self.measures:
-            from landscape.sharpness import MEASURES
-
-            for name in self.measures:
-                require(name in MEASURES, "measures", f"some of {', '.join(MEASURES)}", name)
+        for name in self.measures:
+            require(name in MEASURES, "measures", f"some of {', '.join(MEASURES)}", name)
 
     def measure(self, place: Place) -> Result:
         """The panel."""
-        from landscape.sharpness import panel
-
         return panel(
             place.objective, place.z, options=self.sharpness, only=self.measures,
             generator=self.generator,

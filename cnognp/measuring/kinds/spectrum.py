@@ -2,8 +2,11 @@
 
 from dataclasses import dataclass
 
-from cnognp.measuring.place import Place, Result
+from cnognp.measuring.place import Place
 from cnognp.measuring.settings import ENDS, Eigenvalues, one_of
+from landscape.operators.selection import selected
+from landscape.results import Result
+from landscape.spectrum import top_eigenpairs
 
 
 @dataclass(frozen=True)
@@ -22,9 +25,6 @@ class Spectrum(Eigenvalues):
 
     def measure(self, place: Place) -> Result:
         """The eigenvalues."""
-        from landscape.operators.selection import selected
-        from landscape.spectrum import top_eigenpairs
-
         objective, part = place.objective, self.matrix
         size = objective.dim
         if part["where"] is not None:

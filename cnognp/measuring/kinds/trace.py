@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 
-from cnognp.measuring.place import Place, Result
+from cnognp.measuring.place import Place
 from cnognp.measuring.settings import Probed, one_of
+from landscape import trace
+from landscape.results import Result
 
 METHODS = ("auto", "hutchinson", "exact")
 
@@ -25,8 +27,6 @@ class Trace(Probed):
 
     def measure(self, place: Place) -> Result:
         """The trace."""
-        from landscape import trace
-
         return trace.trace(
             place.objective, place.z, self.trace_method,  # type: ignore[arg-type]
             probes=self.probes, generator=self.generator, **self.matrix,

@@ -10,10 +10,9 @@ import pytest
 import runs
 import torch
 
-from cnognp.cli import analyze
 from cnognp.measuring import subjects
 from cnognp.measuring.directions import chosen
-from cnognp.measuring.kinds import KINDS
+from cnognp.measuring.kinds import KINDS, keywords
 from cnognp.measuring.kinds.plane import Plane
 from cnognp.training.config import RunFolder
 from landscape import results
@@ -273,11 +272,14 @@ def test_every_setting_is_one_flag_with_a_line_of_help(call):
     for kind, page in KINDS.items():
         for entry in fields(page):
             assert f"--{entry.name.replace('_', '-')}" in said
-            assert analyze._described(entry.name), f"{kind} says nothing of {entry.name}"
+            assert keywords(kind)[entry.name].help, f"{kind} says nothing of {entry.name}"
             given = getattr(page(), entry.name)
             assert defaults.setdefault(entry.name, given) == given
-            if "shown" in entry.metadata:
-                assert entry.metadata["read"](entry.metadata["shown"]) == given
+            read = keywords(kind)[entry.name]
+            if "read" in entry.metadata:
+                assert entry.metadata["read"](read.default[0]) == given
+            elif read.kind is not None:
+                assert (read.kind, read.default) == (entry.type, given)
 
 
 def test_help_needs_no_torch():

@@ -18,7 +18,17 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from cnognp.tasks import TASKS, Task, TaskError, census, describe, initial_population, load
+from cnognp.tasks import (
+    TASKS,
+    Task,
+    TaskError,
+    census,
+    describe,
+    images,
+    initial_population,
+    load,
+    tabular,
+)
 from cnognp.tasks.networks import mlp
 from cnognp.tasks.registry import builder
 from cnognp.tasks.tabular import held_out, split
@@ -387,7 +397,7 @@ def test_nothing_is_fitted_on_held_out_rows(name, monkeypatch):
     rows, data = split(source.target, 0), source.data.copy()
     data[np.concatenate([rows.validation, rows.test])] *= 1000
     loader = f"load_{name.replace('-', '_')}"
-    monkeypatch.setattr(sklearn.datasets, loader, lambda return_X_y: (data, source.target))
+    monkeypatch.setattr(tabular, loader, lambda return_X_y: (data, source.target))
     found = load(name)
     assert torch.equal(found.train[0], expected.train[0])
     assert not torch.equal(found.test[0], expected.test[0])
@@ -404,7 +414,7 @@ def test_digits_are_pixels_between_0_and_1_in_the_shape_that_the_network_takes()
         np.testing.assert_array_equal(b[0][:, 0].numpy() * 16, source.images[part])
         assert torch.equal(a[1], b[1])
     with pytest.raises(ValueError, match="network must be 'mlp' or 'conv', got 'vit'"):
-        inspect.unwrap(TASKS["digits"])(network="vit")
+        inspect.unwrap(images.digits)(network="vit")
 
 
 @pytest.mark.parametrize(("name", "keywords"), [
@@ -627,7 +637,7 @@ def test_adult_from_openml_equals_adult_from_files(tmp_path, monkeypatch, first)
         asked.update(keywords, name=name)
         return openml(data, test, first)
 
-    monkeypatch.setattr(sklearn.datasets, "fetch_openml", fetch)
+    monkeypatch.setattr(census, "fetch_openml", fetch)
     monkeypatch.setattr(census, "_ROWS", (60, 8))
     found = load("adult")
     assert (asked["name"], asked["version"]) == ("adult", 2)
@@ -637,9 +647,7 @@ def test_adult_from_openml_equals_adult_from_files(tmp_path, monkeypatch, first)
 
 def test_adult_from_openml_in_another_order_is_refused(monkeypatch):
     data, test = synthetic()
-    monkeypatch.setattr(
-        sklearn.datasets, "fetch_openml", lambda *_, **__: openml(data, test, "data")
-    )
+    monkeypatch.setattr(census, "fetch_openml", lambda *_, **__: openml(data, test, "data"))
     monkeypatch.setattr(census, "_ROWS", (60, 8))
     with pytest.raises(RuntimeError, match="not the two original files one after the other"):
         load("adult")
@@ -650,7 +658,7 @@ def test_adult_without_files_and_network_says_what_to_do(monkeypatch):
         warnings.warn("A network error occurred while downloading. Retrying...", stacklevel=1)
         raise OSError("no route to host")
 
-    monkeypatch.setattr(sklearn.datasets, "fetch_openml", fetch)
+    monkeypatch.setattr(census, "fetch_openml", fetch)
     with pytest.raises(RuntimeError, match="OSError: no route to host.*data=FOLDER"):
         load("adult")
 

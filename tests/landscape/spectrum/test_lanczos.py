@@ -7,7 +7,6 @@ from objectives import normal, seeded
 
 from landscape.spectrum import krylov as space
 from landscape.spectrum.krylov import Basis, Krylov, Pairs, ends
-from landscape.spectrum.lanczos import tridiagonal
 from landscape.spectrum.multiplicity import uncover
 from landscape.spectrum.search import Search, look, settled
 
@@ -28,45 +27,6 @@ class Matrix:
 
 
 OUTLIERS = np.r_[[50, 30, 20, 12, -45, -25, -15, -9], np.linspace(-0.5, 0.5, 92)]
-
-
-def test_the_recurrence_of_all_steps_has_the_spectrum_of_the_matrix():
-    eigenvalues = np.sort(normal(40).numpy())
-    operator = Matrix(eigenvalues)
-    diagonal, off, basis = tridiagonal(operator, normal(40, seed=1), 100)
-    assert (diagonal.shape, off.shape, basis.shape) == ((40,), (39,), (40, 40))
-    t = np.diag(diagonal) + np.diag(off, 1) + np.diag(off, -1)
-    np.testing.assert_allclose(np.linalg.eigvalsh(t), eigenvalues, atol=1e-12)
-    np.testing.assert_allclose(basis @ operator.a @ basis.T, t, atol=1e-12)
-    assert operator.products == 40
-
-
-def test_a_quadrature_of_m_steps_is_exact_for_moments_below_2m():
-    operator, start = Matrix(np.linspace(-1, 2, 60)), normal(60, seed=2)
-    diagonal, off, _ = tridiagonal(operator, 5 * start, 6)
-    nodes, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(off, 1) + np.diag(off, -1))
-    unit = start / start.norm()
-    for degree in range(12):
-        exact = float(unit @ torch.linalg.matrix_power(operator.a, degree) @ unit)
-        assert vectors[0] ** 2 @ nodes**degree == pytest.approx(exact, abs=1e-10)
-
-
-def test_a_recurrence_ends_where_the_space_is_invariant():
-    operator = Matrix(np.repeat([4.0, 1.0, -2.0], 20))
-    diagonal, off, basis = tridiagonal(operator, normal(60), 30)
-    assert (len(diagonal), len(off), len(basis)) == (3, 2, 3)
-    zero = tridiagonal(Matrix(np.zeros(5)), normal(5), 5)
-    np.testing.assert_array_equal(zero.diagonal, [0.0])
-    operator.a[0, 0] = float("nan")
-    assert np.isnan(tridiagonal(operator, normal(60), 30).diagonal).tolist() == [True]
-
-
-@pytest.mark.parametrize("bad", [0.0, float("nan")])
-def test_a_start_must_have_a_direction(bad):
-    with pytest.raises(ValueError, match="start must be finite and not zero, got"):
-        tridiagonal(Matrix([1.0, 2.0]), bad * normal(2), 2)
-    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
-        tridiagonal(Matrix([1.0, 2.0]), normal(2), 0)
 
 
 @pytest.mark.parametrize("block", [1, 3, 32])

@@ -8,9 +8,11 @@ import typing
 import pytest
 
 from cnognp import METHODS
+from cnognp.keywords import descriptions, keywords_of
 from cnognp.methods.composition import GROUPS, Base, class_of
-from cnognp.methods.keywords import descriptions, keywords_of
 from cnognp.methods.registry import TABLE, bases
+from cnognp.tasks.registry import _PLACES as PLACES_OF_TASKS
+from cnognp.tasks.registry import TASKS
 
 PLACES = {entry.place for entry in TABLE.values()}
 PLACES |= {f"composition:{group.__name__}" for group in GROUPS}
@@ -22,8 +24,8 @@ def test_what_is_read_is_what_an_import_finds(place):
     kind = getattr(importlib.import_module(f"cnognp.methods.{module}"), name)
     fields = {each.name: each for each in dataclasses.fields(kind)}
     special = inspect.signature(kind.named).parameters if hasattr(kind, "named") else {}
-    first, read = keywords_of(place)
-    assert first == inspect.getdoc(kind).split("\n")[0]
+    text, read = keywords_of("methods", place)
+    assert text == inspect.getdoc(kind)
     for key, keyword in read.items():
         expected = special[key] if key in special else fields[key]
         assert keyword.default == expected.default, key
@@ -32,6 +34,18 @@ def test_what_is_read_is_what_an_import_finds(place):
             assert keyword.kind == hints[key], key
     plain = {key for key, each in fields.items() if each.type in (float, int, bool, str)}
     assert not (plain & set(descriptions(inspect.getdoc(kind)))) - set(read)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_what_is_read_of_a_task_is_what_an_import_finds(name):
+    module, inside = PLACES_OF_TASKS[name].split(":")
+    made = inspect.unwrap(getattr(importlib.import_module(f"cnognp.tasks.{module}"), inside))
+    parameters, hints = inspect.signature(made).parameters, typing.get_type_hints(made)
+    assert inspect.getdoc(TASKS[name]) == inspect.getdoc(made)
+    assert {
+        key: (each.default, each.annotation)
+        for key, each in inspect.signature(TASKS[name]).parameters.items()
+    } == {key: (each.default, hints[key]) for key, each in parameters.items()}
 
 
 def test_descriptions_are_joined_to_one_line_and_end_with_their_section():
