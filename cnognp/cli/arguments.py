@@ -163,11 +163,12 @@ def _unknown_option(key: str, parser: ArgumentParser) -> str:
         method = parser.get_default("method.name")
         return f"method {method} has no {flag}; see cnognp methods {method}"
     group = "".join(flag.rpartition(".")[:2]) or "--"
-    known = [
-        option.removeprefix(group)
-        for option, action in parser._option_string_actions.items()
-        if action.help != SUPPRESS and option.startswith(group)
-    ]
+    options = [o for o, a in parser._option_string_actions.items() if a.help != SUPPRESS]
+    while group != "--" and not any(option.startswith(group) for option in options):
+        # A group of another method's configuration is unknown as a whole.
+        flag = group[:-1]
+        group = "".join(flag.rpartition(".")[:2]) or "--"
+    known = [option.removeprefix(group) for option in options if option.startswith(group)]
     listed = "see --help" if group == "--" else f"there are {', '.join(known) or 'none'}"
     return f"unknown option {flag}; {_close(flag.removeprefix(group), known, group)}{listed}"
 

@@ -76,8 +76,11 @@ class Named:
         """The method that the keywords, all of them, describe.
 
         Raises:
-            ValueError: if one is out of range.
+            ValueError: if one is out of range, or null where that is no choice.
         """
+        for key, keyword in self.keywords().items():
+            if given[key] is None and isinstance(keyword.kind, type):
+                raise ValueError(f"{key} must be {keyword.kind.__name__}, got null")
         made = {
             group: group(**{key: given[key] for key in _of_group(group)}) for group in self.groups
         }
@@ -128,20 +131,22 @@ class Named:
         """The keywords in a configuration, those of groups without them.
 
         Raises:
-            ValueError: if a group has a key that it does not know.
+            ValueError: if a group has a key that it does not know, or a keyword is there twice.
         """
         flat: dict[str, Any] = {}
         groups = {_noun(group): group for group in self.groups}
         for key, value in tree.items():
-            if key not in groups or not isinstance(value, Mapping):
-                flat[key] = value
-                continue
-            inside = {_inside(known, key): known for known in _of_group(groups[key])}
-            if unknown := [name for name in value if name not in inside]:
-                raise ValueError(
-                    f"unknown key {unknown[0]!r} in {key}; there are {', '.join(inside)}"
-                )
-            flat |= {inside[name]: value[name] for name in value}
+            found = {key: value}
+            if key in groups and isinstance(value, Mapping):
+                inside = {_inside(known, key): known for known in _of_group(groups[key])}
+                if unknown := [name for name in value if name not in inside]:
+                    raise ValueError(
+                        f"unknown key {unknown[0]!r} in {key}; there are {', '.join(inside)}"
+                    )
+                found = {inside[name]: value[name] for name in value}
+            if twice := [known for known in found if known in flat]:
+                raise ValueError(f"{twice[0]} is there twice, in its group and beside it")
+            flat |= found
         return flat
 
 
@@ -291,7 +296,7 @@ def flattened(name: str, tree: Mapping[str, Any]) -> dict[str, Any]:
     """The keywords of a method in a configuration, of this version or an older one.
 
     Raises:
-        ValueError: if a group has a key that it does not know.
+        ValueError: if a group has a key that it does not know, or a keyword is there twice.
     """
     return TABLE[name].flattened(tree) if name in TABLE else dict(tree)
 

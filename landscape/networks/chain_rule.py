@@ -109,8 +109,9 @@ def _cross_entropy(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     each = logs.gather(1, classes.expand(len(logs), 1, len(classes))).squeeze(1)
     hot = classes == torch.arange(logs.shape[1], device=logs.device).unsqueeze(-1)
     slope = logs.exp_().sub_(hot.to(logs))
-    kept: Any = len(target)
-    if masked:
-        kept = counted.sum()
-        each, slope = each.where(counted, 0), slope.where(counted, 0)
-    return -each.sum(-1) / kept, slope.div_(kept)
+    if not masked:
+        return -each.sum(-1) / len(target), slope.div_(len(target))
+    kept = counted.sum()
+    each = each.where(counted, 0)
+    # Where every label is ignored, the loss is no number and its slope 0, as torch has it.
+    return -each.sum(-1) / kept, slope.div_(kept).where(counted, 0)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from landscape.networks.folding import keep_freed
 from landscape.networks.layout import Layout
 from landscape.networks.network import Network, is_batchnorm
-from landscape.networks.stacked import POINTWISE, at_rest, leaves_of
+from landscape.networks.stacked import POINTWISE, at_rest, leaves_of, unchanged
 
 _POOLS = (nn.AvgPool2d, nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 # Bytes of the largest activation of all members of a group. Beyond that, starting a kernel costs
@@ -45,7 +45,7 @@ def groups_of(network: Network, layout: Layout, inputs: Any) -> Groups | None:
     """
     if not isinstance(inputs, Tensor) or inputs.ndim != 4 or not inputs.is_floating_point():
         return None
-    if any(m._forward_hooks or m._forward_pre_hooks for m in network.module.modules()):
+    if not unchanged(network.module):
         return None
     steps = [pair for pair in leaves_of(network.module, "") if not at_rest(network, pair[1])]
     kinds = [type(module) for _, module in steps]
@@ -185,5 +185,6 @@ def _widest(network: Network, steps: tuple[tuple[str, nn.Module], ...], inputs: 
     known = {**network.parameters, **network.buffers}
     tensors = {name: torch.empty((1, *t.shape), device="meta") for name, t in known.items()}
     images = torch.empty((2, *inputs.shape[1:]), device="meta")
-    sizes = [hidden.numel() // 2 for hidden in _through(steps, tensors, images, frozen=True)]
+    frozen = network.statistics == "frozen"
+    sizes = [hidden.numel() // 2 for hidden in _through(steps, tensors, images, frozen)]
     return max(sizes)

@@ -84,11 +84,10 @@ def stack_of(network: Network, layout: Layout, inputs: Any) -> Stack | None:
             return None
     dense = [step for step in steps if isinstance(step, Dense)]
     names = [name for step in dense for name in step if name is not None]
-    hooked = any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
     if (
         not flat
         or not dense
-        or hooked
+        or not unchanged(model)
         or isinstance(steps[0], nn.Module)
         or sorted(names) != sorted(layout.names)
     ):
@@ -261,7 +260,17 @@ def is_cross_entropy(loss: Any) -> bool:
         and loss.reduction == "mean"
         and loss.ignore_index == IGNORED
         and loss.label_smoothing == 0.0
+        and unchanged(loss)
     )
+
+
+def unchanged(model: nn.Module) -> bool:
+    """Whether modules do what their classes say: no hooks, also none on all, no other forward."""
+    hooks = (
+        "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "forward",
+    )  # fmt: skip
+    plain = not any(vars(module).get(name) for module in model.modules() for name in hooks)
+    return plain and not nn.modules.module._has_any_global_hook()
 
 
 def at_rest(network: Network, module: nn.Module) -> bool:

@@ -277,6 +277,19 @@ def test_a_run_without_checkpoints_cannot_be_measured(call, run, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        ("{name: sam, lr: 0.2, base: {lr: 0.1}}", "lr is there twice, in its group and beside it"),
+        ("{name: adam, base: {lr: 0.1}}", "unknown option --method.base; there are lr, beta1"),
+        ("{name: sgd, clip: null}", "clip must be float, got null"),
+    ],
+)
+def test_a_configuration_whose_method_does_not_fit_is_one_clear_line(call, tmp_path, method, said):
+    Path("own.yaml").write_text(f"task: wine\nmethod: {method}\n")
+    refused(call, tmp_path, ["train", "--config", "own.yaml"], 2, said)
+
+
+@pytest.mark.parametrize(
     ("text", "said"),
     [
         ("a: b: c", "not YAML"),

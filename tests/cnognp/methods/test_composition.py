@@ -190,3 +190,15 @@ def test_a_key_that_a_group_does_not_have_is_refused():
     message = "unknown key 'horizn' in schedule; there are name, horizon, warmup"
     with pytest.raises(ValueError, match=message):
         flattened("sgd", {"schedule": {"name": "cosine", "horizn": 3}})
+
+
+def test_a_key_that_is_there_twice_is_refused():
+    for tree in ({"batch_size": 7, "data": {"batch_size": 8}}, {"base": {"lr": 0.1}, "lr": 0.2}):
+        with pytest.raises(ValueError, match="is there twice, in its group and beside it"):
+            flattened("sam", tree)
+
+
+def test_a_number_that_is_null_is_refused_by_its_name():
+    for key, kind in {"lr": "float", "clip": "float", "accumulation": "int"}.items():
+        with pytest.raises(ValueError, match=f"{key} must be {kind}, got null"):
+            METHODS["sam"](**{key: None})

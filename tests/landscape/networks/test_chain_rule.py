@@ -102,6 +102,62 @@ def test_a_mini_batch_without_labels_has_no_slope():
     assert all(slope >= 0 for slope in slopes)
 
 
+def test_without_any_label_the_loss_is_no_number_and_its_slope_0_as_with_torch():
+    risk, _, target = risk_of(CHAINS["two layers"])
+    (term,) = risk.batched_terms()
+    nothing = term._replace(batch=term.batch._replace(target=torch.full_like(target, -100)))
+    z = points(risk).requires_grad_()
+    loss = nothing(z)
+    (slopes,) = torch.autograd.grad(loss.sum(), z)
+    values, grads = nothing.slopes(z.detach())
+    assert values.isnan().all() and loss.isnan().all()
+    assert torch.equal(grads, slopes) and not grads.any()
+
+
+def doubled_output(model):
+    return model[1].register_forward_hook(lambda module, args, output: 2 * output)
+
+
+def doubled_slope(model):
+    return model[1].register_full_backward_hook(lambda module, slopes, given: (2 * slopes[0],))
+
+
+def doubled_slope_before(model):
+    return model[1].register_full_backward_pre_hook(lambda module, given: (2 * given[0],))
+
+
+def doubled_everywhere(model):
+    def hook(module, args, output):
+        return 2 * output if isinstance(module, nn.Tanh) else None
+
+    return nn.modules.module.register_module_forward_hook(hook)
+
+
+def doubled_forward(model):
+    model[1].forward = lambda x: 2 * torch.tanh(x)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [doubled_output, doubled_slope, doubled_slope_before, doubled_everywhere, doubled_forward],
+)
+def test_modules_that_do_something_else_than_their_class_go_by_autograd(changed):
+    x, y = torch.randn(9, 5, device=CPU), torch.randint(0, 3, (9,), device=CPU)
+    model = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3))
+    handle = changed(model)
+    try:
+        risk = EmpiricalRisk(model, (x, y), cross_entropy, check=False)
+        assert risk.evaluation != "stacked"
+        values, grads = value_and_grad(risk, risk.point())
+        loss = cross_entropy(model(x), y)
+        truth = torch.cat([g.flatten() for g in torch.autograd.grad(loss, model.parameters())])
+    finally:
+        if handle is not None:
+            handle.remove()
+    torch.testing.assert_close(values, loss.detach())
+    torch.testing.assert_close(grads, truth, rtol=1e-5, atol=1e-6)
+
+
 def test_points_of_single_precision_points_of_half_precision_and_members_that_diverged():
     risk, _, _ = risk_of(CHAINS["two layers"])
     z = points(risk)

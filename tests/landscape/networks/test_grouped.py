@@ -45,6 +45,14 @@ def frozen():
     return model
 
 
+def forgetful():
+    """Norms without running statistics."""
+    return nn.Sequential(
+        nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3, track_running_stats=False), nn.ReLU(), nn.Flatten(),
+        nn.Linear(108, 5), nn.BatchNorm1d(5, track_running_stats=False), nn.Linear(5, 3),
+    )  # fmt: skip
+
+
 NETWORKS = {
     "small": lambda: small_conv(3, (3, 4), in_channels=2), "pooled": pooled, "cut": cut,
     "frozen": frozen,
@@ -102,6 +110,15 @@ def test_channels_are_last_from_the_first_layer_to_the_last(samples):
         assert len(wide) == 7
         wide += torch.autograd.grad(found[-1].square().sum(), [wide[0], *wide[-2:]])
         assert all(h.is_contiguous(memory_format=torch.channels_last) for h in wide)
+
+
+def test_norms_without_running_statistics_normalise_with_the_batch():
+    model = built(forgetful)
+    risk = EmpiricalRisk(model, (IMAGES, Y), CE, statistics="batch", evaluation="grouped")
+    z = risk.point() + 0.2 * normal(3, risk.dim, seed=4)
+    truth = plain(model, IMAGES, Y, CE)
+    slopes = torch.stack([torch.autograd.functional.vjp(truth, row)[1] for row in z])
+    torch.testing.assert_close(value_and_grad(risk, z)[1], slopes, **CLOSE)
 
 
 def test_the_user_s_images_are_not_written_over():
@@ -165,8 +182,11 @@ def test_anything_else_is_refused_and_goes_one_by_one(name):
 
 def test_hooks_and_losses_of_one_s_own_go_one_by_one():
     model = built(convolution)
-    model[0].register_forward_hook(lambda module, args, output: 2 * output)
+    handle = model[0].register_forward_hook(lambda module, args, output: 2 * output)
     images = IMAGES[:, :1, :6, :6]
+    assert EmpiricalRisk(model, (images, Y), CE).evaluation == "sequential"
+    handle.remove()
+    model[0].register_full_backward_hook(lambda module, slopes, given: None)
     assert EmpiricalRisk(model, (images, Y), CE).evaluation == "sequential"
 
     def looking(output, target):
