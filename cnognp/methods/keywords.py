@@ -19,6 +19,11 @@ class Keyword(NamedTuple):
     default: Any
     help: str
 
+    def instead(self, default: Any) -> "Keyword":
+        """The keyword with another default, which may be None."""
+        kind = self.kind | None if default is None else self.kind
+        return Keyword(kind, default, self.help)
+
 
 @cache
 def keywords_of(place: str) -> tuple[str, Mapping[str, Keyword]]:

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from cnognp.method import Info, Method, Traits, norms, require
 from cnognp.methods.attraction import Move, bests
-from cnognp.methods.composition import Data
-from cnognp.methods.descent import SGD, Epoch, GradientDescent
+from cnognp.methods.descent import GradientDescent
 from cnognp.methods.fitness import Fitness, Loss
 from cnognp.methods.quasi_newton import LBFGS
 from landscape.objective import Objective, offered, value, value_and_grad
@@ -155,13 +154,11 @@ class Swarm:
     @classmethod
     def named(
         cls,
+        local: Method | None = None,
         *,
         lr: float = 0.1,
         quasi_newton: bool = False,
         search_iterations: int = 5,
-        batch_size: int | None = None,
-        momentum: float = 0.0,
-        weight_decay: float = 0.0,
         box: tuple[float, float] | None = None,
         mutation: float = 0.0,
         horizon: int = 100,
@@ -170,36 +167,21 @@ class Swarm:
         """The swarm, its parts from plain numbers; with ``quasi_newton`` as PSO-BFGS.
 
         Args:
-            lr: step length of each member's gradient flow, or of its local search.
+            local: the local search; one step along the gradient is the swarm's own.
+            lr: step length of each member's gradient flow, or of its quasi-Newton search.
             search_iterations: quasi-Newton iterations in a step.
-            batch_size: samples in a mini-batch, an epoch of which is one iteration; 0 takes one
-                step on the whole data, as published. If none is given: 32 in training where the
-                data fall into samples, else 0.
-            momentum: of the epoch's steps.
-            weight_decay: of the epoch's steps.
             box: (low, high) that every coordinate is clipped to.
-            mutation: diversity below which members mutate by a wavelet; 0 for never. Needs a box.
+            mutation: diversity below which members mutate by a wavelet, ever less over the
+                horizon; 0 for never. Needs a box.
             horizon: iterations over which the mutation narrows.
             **keys: the other fields.
 
         Raises:
             ValueError: if keywords are out of range or contradict each other.
         """
-        local: Method | None = None
-        has_extras = bool(momentum or weight_decay)
-        if batch_size is None:
-            # Training has settled it before; an objective without samples takes its steps whole.
-            batch_size = Data.batch_size if has_extras else 0
-        for name, number in (("batch_size", batch_size), ("mutation", mutation)):
-            require(number >= 0, name, "at least 0", number)
-        if batch_size:
-            # Without them no velocity is carried and kept for nothing.
-            steps: Method = GradientDescent(lr)
-            if has_extras:
-                steps = SGD(lr, momentum, weight_decay=weight_decay)
-            local = Epoch(steps, batch_size, evaluate=False)
-        elif has_extras:
-            raise ValueError("momentum and weight_decay belong to mini-batch steps: set batch_size")
+        require(mutation >= 0, "mutation", "at least 0", mutation)
+        if isinstance(local, GradientDescent):
+            lr, local = float(local.lr), None
         elif quasi_newton:
             require(search_iterations >= 1, "search_iterations", "at least 1", search_iterations)
             local = LBFGS(lr=lr, iterations=search_iterations)
