@@ -286,7 +286,7 @@ TABLE: Mapping[str, Named] = {
     "cno": Named(
         "swarm:Swarm",
         _SEARCHING,
-        keys=f"{_PULLS} box mutation horizon stale_fitness",
+        keys=f"{_PULLS} box mutation horizon fitness_from stale_fitness",
         defaults=_SOFT,
         outermost=True,
         says=(
@@ -297,13 +297,31 @@ TABLE: Mapping[str, Named] = {
     "cnognp": Named(
         "swarm:Swarm",
         _SEARCHING,
-        keys=f"penalty power {_PULLS} box mutation horizon stale_fitness",
+        keys=f"penalty power {_PULLS} box mutation horizon fitness_from stale_fitness published",
         defaults=_SOFT,
         outermost=True,
         parts={"fitness": "fitness:GradientNormPenalty"},
         says="CNO whose fitness adds a gradient norm penalty to the loss.",
     ),
 }
+
+
+PUBLISHED: Mapping[str, Any] = {
+    "lr": 1e-3, "weight_decay": 5e-4, "batch_size": 128, "penalty": 0.1, "power": "norm",
+    "cognitive": 1e-5, "social": 1e-5, "randomness": "tensor", "fitness_from": "epoch",
+}  # fmt: skip
+"""Settings of the published script for CIFAR, where they are not the defaults."""
+
+
+def as_published(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The keywords of a method; those at their defaults as published, where that is asked for."""
+    if not given.get("published"):
+        return dict(given)
+    known = TABLE[name].keywords() if name in TABLE else {}
+    at_default = [
+        key for key in PUBLISHED if key in known and given.get(key) in (None, known[key].default)
+    ]
+    return {**given, **{key: PUBLISHED[key] for key in at_default}}
 
 
 class _Methods(Mapping[str, Callable[..., "Method"]]):
@@ -340,6 +358,8 @@ def _function(name: str) -> Callable[..., "Method"]:
             bound = signature.bind(*args, **given)
         except TypeError as error:
             raise TypeError(f"{make.__name__}(): {error}") from None
+        if bound.arguments.get("published"):
+            bound.arguments = {**PUBLISHED, **bound.arguments}
         bound.apply_defaults()
         return entry.make(bound.arguments)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cnognp.method import Info, Method, Traits, norms, require
 from cnognp.methods.attraction import Move, bests
+from cnognp.methods.composition import class_of
 from cnognp.methods.descent import GradientDescent
 from cnognp.methods.fitness import Fitness, Loss
 from cnognp.methods.quasi_newton import LBFGS
@@ -127,6 +128,8 @@ class Swarm:
     mutation: WaveletMutation | None = None
     stale_fitness: bool = False
 
+    fitness_from = "point"
+
     def __post_init__(self):
         for name in ("lr", "inertia", "cognitive", "social"):
             value = getattr(self, name)
@@ -162,6 +165,8 @@ class Swarm:
         box: tuple[float, float] | None = None,
         mutation: float = 0.0,
         horizon: int = 100,
+        fitness_from: Literal["point", "epoch"] = "point",
+        published: bool = False,
         **keys: Any,
     ) -> "Swarm":
         """The swarm, its parts from plain numbers; with ``quasi_newton`` as PSO-BFGS.
@@ -174,6 +179,11 @@ class Swarm:
             mutation: diversity below which members mutate by a wavelet, ever less over the
                 horizon; 0 for never. Needs a box.
             horizon: iterations over which the mutation narrows.
+            fitness_from: what members are ranked by: a pass over the whole data at each new point,
+                or the means over the mini-batches of the epoch that led there, free of charge.
+            published: repeat the published script for CIFAR, its order and its dummy fitness of the
+                starts; keywords at their defaults get its settings. It has 2 members and 10
+                iterations. For comparison only.
             **keys: the other fields.
 
         Raises:
@@ -185,7 +195,11 @@ class Swarm:
         elif quasi_newton:
             require(search_iterations >= 1, "search_iterations", "at least 1", search_iterations)
             local = LBFGS(lr=lr, iterations=search_iterations)
-        return cls(
+        kind: Any = cls
+        if published or fitness_from == "epoch":
+            kind = class_of("epoch_swarm:EpochSwarm")
+            keys |= {"published": published}
+        return kind(
             lr=0.0 if local else lr,
             local=local,
             box=box,
@@ -208,6 +222,11 @@ class Swarm:
             local=None if self.local is None else self.local.init(objective, z),
             round=torch.zeros((), dtype=torch.int64, device="cpu"),
         )
+
+    @property
+    def apart(self) -> bool:
+        """Whether members can move a few at a time, told of the leader."""
+        return self.mutation is None
 
     def leader(self, state: SwarmState) -> Tensor:
         """The best point (p,) of all members, which is what they learn from each other in a step.
@@ -312,7 +331,7 @@ class Swarm:
     ) -> tuple[Tensor, Tensor | None]:
         """The members' next places and velocities."""
         z, velocity = state.position, state.velocity
-        own, common = self._factors(objective, state, generator)
+        own, common = self._factors(objective, z, generator)
         onward = velocity if over or velocity is None else torch.empty_like(z)
         move = Move(
             z, state.best, leader, own, common,
@@ -324,7 +343,7 @@ class Swarm:
         return move.out, onward
 
     def _factors(
-        self, objective: Objective, state: SwarmState, generator: torch.Generator
+        self, objective: Objective, z: Tensor, generator: torch.Generator
     ) -> tuple[Tensor | None, Tensor | None]:
         """Of the pulls to a member's own best point and to the leader, (n, 1) or (n, p) each.
 
@@ -335,7 +354,6 @@ class Swarm:
         """
         if not (self.cognitive or self.social):
             return None, None
-        z = state.position
         layout = offered(objective, "layout")
         if self.randomness == "tensor" and layout is None:
             raise ValueError("randomness='tensor' needs an objective with a layout, a network's")
@@ -347,7 +365,7 @@ class Swarm:
             r = layout.spread(r)  # type: ignore[union-attr]
         return self.cognitive * r[:, 0], self.social * r[:, 1]
 
-    def _mutated(self, z: Tensor, state: SwarmState, generator: torch.Generator) -> Tensor:
+    def _mutated(self, z: Tensor, state: Any, generator: torch.Generator) -> Tensor:
         # A member that has diverged must not keep the others from scattering.
         diversity = norms(z - self._leader(state)).nanmean()
         low, high = self._bounds(z)

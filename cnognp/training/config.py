@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from cnognp.methods.registry import completed, flattened, grouped
+from cnognp.methods.registry import as_published, completed, flattened, grouped
 from landscape.files import DamagedFile, check_writable, replacing, temporaries
 
 if TYPE_CHECKING:
@@ -82,6 +82,8 @@ class Config:
             raise ValueError(f"device must be a name, got {self.device}")
         if self.members_live not in HOMES:
             raise ValueError(f"members_live must be one of {HOMES}, got {self.members_live!r}")
+        # Here, so that run.yaml says what is done.
+        object.__setattr__(self, "method_options", as_published(self.method, self.method_options))
 
     @property
     def interval(self) -> int:
