@@ -24,6 +24,11 @@ class Keyword(NamedTuple):
     default: Any
     help: str
 
+    def instead(self, default: Any) -> "Keyword":
+        """The keyword with another default, which may be None."""
+        kind = self.kind | None if default is None else self.kind
+        return Keyword(kind, default, self.help)
+
 
 def keywords_of(package: str, place: str) -> tuple[str, Mapping[str, Keyword]]:
     """The documentation of a class or a function, and its plain keywords by name.

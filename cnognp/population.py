@@ -29,7 +29,7 @@ def home_of(home: Home, method: Any, size: int) -> Home:
     """
     if home != "auto":
         return home
-    visits = hasattr(method, "leader") and getattr(method, "mutation", None) is None
+    visits = getattr(method, "apart", False)
     return "host" if visits and size >= LARGE else "device"
 
 
@@ -65,8 +65,12 @@ class Population:
             )
         if self.home not in ("host", "files"):
             raise ValueError(f"members live elsewhere on the host or in files, not {self.home}")
-        if getattr(self.method, "mutation", None) is not None:
-            raise ValueError("members that scatter must fit together: set mutation to 0")
+        if not self.method.apart:
+            raise ValueError(
+                "members that scatter must fit together: set mutation to 0"
+                if self.method.mutation is not None
+                else "members ranked by their epochs must fit together: set fitness_from to point"
+            )
 
     def init(self, objective: Objective, z: Tensor) -> Any:
         """The state of all members at ``z`` (n, p)."""

@@ -12,6 +12,8 @@ _UNJUDGED: dict[str, Any] = {
     "constant_loss": None, "constant_metrics": {}, "start_loss": None, "remark": "",
 }  # fmt: skip
 
+_RANKED = {"point": "passes at their new points", "epoch": "means over their epochs"}
+
 
 def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
     """Adds the arguments."""
@@ -50,6 +52,7 @@ def summary(folder: RunFolder, meta: dict[str, Any]) -> dict[str, Any]:
         "method": meta["method"],
         "status": meta["status"],
         "iterations": meta["iterations"],
+        "fitness_from": meta.get("fitness_from"),
         "not_finite": meta.get("not_finite", []),
         "judgement": {**_UNJUDGED, **meta.get("judgement", {})},
         "best": best,
@@ -65,6 +68,8 @@ def print_summary(document: dict[str, Any]) -> None:
     names = {"member": "best member", "loss": "its loss", "gradient_norm": "its gradient norm"}
     names["fitness"] = "its fitness"
     rows += [(title, best[key]) for key, title in names.items() if best[key] is not None]
+    if (source := document["fitness_from"]) is not None:
+        rows.append(("members ranked by", _RANKED[source]))
     judgement = document["judgement"]
     names = {"constant_loss": "loss of the best constant", "start_loss": "loss of the best start"}
     rows += [(title, judgement[key]) for key, title in names.items() if judgement[key] is not None]

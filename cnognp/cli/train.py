@@ -54,6 +54,13 @@ def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
         help="where members of a swarm live that visit the device a few at a time",
     )  # fmt: skip
     parser.add_argument("--data", type=str, default=None, help="folder of the task's data")
+    parser.add_argument(
+        "--weights", type=str, default="", help="file of weights at which member 0 starts"
+    )
+    parser.add_argument(
+        "--spread", type=float, default=0.0,
+        help="deviation of the others' starts beside member 0; 0: the task's own, 1e-4 by weights",
+    )  # fmt: skip
     parser.add_argument("--out", type=str, default=None, help="the run's folder; runs/TASK if none")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
     parser.add_argument("--json", action="store_true", help="one object on standard output")
@@ -119,6 +126,8 @@ def _config_of(options: Namespace) -> Config:
         record_curvature=options.record_curvature,
         judge_every=options.judge_every,
         members_live=options.members_live,
+        weights=options.weights,
+        spread=options.spread,
         task_options=task,
         method_options=method,
     )

@@ -6,7 +6,7 @@ average that is reported. torch is imported only
 when a method is made, so that the command line can read the keywords.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -79,6 +79,43 @@ class Base:
         elif self.momentum:
             raise ValueError(f"momentum belongs to base='sgd'; {self.base} has its own")
         return kind(**given)
+
+
+@dataclass(frozen=True)
+class Search(Base):
+    """What a member of a swarm does between two pulls.
+
+    Args:
+        base: what does the step: a method that has weight_decay and may see mini-batches, or one
+            that hands it another gradient, as sam and gcsam do.
+        base_step: what does the step of sam, asam, gcsam or gnp.
+        base_rho: their rho; their own default if none is given.
+    """
+
+    noun = "base"
+
+    base_step: str = "sgd"
+    base_rho: float | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether the step is one along the gradient, which needs no memory."""
+        return self.base == "sgd" and not (self.momentum or self.weight_decay)
+
+    def keys(self, known: Collection[str]) -> dict[str, Any]:
+        """The keywords of the base, which knows these.
+
+        Raises:
+            ValueError: if one is given that it does not know.
+        """
+        keys: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay}
+        for own, key in (("momentum", "momentum"), ("base_step", "base"), ("base_rho", "rho")):
+            value = getattr(self, own)
+            if key in known and value is not None:
+                keys[key] = value
+            elif value != self.__dataclass_fields__[own].default:
+                raise ValueError(f"{own} is nothing that base={self.base!r} has")
+        return keys
 
 
 @dataclass(frozen=True)
@@ -244,7 +281,7 @@ class Average:
         return kind(unevaluated(method), self.average_start, self.average_every)
 
 
-GROUPS = (Base, Clip, Centralisation, Data, Schedule, Average)
+GROUPS = (Base, Search, Clip, Centralisation, Data, Schedule, Average)
 """What a step can be composed with, in the order in which configurations have it."""
 
 COMPOSED = tuple(key for group in GROUPS for key in group.__dataclass_fields__ if key not in _STEP)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from cnognp.method import Info, Method, kept, norms, require
+from cnognp.methods.fitness import Fitness
 from cnognp.methods.hyperparameters import Rate, descended, require_not_negative
 from landscape.objective import Objective, offered, value_and_grad
 from landscape.randomness import derive
@@ -132,6 +133,9 @@ class Epoch:
             A swarm that evaluates its own new points sets it to False.
         parts: pieces of a mini-batch that are evaluated one after another for one step, so that the
             memory is that of a piece; at least 1.
+        fitness: one that needs no more than loss and gradient norm. Then, where the end is not
+            evaluated, `Info` tells the means over the mini-batches of loss, gradient norm and this
+            fitness, each where the members were when they saw it.
 
     Raises:
         ValueError: if ``size`` or ``parts`` is not positive.
@@ -141,6 +145,7 @@ class Epoch:
     size: int
     evaluate: bool = True
     parts: int = 1
+    fitness: Fitness | None = None
 
     def __post_init__(self):
         require(self.size >= 1, "size", "at least 1", self.size)
@@ -157,12 +162,19 @@ class Epoch:
         if (minibatches := offered(objective, "minibatches")) is not None:
             cut = {"parts": self.parts} if self.parts > 1 else {}
             stream = minibatches(self.size, derive(generator, "epoch"), epochs=1, **cut)
-        costs = []
+        costs, seen = [], []
         for k, batch in enumerate(stream):
             inner, info = self.method.step(batch, inner, derive(generator, "step", k))
             costs.append(info.evaluations)
+            if self.fitness is not None:
+                rank = self.fitness.of_norm(info.loss, info.gradient_norm)  # type: ignore[attr-defined]
+                seen.append((info.loss, info.gradient_norm, rank))
         z, cost = inner.position, sum(costs) / len(costs)
         if not self.evaluate:
-            return EpochState(z, inner), Info(None, None, None, None, cost)
+            told = Info(None, None, None, None, cost)
+            if seen:
+                loss, norm, rank = (torch.stack(m).mean(dim=0) for m in zip(*seen, strict=True))
+                told = Info(None, loss, norm, rank, cost)
+            return EpochState(z, inner), told
         loss, grad = value_and_grad(objective, z)
         return EpochState(z, inner), Info(z, loss, norms(grad), loss, cost)

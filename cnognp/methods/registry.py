@@ -18,6 +18,7 @@ from cnognp.methods.composition import (
     Clip,
     Data,
     Schedule,
+    Search,
     class_of,
     unevaluated,
 )
@@ -30,8 +31,10 @@ BATCH = Data.batch_size
 
 _TRAINED = (Clip, Centralisation, Data, Schedule, Average)
 _BASED = (Base, Clip, Data, Schedule, Average)
+_SEARCHING = (Search, Clip, Data, Schedule)
 _PULLS = "inertia cognitive social randomness"
 _keywords_of = partial(keywords_of, "methods")
+_SOFT = {"cognitive": 0.1, "social": 0.1, "batch_size": None}
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class Named:
     def keywords(self) -> dict[str, Keyword]:
         """Every keyword of the name; the base's lr first."""
         found = {}
-        if Base in self.groups:
+        if {Base, Search} & set(self.groups):
             found["lr"] = _of_group(Base)["lr"]
         listed: dict[str, Keyword] = {}
         for place in (self.place, *self.parts.values()):
@@ -69,8 +72,7 @@ class Named:
         found |= {key: listed[key] for key in self.keys.split() or listed}
         for group in self.groups:
             found |= {key: keyword for key, keyword in _of_group(group).items() if key != "lr"}
-        changed = {key: found[key]._replace(default=self.defaults[key]) for key in self.defaults}
-        return found | changed
+        return found | {key: found[key].instead(self.defaults[key]) for key in self.defaults}
 
     def make(self, given: Mapping[str, Any]) -> "Method":
         """The method that the keywords, all of them, describe.
@@ -81,10 +83,14 @@ class Named:
         for key, keyword in self.keywords().items():
             if given[key] is None and isinstance(keyword.kind, type):
                 raise ValueError(f"{key} must be {keyword.kind.__name__}, got null")
+        if Search in self.groups:
+            # Training has settled it before; an objective without samples takes its steps whole.
+            given = {**given, "batch_size": given["batch_size"] or 0}
         made = {
             group: group(**{key: given[key] for key in _of_group(group)}) for group in self.groups
         }
-        own = {key: given[key] for key in given if key not in self._shared()}
+        named, shared = self.keys.split(), self._shared()
+        own = {key: given[key] for key in given if key not in shared or key in named}
         for name, place in self.parts.items():
             mine = _keywords_of(place)[1]
             own[name] = class_of(place)(**{key: own.pop(key) for key in mine})
@@ -94,7 +100,11 @@ class Named:
         def around(group: Any, method: Any) -> Any:
             return made[group].around(method) if group in made else method
 
-        method: Any = around(Clip, made[Base].step(bases()) if Base in made else kind(**own))
+        method: Any
+        if Search in made:
+            method = _searching(made[Search], made[Clip])
+        else:
+            method = around(Clip, made[Base].step(bases()) if Base in made else kind(**own))
         if Base in made and not self.outermost:
             method = kind(method, **own)
         method = around(Centralisation, method)
@@ -150,9 +160,26 @@ class Named:
         return flat
 
 
+def _searching(search: Search, clip: Clip) -> "Method":
+    """What a member of a swarm does between two pulls, on each mini-batch.
+
+    Raises:
+        ValueError: if there is no such base, or it does not have what is given.
+    """
+    if search.base not in (known := searches()):
+        raise ValueError(f"base must be one of {known}, got {search.base}")
+    entry = TABLE[search.base]
+    defaults = {key: each.default for key, each in entry.keywords().items()}
+    given = defaults | search.keys(defaults) | {"clip": clip.clip, "batch_size": 0}
+    if search.plain:
+        # No velocity is carried and kept for nothing.
+        return clip.around(class_of("descent:GradientDescent")(search.lr))
+    return unevaluated(entry.make(given))
+
+
 def _noun(group: Any) -> str:
     """What a configuration calls a group."""
-    return group.__name__.lower()
+    return getattr(group, "noun", group.__name__.lower())
 
 
 def _inside(key: str, noun: str) -> str:
@@ -162,10 +189,11 @@ def _inside(key: str, noun: str) -> str:
 
 def _of_group(group: Any) -> Mapping[str, Keyword]:
     keywords = _keywords_of(f"composition:{group.__name__}")[1]
-    if group is not Base:
+    choices = {"base": bases} if group is Base else {"base": searches, "base_step": bases}
+    if group not in (Base, Search):
         return keywords
-    known: Any = Literal[tuple(bases())]  # type: ignore[valid-type]
-    return {**keywords, "base": keywords["base"]._replace(kind=known)}
+    known = {key: Literal[tuple(names())] for key, names in choices.items()}  # type: ignore[misc]
+    return {**keywords, **{key: keywords[key]._replace(kind=known[key]) for key in known}}
 
 
 @cache
@@ -178,8 +206,16 @@ def bases() -> Mapping[str, str]:
     return {
         name: entry.place
         for name, entry in steps.items()
-        if Base not in entry.groups and {"lr", "weight_decay"} <= set(entry.keywords())
+        if not {Base, Search} & set(entry.groups)
+        and {"lr", "weight_decay"} <= set(entry.keywords())
     }
+
+
+@cache
+def searches() -> tuple[str, ...]:
+    """The methods that can be the local search of a swarm: bases, and what has one of them."""
+    based = [name for name, each in TABLE.items() if {Base, Data} <= set(each.groups)]
+    return (*bases(), *(name for name in based if not TABLE[name].outermost))
 
 
 TABLE: Mapping[str, Named] = {
@@ -254,8 +290,10 @@ TABLE: Mapping[str, Named] = {
     ),
     "cno": Named(
         "swarm:Swarm",
-        keys=f"lr {_PULLS} batch_size momentum weight_decay box mutation horizon stale_fitness",
-        defaults={"cognitive": 0.1, "social": 0.1},
+        _SEARCHING,
+        keys=f"{_PULLS} box mutation horizon fitness_from stale_fitness",
+        defaults=_SOFT,
+        outermost=True,
         says=(
             "Collaborative neurodynamic optimisation: gradient steps, drawn to the best points so "
             "far."
@@ -263,13 +301,32 @@ TABLE: Mapping[str, Named] = {
     ),
     "cnognp": Named(
         "swarm:Swarm",
-        keys=f"lr penalty power {_PULLS} "
-        "batch_size momentum weight_decay box mutation horizon stale_fitness",
-        defaults={"cognitive": 0.1, "social": 0.1},
+        _SEARCHING,
+        keys=f"penalty power {_PULLS} box mutation horizon fitness_from stale_fitness published",
+        defaults=_SOFT,
+        outermost=True,
         parts={"fitness": "fitness:GradientNormPenalty"},
         says="CNO whose fitness adds a gradient norm penalty to the loss.",
     ),
 }
+
+
+PUBLISHED: Mapping[str, Any] = {
+    "lr": 1e-3, "weight_decay": 5e-4, "batch_size": 128, "penalty": 0.1, "power": "norm",
+    "cognitive": 1e-5, "social": 1e-5, "randomness": "tensor", "fitness_from": "epoch",
+}  # fmt: skip
+"""Settings of the published script for CIFAR, where they are not the defaults."""
+
+
+def as_published(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The keywords of a method; those at their defaults as published, where that is asked for."""
+    if not given.get("published"):
+        return dict(given)
+    known = TABLE[name].keywords() if name in TABLE else {}
+    at_default = [
+        key for key in PUBLISHED if key in known and given.get(key) in (None, known[key].default)
+    ]
+    return {**given, **{key: PUBLISHED[key] for key in at_default}}
 
 
 def _function(name: str) -> Callable[..., "Method"]:
@@ -280,7 +337,11 @@ def _function(name: str) -> Callable[..., "Method"]:
     lines = [f"    {key}: {each.help}" for key, each in keywords.items()]
     first = entry.says or _keywords_of(entry.place)[0].partition("\n")[0]
     text = "\n".join([first, "", f"Formula and source: `{path}`.", "", "Args:", *lines])
-    return function(name.replace("-", "_"), text, keywords, entry.make)
+
+    def make(given: Mapping[str, Any]) -> "Method":
+        return entry.make(as_published(name, given))
+
+    return function(name.replace("-", "_"), text, keywords, make)
 
 
 METHODS: Mapping[str, Callable[..., "Method"]] = Made(TABLE, _function)

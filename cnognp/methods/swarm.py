@@ -10,8 +10,8 @@ from torch import Tensor
 
 from cnognp.method import Info, Method, Traits, norms, require
 from cnognp.methods.attraction import Move, bests
-from cnognp.methods.composition import Data
-from cnognp.methods.descent import SGD, Epoch, GradientDescent
+from cnognp.methods.composition import class_of
+from cnognp.methods.descent import GradientDescent
 from cnognp.methods.fitness import Fitness, Loss
 from cnognp.methods.quasi_newton import LBFGS
 from landscape.objective import Objective, offered, value, value_and_grad
@@ -128,6 +128,8 @@ class Swarm:
     mutation: WaveletMutation | None = None
     stale_fitness: bool = False
 
+    fitness_from = "point"
+
     def __post_init__(self):
         for name in ("lr", "inertia", "cognitive", "social"):
             value = getattr(self, name)
@@ -155,55 +157,49 @@ class Swarm:
     @classmethod
     def named(
         cls,
+        local: Method | None = None,
         *,
         lr: float = 0.1,
         quasi_newton: bool = False,
         search_iterations: int = 5,
-        batch_size: int | None = None,
-        momentum: float = 0.0,
-        weight_decay: float = 0.0,
         box: tuple[float, float] | None = None,
         mutation: float = 0.0,
         horizon: int = 100,
+        fitness_from: Literal["point", "epoch"] = "point",
+        published: bool = False,
         **keys: Any,
     ) -> "Swarm":
         """The swarm, its parts from plain numbers; with ``quasi_newton`` as PSO-BFGS.
 
         Args:
-            lr: step length of each member's gradient flow, or of its local search.
+            local: the local search; one step along the gradient is the swarm's own.
+            lr: step length of each member's gradient flow, or of its quasi-Newton search.
             search_iterations: quasi-Newton iterations in a step.
-            batch_size: samples in a mini-batch, an epoch of which is one iteration; 0 takes one
-                step on the whole data, as published. If none is given: 32 in training where the
-                data fall into samples, else 0.
-            momentum: of the epoch's steps.
-            weight_decay: of the epoch's steps.
             box: (low, high) that every coordinate is clipped to.
-            mutation: diversity below which members mutate by a wavelet; 0 for never. Needs a box.
+            mutation: diversity below which members mutate by a wavelet, ever less over the
+                horizon; 0 for never. Needs a box.
             horizon: iterations over which the mutation narrows.
+            fitness_from: what members are ranked by: a pass over the whole data at each new point,
+                or the means over the mini-batches of the epoch that led there, free of charge.
+            published: repeat the published script for CIFAR, its order and its dummy fitness of the
+                starts; keywords at their defaults get its settings. It has 2 members and 10
+                iterations. For comparison only.
             **keys: the other fields.
 
         Raises:
             ValueError: if keywords are out of range or contradict each other.
         """
-        local: Method | None = None
-        has_extras = bool(momentum or weight_decay)
-        if batch_size is None:
-            # Training has settled it before; an objective without samples takes its steps whole.
-            batch_size = Data.batch_size if has_extras else 0
-        for name, number in (("batch_size", batch_size), ("mutation", mutation)):
-            require(number >= 0, name, "at least 0", number)
-        if batch_size:
-            # Without them no velocity is carried and kept for nothing.
-            steps: Method = GradientDescent(lr)
-            if has_extras:
-                steps = SGD(lr, momentum, weight_decay=weight_decay)
-            local = Epoch(steps, batch_size, evaluate=False)
-        elif has_extras:
-            raise ValueError("momentum and weight_decay belong to mini-batch steps: set batch_size")
+        require(mutation >= 0, "mutation", "at least 0", mutation)
+        if isinstance(local, GradientDescent):
+            lr, local = float(local.lr), None
         elif quasi_newton:
             require(search_iterations >= 1, "search_iterations", "at least 1", search_iterations)
             local = LBFGS(lr=lr, iterations=search_iterations)
-        return cls(
+        kind: Any = cls
+        if published or fitness_from == "epoch":
+            kind = class_of("epoch_swarm:EpochSwarm")
+            keys |= {"published": published}
+        return kind(
             lr=0.0 if local else lr,
             local=local,
             box=box,
@@ -226,6 +222,11 @@ class Swarm:
             local=None if self.local is None else self.local.init(objective, z),
             round=torch.zeros((), dtype=torch.int64, device="cpu"),
         )
+
+    @property
+    def apart(self) -> bool:
+        """Whether members can move a few at a time, told of the leader."""
+        return self.mutation is None
 
     def leader(self, state: SwarmState) -> Tensor:
         """The best point (p,) of all members, which is what they learn from each other in a step.
@@ -330,7 +331,7 @@ class Swarm:
     ) -> tuple[Tensor, Tensor | None]:
         """The members' next places and velocities."""
         z, velocity = state.position, state.velocity
-        own, common = self._factors(objective, state, generator)
+        own, common = self._factors(objective, z, generator)
         onward = velocity if over or velocity is None else torch.empty_like(z)
         move = Move(
             z, state.best, leader, own, common,
@@ -342,7 +343,7 @@ class Swarm:
         return move.out, onward
 
     def _factors(
-        self, objective: Objective, state: SwarmState, generator: torch.Generator
+        self, objective: Objective, z: Tensor, generator: torch.Generator
     ) -> tuple[Tensor | None, Tensor | None]:
         """Of the pulls to a member's own best point and to the leader, (n, 1) or (n, p) each.
 
@@ -353,7 +354,6 @@ class Swarm:
         """
         if not (self.cognitive or self.social):
             return None, None
-        z = state.position
         layout = offered(objective, "layout")
         if self.randomness == "tensor" and layout is None:
             raise ValueError("randomness='tensor' needs an objective with a layout, a network's")
@@ -365,7 +365,7 @@ class Swarm:
             r = layout.spread(r)  # type: ignore[union-attr]
         return self.cognitive * r[:, 0], self.social * r[:, 1]
 
-    def _mutated(self, z: Tensor, state: SwarmState, generator: torch.Generator) -> Tensor:
+    def _mutated(self, z: Tensor, state: Any, generator: torch.Generator) -> Tensor:
         # A member that has diverged must not keep the others from scattering.
         diversity = norms(z - self._leader(state)).nanmean()
         low, high = self._bounds(z)

@@ -16,6 +16,7 @@ from cnognp.methods import METHODS
 from cnognp.methods.descent import Epoch
 from cnognp.tasks import memory
 from cnognp.tasks.registry import load
+from cnognp.tasks.starts import begun_at
 from cnognp.tasks.task import Task
 from landscape.networks import (
     Data,
@@ -361,6 +362,7 @@ def problem_of(config: "Config", **options: Any) -> Problem:
     if config.method not in METHODS:
         raise ValueError(f"unknown method {config.method!r}; there are {', '.join(METHODS)}")
     task = task_of(config.task, config.seed, config.task_options)
+    task = begun_at(task, config.weights, config.spread)
     problem = Problem(task, choose_device(config.device), **options)
     if problem.training.point_dtype not in _KEPT:
         raise ValueError(

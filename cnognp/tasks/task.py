@@ -135,7 +135,7 @@ def initial_population(
     """
     if members < 1:
         raise ValueError(f"members must be at least 1, got {members}")
-    given = _vector(layout, task)
+    given = given_point(layout, task)
     points = [given]
     for member in range(1, members):
         generator = torch.Generator(device="cpu").manual_seed(derived_seed(seed, "start", member))
@@ -174,7 +174,8 @@ def binary_cross_entropy(output: Float[Tensor, "*batch 1"], target: Tensor) -> F
     return F.binary_cross_entropy_with_logits(output.squeeze(-1), target.to(output.dtype))
 
 
-def _vector(layout: Layout, task: Task) -> Tensor:
+def given_point(layout: Layout, task: Task) -> Tensor:
+    """The point (p,) of the task's model, and of its loss, as they are."""
     known = Network(task.model, "frozen", loss=task.loss).parameters
     return layout.flatten({name: p.detach().cpu() for name, p in known.items()})
 
@@ -195,7 +196,7 @@ def _reset(task: Task, layout: Layout, given: Tensor) -> Tensor:
             reset = getattr(module, "reset_parameters", getattr(module, "_reset_parameters", None))
             if callable(reset):
                 reset()
-        point = _vector(layout, task)
+        point = given_point(layout, task)
     finally:
         with torch.no_grad():
             for tensor, old in zip(tensors, saved, strict=True):

@@ -1,13 +1,14 @@
 """The whole configuration of a training run, and the folder that the run lives in."""
 
 import hashlib
+import math
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from cnognp.methods.registry import completed, flattened, grouped
+from cnognp.methods.registry import as_published, completed, flattened, grouped
 from landscape.files import DamagedFile, check_writable, replacing, temporaries
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ _DESCRIBED = {
 
 _DIGEST = "# sha256 of the lines below: "
 _CHANGED = "it is not the text that was written, its SHA-256 is another"
+SPREAD = 1e-4
+"""Deviation of the starts beside weights of a file, where nobody has said another."""
 HOMES = ("auto", "device", "host", "files")
 # More than any configuration has: references in a hostile file unfold to billions of entries.
 _BYTES, _ENTRIES = 1 << 20, 10_000
@@ -50,6 +53,10 @@ class Config:
             members have 256 MiB or more. Elsewhere than on the device one state is held, written
             over in every round: of a run that diverges, the last checkpoint has the members where
             they diverged, not the round before. Files are in the run's folder, without a name.
+        weights: file of weights at which member 0 starts exactly; empty for those that the task
+            gives its model.
+        spread: deviation of the normal noise that the other members start with beside member 0; 0
+            for the starts that the task gives them, or 0.0001 beside weights of a file.
         task_options: keywords of the task.
         method_options: keywords of the method.
 
@@ -68,6 +75,8 @@ class Config:
     record_curvature: int = 0
     judge_every: int = 0
     members_live: str = "auto"
+    weights: str = ""
+    spread: float = 0.0
     task_options: dict[str, Any] = field(default_factory=dict)
     method_options: dict[str, Any] = field(default_factory=dict)
 
@@ -82,6 +91,26 @@ class Config:
             raise ValueError(f"device must be a name, got {self.device}")
         if self.members_live not in HOMES:
             raise ValueError(f"members_live must be one of {HOMES}, got {self.members_live!r}")
+        if not isinstance(self.spread, (int, float)) or not 0 <= self.spread < math.inf:
+            raise ValueError(f"spread must be at least 0 and finite, got {self.spread}")
+        if ":" not in self.task:
+            self._take_start()
+        if self.weights and not self.spread:
+            object.__setattr__(self, "spread", SPREAD)
+        # Here, so that run.yaml says what is done.
+        object.__setattr__(self, "method_options", as_published(self.method, self.method_options))
+
+    def _take_start(self) -> None:
+        """Takes weights and spread from the keywords of a built-in task, which may have them, too.
+
+        So they stand in one place, also those of runs that an older version began.
+        """
+        options = dict(self.task_options)
+        weights, spread = options.pop("weights", ""), options.pop("spread", 0.0)
+        object.__setattr__(self, "task_options", options)
+        if weights and not self.weights:
+            object.__setattr__(self, "weights", weights)
+            object.__setattr__(self, "spread", self.spread or spread)
 
     @property
     def interval(self) -> int:

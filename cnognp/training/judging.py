@@ -3,6 +3,9 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from cnognp.method import Info, Method, norms
 from cnognp.methods.averaging import SWA
 from cnognp.methods.descent import Epoch
@@ -27,11 +30,14 @@ class Judging:
         every: rounds between judgements.
         last: the last round.
         gradient: whether the norm of the gradient is told, which costs twice as much again.
+        fitness: what points are judged by where the method ranks by something else; only the best
+            of a round is judged then.
     """
 
     every: int
     last: int
     gradient: bool
+    fitness: Any = None
 
     def due(self, iteration: int) -> bool:
         """Whether that round is judged."""
@@ -46,20 +52,46 @@ class Judging:
         loss, grad = value_and_grad(objective, z)
         return Info(z, loss, norms(grad), loss, info.evaluations)
 
+    def measured(self, objective: Objective, z: Tensor) -> Tensor:
+        """The fitness (n,) at z (n, p) on the whole objective."""
+        loss, grad = value_and_grad(objective, z) if self.gradient else (value(objective, z), None)
+        return self.fitness.of_norm(loss, None if grad is None else norms(grad))
+
+    def elected(
+        self, objective: Objective, method: Any, state: Any, info: Info
+    ) -> tuple[Tensor, Tensor]:
+        """Where members (n, p) were as their epochs ended, and fitness (n,) on the whole objective.
+
+        That of all but the one whose epoch was the best is infinite.
+        """
+        member, z = method.elected(state, info)
+        fitness = torch.full_like(info.fitness, torch.inf)  # type: ignore[arg-type]
+        fitness[member] = self.measured(objective, z)[0]
+        return state.local.position, fitness
+
 
 def judging(config: Config, problem: Problem, method: Method) -> tuple[Method, Judging | None]:
     """The method, and when it is judged; None where it tells what it finds in every round.
 
     A method that judges the end of every epoch only to tell it is given back without that, and is
-    judged from outside. One whose moves need the judgement, as those of a swarm do, and one that
-    takes steps on the whole data, judges by itself.
+    judged from outside. So is the best member of a round where a swarm ranks by epochs; the
+    published one is believed as it is. A method whose moves need the judgement, as those of other
+    swarms do, and one that takes steps on the whole data, judges by itself.
     """
     quiet = _quiet(method)
     small = problem.training.dim * problem.training.samples <= SMALL
     every = config.judge_every or (1 if small else EVERY)
+    if ranked_by_epochs(method):
+        fitness = method.fitness  # type: ignore[attr-defined]
+        return method, Judging(every, config.iterations, fitness.needs_gradient, fitness)
     if quiet == method or (small and every == 1):
         return method, None
     return quiet, Judging(every, config.iterations, small)
+
+
+def ranked_by_epochs(method: Any) -> bool:
+    """Whether what the method ranks by belongs to epochs, whose points are then judged here."""
+    return getattr(method, "fitness_from", "") == "epoch" and not method.published
 
 
 def _quiet(method: Any) -> Any:

@@ -25,7 +25,9 @@ class Record:
     """Learning curves, one row per round, and the best point with the numbers measured there.
 
     ``loss``, ``gradient_norm`` and ``fitness`` of a round belong to the points that the method
-    evaluated in it; NaN where it evaluated none. ``diversity`` is the mean distance of the members
+    evaluated in it; NaN where it evaluated none. Of a swarm that ranks by epochs they are means
+    over the mini-batches of the epoch, but ``best_fitness`` and the best point are those of points
+    judged on the whole data. ``diversity`` is the mean distance of the members
     to the best point so far. ``judgement``, empty until the end, is what a finished training is
     compared with; see `cnognp.training.baseline`.
     """

@@ -138,8 +138,7 @@ class Training:
             state, info = next(rounds)
             self.iteration += 1
             if self.judging is not None and self.judging.due(self.iteration):
-                objective = next(self.problem.stream(self.method, self._seed, self.iteration))
-                info = self.judging.judged(objective, state, info)
+                info = self._judged(state, info)
             if self.record.exploded(state, info):
                 self.status = DIVERGED
                 break
@@ -174,6 +173,7 @@ class Training:
             "seed": self.config.seed,
             "config": self.config.to_yaml(),
             "versions": dict(_versions()),
+            "fitness_from": self.fitness_from,
             **self.identity,
         }
         if self.status != RUNNING:
@@ -192,6 +192,17 @@ class Training:
         if self.record.best is None:
             return self.state.position[0]
         return torch.as_tensor(self.record.best, device=self.problem.device)
+
+    def _judged(self, state: Any, info: Info) -> Info:
+        """What is to be told of the round; where epochs rank, the best is offered to the record."""
+        judging: Any = self.judging
+        objective = next(self.problem.stream(self.method, self._seed, self.iteration))
+        if judging.fitness is None:
+            return judging.judged(objective, state, info)
+        if self.iteration == 1:
+            self.record.offer(self.start, judging.measured(objective, self.start))
+        self.record.offer(*judging.elected(objective, self.method, state, info))
+        return info
 
     def _observe(self) -> None:
         """Records the curvature where the run stands, if that is wanted in this round."""
@@ -220,6 +231,11 @@ class Training:
             "data": self.problem.data_digest,
         }
 
+    @property
+    def fitness_from(self) -> str | None:
+        """What a swarm ranks its members by, ``point`` or ``epoch``; None for other methods."""
+        return getattr(self.method, "fitness_from", None)
+
     def _stay_at_the_start(self) -> None:
         """Where the very first round diverged, the starts are all that is known.
 
@@ -240,7 +256,7 @@ class Training:
 
     def _judge_last(self, info: Info) -> None:
         """A method that moves after it evaluates leaves its last points to be evaluated here."""
-        if hasattr(self.state, "best_fitness") or info.position is self.state.position:
+        if self.fitness_from is not None or info.position is self.state.position:
             return
         objective = next(self.problem.stream(self.method, self._seed, self.iteration))
         self.record.offer(*_valued(objective, self.state.position))
@@ -390,6 +406,8 @@ def _export(training: Training, folder: RunFolder) -> None:
         "wall_seconds": time.perf_counter() - training.began,
         **training.identity,
     }
+    if training.fitness_from is not None:
+        origin["fitness_from"] = training.fitness_from
     history = replace(history, provenance={**history.provenance, **origin})
     results.save(history, folder.analysis / "history.h5")
     save_recording(training.recorder, folder, config, training.identity)

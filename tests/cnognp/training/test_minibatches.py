@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from cnognp import METHODS
 from cnognp.methods import BATCH
+from cnognp.methods.descent import SGD
 from cnognp.tasks import Task
 from cnognp.tasks.problem import Problem
 from cnognp.training.config import Config, RunFolder
@@ -85,7 +86,7 @@ def test_only_what_is_left_open_is_settled():
 
 def test_a_swarm_takes_one_step_where_nobody_settles_a_size():
     assert METHODS["cno"]().local is None is METHODS["cno"](batch_size=0).local
-    assert METHODS["cno"](momentum=0.9).local.size == BATCH
+    assert METHODS["cno"](momentum=0.9).local == SGD(lr=0.1, momentum=0.9)
     assert METHODS["cno"](batch_size=8).local.size == 8
 
 
@@ -93,7 +94,7 @@ def test_the_run_says_the_size_that_was_found_and_goes_on_with_it(tmp_path):
     config = Config("wine", members=2, iterations=4, threads=1)
     folder = RunFolder(tmp_path / "run")
     train(config, folder, leave=lambda: True)
-    assert yaml.safe_load(folder.config_path.read_text())["method"]["batch_size"] == BATCH
+    assert yaml.safe_load(folder.config_path.read_text())["method"]["data"]["batch_size"] == BATCH
     assert train(config, folder, resume=True).iteration == 4
     other = replace(config, method_options={"batch_size": 8})
     with pytest.raises(ValueError, match="batch_size 32, not 8"):

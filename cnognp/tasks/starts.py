@@ -1,0 +1,39 @@
+"""Populations that begin at weights that are there already, and beside them."""
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cnognp.ranges import require
+from cnognp.tasks.task import Task, given_point
+from cnognp.tasks.weights import load
+from landscape.networks import Layout
+
+
+def begun_at(task: Task, weights: str, spread: float) -> Task:
+    """The task, member 0 of whose populations starts at weights of a file, the others beside it.
+
+    Args:
+        task: whose model gets the weights.
+        weights: a file; empty for the weights that the model has.
+        spread: deviation of the normal noise on every parameter of the other members; 0 for the
+            starts that the task gives them.
+
+    Raises:
+        ValueError: if the spread is negative.
+        FileNotFoundError: if there is no such file.
+        DamagedFile: if it cannot be read.
+        UnfitFile: if its weights are those of another network.
+    """
+    require(spread >= 0, "spread", "at least 0", spread)
+    if weights:
+        load(Path(weights).expanduser(), task.model)
+    return replace(task, initial=partial(_beside, task, spread)) if spread else task
+
+
+def _beside(task: Task, spread: float, layout: Layout, generator: torch.Generator) -> Tensor:
+    own = given_point(layout, task)
+    return own + spread * torch.randn(own.shape, generator=generator, device="cpu")

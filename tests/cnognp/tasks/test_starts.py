@@ -1,0 +1,89 @@
+"""Populations that begin at weights of a file, for tasks of every kind."""
+
+import pytest
+import runs
+import torch
+import yaml
+from torch.nn.utils import parameters_to_vector
+
+from cnognp import tasks
+from cnognp.training.config import SPREAD, Config, RunFolder
+from cnognp.training.session import Training
+from landscape.files import UnfitFile
+
+OWN = runs.TASKS
+
+
+@pytest.fixture
+def own(tmp_path):
+    (tmp_path / "own.py").write_text(OWN)
+    return f"{tmp_path / 'own.py'}:plain"
+
+
+def weights_of(task, path, by=0.25):
+    """A file of other weights than the task's, and these as a point."""
+    model = tasks.load(task).model
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(by)
+    torch.save(model.state_dict(), path)
+    return parameters_to_vector(model.parameters()).detach()
+
+
+@pytest.mark.parametrize("kind", ["wine", "digits", "own"])
+def test_member_0_is_exact_and_the_others_are_beside_it(kind, own, tmp_path):
+    task = own if kind == "own" else kind
+    point = weights_of(task, tmp_path / "w.pt")
+    config = Config(task, members=40, weights=str(tmp_path / "w.pt"), spread=0.02, device="cpu")
+    start = Training.of(config).start
+    assert torch.equal(start[0], point)
+    away = start[1:] - point
+    # Its deviation is known to one in the square root of twice the numbers.
+    assert float(away.std()) == pytest.approx(0.02, rel=4 / (2 * away.numel()) ** 0.5)
+    assert abs(float(away.mean())) < 4 * 0.02 / away.numel() ** 0.5
+    fewer = Training.of(Config(task, members=2, weights=config.weights, spread=0.02, device="cpu"))
+    assert torch.equal(fewer.start, start[:2])
+
+
+def test_a_spread_alone_is_around_the_weights_that_the_task_has(own):
+    model = tasks.load(own).model
+    start = Training.of(Config(own, members=3, spread=0.1, device="cpu")).start
+    assert torch.equal(start[0], parameters_to_vector(model.parameters()).detach())
+    assert 0.05 < float((start[1] - start[0]).std()) < 0.15
+
+
+def test_the_configuration_says_it_in_one_place(tmp_path):
+    older = Config("cifar10", task_options={"network": "vgg11", "weights": "w.pt", "spread": 1e-3})
+    newer = Config("cifar10", weights="w.pt", spread=1e-3, task_options={"network": "vgg11"})
+    assert older == newer and older.differences(newer) == []
+    said = yaml.safe_load(newer.to_yaml())
+    assert (said["weights"], said["spread"]) == ("w.pt", 1e-3)
+    assert said["task"] == {"name": "cifar10", "network": "vgg11"}
+    assert Config.from_yaml(newer.to_yaml()) == newer
+    assert Config("wine", weights="w.pt").spread == SPREAD
+    # A task of a user's own may mean something else by these words.
+    mine = Config("my.py:task", task_options={"weights": "w.pt"})
+    assert mine.task_options == {"weights": "w.pt"} and mine.weights == ""
+
+
+@pytest.mark.parametrize("spread", [-1.0, float("nan"), float("inf")])
+def test_a_spread_out_of_range_is_refused(spread):
+    with pytest.raises(ValueError, match="spread must be at least 0 and finite"):
+        Config("wine", spread=spread)
+
+
+def test_weights_of_another_network_are_refused(own, tmp_path):
+    weights_of(own, tmp_path / "w.pt")
+    with pytest.raises(UnfitFile):
+        Training.of(Config("wine", weights=str(tmp_path / "w.pt"), device="cpu"))
+
+
+def test_a_run_goes_on_from_the_best_of_another(capsys, tmp_path):
+    call = runs.calls(capsys)
+    first = call(*runs.train(tmp_path / "one", members=2, iterations=2), "--json").document
+    more = ("--weights", tmp_path / "one" / "best.safetensors", "--spread", "1e-7")
+    outcome = call(*runs.train(tmp_path / "two", members=2, iterations=2), "--json", *more)
+    assert outcome.err == ""
+    begun = outcome.document["judgement"]["start_loss"]
+    assert begun == pytest.approx(first["best"]["loss"], rel=1e-4)
+    assert RunFolder(tmp_path / "two").config().spread == 1e-7
