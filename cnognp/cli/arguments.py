@@ -150,7 +150,7 @@ def explained(error: Exception, parser: ArgumentParser) -> str:
     )
     text = re.sub(r"Expected an? (.*)\. Got value: (.*)", r"expected \1, got \2", text)
     if (words := text.partition("unrecognized arguments: ")[2].split()) and words[0][:1] != "-":
-        return f"unexpected word {words[0]!r}; see --help"
+        return f"unexpected word {words[0]!r}; several values are comma-separated, see --help"
     keys = re.findall(r"unrecognized arguments: (--[\w.-]+)", text)
     keys += re.findall(r"Subcommand '\w+' does not accept option '(.+?)'", text)
     return unknown_option(keys[0], parser) if keys else text
@@ -163,6 +163,10 @@ def unknown_option(key: str, parser: ArgumentParser) -> str:
         method = parser.get_default("method.name")
         return f"method {method} has no {flag}; see cnognp methods {method}"
     group = "".join(flag.rpartition(".")[:2]) or "--"
+    for noun in _NOUNS if group == "--" else ():
+        meant = f"--{noun}.{flag.removeprefix('--').replace('-', '_')}"
+        if meant in parser._option_string_actions:
+            return f"unknown option {flag}; it is a key of the {noun}: {meant}"
     known = [
         option.removeprefix(group)
         for option, action in parser._option_string_actions.items()

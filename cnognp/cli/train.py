@@ -5,7 +5,7 @@ import signal
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -39,8 +39,9 @@ def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
     parser.add_argument("--threads", type=int, default=0, help="of torch on the CPU; 0: its choice")
     parser.add_argument(
-        "--checkpoint_every", type=int, default=0, help="rounds; 0: ten checkpoints in a run"
-    )
+        "--checkpoint-every", "--checkpoint_every", type=int, default=0,
+        help="rounds between checkpoints; 0: ten in a run",
+    )  # fmt: skip
     parser.add_argument(
         "--record-curvature", "--record_curvature", type=int, default=0,
         help="rounds between records of sharpness and trace; 0: none",
@@ -50,7 +51,7 @@ def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
         help="epochs between judgements on the whole data; 0: 1 for small tasks, 10 for large",
     )  # fmt: skip
     parser.add_argument(
-        "--members-live", "--members_live", type=str, default="auto", choices=HOMES,
+        "--members-live", "--members_live", type=Literal[HOMES], default="auto",  # type: ignore[valid-type]
         help="where members of a swarm live that visit the device a few at a time",
     )  # fmt: skip
     parser.add_argument("--data", type=str, default=None, help="folder of the task's data")
