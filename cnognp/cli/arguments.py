@@ -121,6 +121,7 @@ def add_group(
         raise ValueError(unknown(noun, name, known))
     skip: set[str | int] = {"seed", "data"} if noun == "task" else set()
     parser.add_function_arguments(known[name], noun, skip=skip, fail_untyped=False)
+    unmark(parser)
     action = parser._option_string_actions.get(f"--{noun}")
     if action is not None:
         action.metavar, action.help = "NAME", hint
@@ -129,6 +130,12 @@ def add_group(
         if action is not None:
             action.option_strings = [flag, *action.option_strings]
             parser._option_string_actions[flag] = action
+
+
+def unmark(parser: ArgumentParser) -> None:
+    """Takes the marks of docstrings away from the help that is made of them."""
+    for action in parser._actions:
+        action.help = action.help and action.help.replace("`", "")
 
 
 def unknown(noun: str, name: str, known: Mapping[str, Any]) -> str:

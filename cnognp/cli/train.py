@@ -60,6 +60,7 @@ def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
     parser.add_argument("--json", action="store_true", help="one object on standard output")
     hint = f"one of {', '.join(METHODS)}; the keys shown are those of {method}"
     arguments.add_group(parser, "method", method, METHODS, hint)
+    _span(parser, arguments.value_of(argv, "--iterations") or file.get("iterations"))
     given = any(word.startswith("--task.") and "--task.name" not in word for word in argv)
     add_task(
         parser,
@@ -182,6 +183,12 @@ def _receive(received: list[int], number: int, frame: Any) -> None:
     if number == signal.SIGINT and received:
         raise KeyboardInterrupt
     received.append(number)
+
+
+def _span(parser: ArgumentParser, iterations: Any) -> None:
+    """A horizon that is not given is as long as the run; one in a file wins over this."""
+    if "--method.horizon" in parser._option_string_actions and str(iterations).isdecimal():
+        parser.set_defaults({"method.horizon": max(1, int(iterations))})
 
 
 def _begun(argv: Sequence[str], file: Mapping[str, Any]) -> dict[str, Any]:

@@ -179,7 +179,8 @@ class Swarm:
             weight_decay: of the epoch's steps.
             box: (low, high) that every coordinate is clipped to.
             mutation: diversity below which members mutate by a wavelet; 0 for never. Needs a box.
-            horizon: iterations over which the mutation narrows.
+            horizon: iterations over which the mutation narrows; all of the run where the command
+                line gives none.
             **keys: the other fields.
 
         Raises:
