@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
 
-from figures import minima, style
+from figures import legends, minima, style
 from landscape.results import Distribution
 
 
@@ -44,7 +44,8 @@ def shares(result: Distribution, axes: np.ndarray) -> dict[str, Any]:
         for name in ("intervals", "basins", "published", "relabelled")
         if name in artists
     ]
-    axes[0, 0].figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    figure = axes[0, 0].figure
+    legends.fitted(figure, handles, figure.get_figwidth(), loc="outside lower center")
     return artists
 
 

@@ -42,6 +42,10 @@ def panels(results: Mapping[str, Panel], axes: Sequence[Axes]) -> dict[str, Any]
         columns = [_columns(result, place) for result in results.values()]
         everything = np.concatenate([column[1] for column in columns])
         style.scale(ax, "x", everything, signed="symlog")
+        if ax.get_xscale() == "linear":
+            # Numbers in full: an offset in a corner is read by nobody.
+            ax.ticklabel_format(axis="x", useOffset=False)
+            ax.locator_params(axis="x", nbins=6)
         step = 0.6 / max(len(results), 1)
         for k, (name, column) in enumerate(zip(results, columns, strict=True)):
             offset = step * (k - (len(results) - 1) / 2)

@@ -64,10 +64,10 @@ def _metrics(result: Line | Surface) -> Figure | None:
     for ax, (name, values) in zip(axes, others.items(), strict=False):
         if isinstance(result, Surface):
             instead = replace(result, loss=values, center=float("nan"))
-            surface.heat(instead, ax, quantity=name)
+            surface.heat(instead, ax, quantity=name.replace("_", " "))
         else:
             plain = replace(result, loss=values, center=float("nan"), standard_error=None)
-            line.draw(plain, ax, quantity=name)
+            line.draw(plain, ax, quantity=name.replace("_", " "))
     for ax in axes[len(others) :]:
         ax.remove()
     style.note(figure, statistics(result))

@@ -38,7 +38,7 @@ def ladder(result: FiniteScaleTrace, ax: Axes) -> dict[str, Any]:
     low, high = _reach(result, finite, error)
     artists: dict[str, Any] = {}
     for name, chosen, face, text in (
-        ("resolved", result.resolved, style.BLUE, "at distance σ"),
+        ("resolved", result.resolved, style.BLUE, f"at distance σ, {100 * _CONFIDENCE:g} %"),
         ("unresolved", ~result.resolved.astype(bool), "white", "below rounding"),
     ):
         shown = chosen.astype(bool) & finite & (result.estimate >= low) & (result.estimate <= high)

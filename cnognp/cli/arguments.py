@@ -121,6 +121,7 @@ def add_group(
         raise ValueError(unknown(noun, name, known))
     skip: set[str | int] = {"seed", "data"} if noun == "task" else set()
     parser.add_function_arguments(known[name], noun, skip=skip, fail_untyped=False)
+    unmark(parser)
     action = parser._option_string_actions.get(f"--{noun}")
     if action is not None:
         action.metavar, action.help = "NAME", hint
@@ -129,6 +130,12 @@ def add_group(
         if action is not None:
             action.option_strings = [flag, *action.option_strings]
             parser._option_string_actions[flag] = action
+
+
+def unmark(parser: ArgumentParser) -> None:
+    """Takes the marks of docstrings away from the help that is made of them."""
+    for action in parser._actions:
+        action.help = action.help and action.help.replace("`", "")
 
 
 def unknown(noun: str, name: str, known: Mapping[str, Any]) -> str:
@@ -150,7 +157,7 @@ def explained(error: Exception, parser: ArgumentParser) -> str:
     )
     text = re.sub(r"Expected an? (.*)\. Got value: (.*)", r"expected \1, got \2", text)
     if (words := text.partition("unrecognized arguments: ")[2].split()) and words[0][:1] != "-":
-        return f"unexpected word {words[0]!r}; see --help"
+        return f"unexpected word {words[0]!r}; several values are comma-separated, see --help"
     keys = re.findall(r"unrecognized arguments: (--[\w.-]+)", text)
     keys += re.findall(r"Subcommand '\w+' does not accept option '(.+?)'", text)
     return _unknown_option(keys[0], parser) if keys else text
@@ -163,6 +170,10 @@ def _unknown_option(key: str, parser: ArgumentParser) -> str:
         method = parser.get_default("method.name")
         return f"method {method} has no {flag}; see cnognp methods {method}"
     group = "".join(flag.rpartition(".")[:2]) or "--"
+    for noun in _NOUNS if group == "--" else ():
+        meant = f"--{noun}.{flag.removeprefix('--').replace('-', '_')}"
+        if meant in parser._option_string_actions:
+            return f"unknown option {flag}; it is a key of the {noun}: {meant}"
     options = [o for o, a in parser._option_string_actions.items() if a.help != SUPPRESS]
     while group != "--" and not any(option.startswith(group) for option in options):
         # A group of another method's configuration is unknown as a whole.

@@ -38,9 +38,10 @@ def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
     if name not in known:
         raise ValueError(arguments.unknown("study", name, known))
     module = _module(name)
-    parser.description = module.__doc__
+    parser.description = (module.__doc__ or "").replace("`", "")
     add_running(parser, name)
     parser.add_class_arguments(module.Config, fail_untyped=False)
+    arguments.unmark(parser)
     return _spelled_out(argv, get_type_hints(module.Config))
 
 

@@ -5,7 +5,7 @@ import signal
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -39,8 +39,9 @@ def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
     parser.add_argument("--threads", type=int, default=0, help="of torch on the CPU; 0: its choice")
     parser.add_argument(
-        "--checkpoint_every", type=int, default=0, help="rounds; 0: ten checkpoints in a run"
-    )
+        "--checkpoint-every", "--checkpoint_every", type=int, default=0,
+        help="rounds between checkpoints; 0: ten in a run",
+    )  # fmt: skip
     parser.add_argument(
         "--record-curvature", "--record_curvature", type=int, default=0,
         help="rounds between records of sharpness and trace; 0: none",
@@ -50,7 +51,7 @@ def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
         help="epochs between judgements on the whole data; 0: 1 for small tasks, 10 for large",
     )  # fmt: skip
     parser.add_argument(
-        "--members-live", "--members_live", type=str, default="auto", choices=HOMES,
+        "--members-live", "--members_live", type=Literal[HOMES], default="auto",  # type: ignore[valid-type]
         help="where members of a swarm live that visit the device a few at a time",
     )  # fmt: skip
     parser.add_argument("--data", type=str, default=None, help="folder of the task's data")
@@ -66,6 +67,7 @@ def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
     parser.add_argument("--json", action="store_true", help="one object on standard output")
     hint = f"one of {', '.join(METHODS)}; the keys shown are those of {method}"
     arguments.add_group(parser, "method", method, METHODS, hint)
+    _span(parser, arguments.value_of(argv, "--iterations") or file.get("iterations"))
     given = any(word.startswith("--task.") and "--task.name" not in word for word in argv)
     add_task(
         parser,
@@ -190,6 +192,12 @@ def _receive(received: list[int], number: int, frame: Any) -> None:
     if number == signal.SIGINT and received:
         raise KeyboardInterrupt
     received.append(number)
+
+
+def _span(parser: ArgumentParser, iterations: Any) -> None:
+    """A horizon that is not given is as long as the run; one in a file wins over this."""
+    if "--method.horizon" in parser._option_string_actions and str(iterations).isdecimal():
+        parser.set_defaults({"method.horizon": max(1, int(iterations))})
 
 
 def _begun(argv: Sequence[str], file: Mapping[str, Any]) -> dict[str, Any]:

@@ -202,7 +202,7 @@ class Schedule:
     Args:
         schedule: how lr falls: not at all, to a tenth after each third of the horizon, or like a
             cosine.
-        horizon: iterations that the schedule spans.
+        horizon: iterations that the schedule spans; all of the run where the command line gives none.
         warmup: iterations over which lr first rises from near 0; they belong to the horizon.
 
     Raises:
@@ -248,7 +248,8 @@ class Average:
             (exponential moving average) of those after each step.
         average_start: iterations, or steps, before averaging begins.
         average_every: iterations, or steps, between two points that are averaged.
-        average_decay: share of the exponential average that a step keeps, from 0 to below 1.
+        average_decay: share of the exponential average that a step keeps, from 0 to below 1; it
+            remembers about 1 / (1 - average_decay) steps.
 
     Raises:
         ValueError: if one is out of range.

@@ -37,7 +37,7 @@ class SAM:
 
     Args:
         base: what does the step, for instance `SGD` or `Adam`.
-        rho: distance of the point nearby, not negative; relative to the weights if adaptive.
+        rho: distance of the point nearby, not negative; relative to the weights in ASAM.
         adaptive: the neighbourhood scales with the magnitude of each weight.
         eta: added to the weights' magnitudes if adaptive, not negative.
 

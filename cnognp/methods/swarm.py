@@ -176,9 +176,9 @@ class Swarm:
             lr: step length of each member's gradient flow, or of its quasi-Newton search.
             search_iterations: quasi-Newton iterations in a step.
             box: (low, high) that every coordinate is clipped to.
-            mutation: diversity below which members mutate by a wavelet, ever less over the
-                horizon; 0 for never. Needs a box.
-            horizon: iterations over which the mutation narrows.
+            mutation: diversity below which members mutate by a wavelet; 0 for never. Needs a box.
+            horizon: iterations over which the mutation narrows; all of the run where the command
+                line gives none.
             fitness_from: what members are ranked by: a pass over the whole data at each new point,
                 or the means over the mini-batches of the epoch that led there, free of charge.
             published: repeat the published script for CIFAR, its order and its dummy fitness of the

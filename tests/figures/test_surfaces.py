@@ -123,7 +123,7 @@ def test_metrics_and_standard_errors_of_a_plane_have_panels_of_their_own():
     figure = catalogue.figures_of(found)["metrics"]
     bars = [ax.get_ylabel() for ax in figure.axes if ax.get_label() == "<colorbar>"]
     assert bars[:2] == ["standard error of the loss", "accuracy"]
-    assert bars[2].startswith("lambda_max")
+    assert bars[2].startswith("lambda max")
     shown = [ax.collections[0].get_array() for ax in figure.axes if ax.get_label() != "<colorbar>"]
     for cells, values in zip(shown, (found.standard_error, accuracy, largest), strict=True):
         np.testing.assert_array_equal(np.ma.filled(cells.reshape(values.T.shape), NAN), values.T)

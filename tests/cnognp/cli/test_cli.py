@@ -159,6 +159,10 @@ def test_what_a_method_is_composed_with_is_said_as_flags_of_their_own(call):
     assert (found["name"], found["base"]["name"]) == ("sam", "adam")
     assert found["schedule"] == {"name": "cosine", "horizon": 7, "warmup": 2}
     assert found["data"]["batch_size"] == 32
+    for more, horizon in (([], 2), (["--horizon", "5"], 5)):
+        subprocess.run(["rm", "-r", "resolved"], check=True)
+        words = ["wine", "--method", "gd", "--iterations", "2", *more]
+        assert config(call, *words)["method"]["schedule"]["horizon"] == horizon
     with open("f.yaml", "w") as file:
         file.write("task: wine\nmethod: {name: sam, base: {name: adam}, batch_size: 16, "
                    "average: {name: ema, decay: 0.5}}\n")  # fmt: skip
