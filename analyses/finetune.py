@@ -23,6 +23,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from analyses.budgets import Moment, moments
 from analyses.paired import conclusion, differences
@@ -33,9 +36,8 @@ from cnognp.methods import METHODS
 from cnognp.methods.flat_fitness import BallGradientNorm
 from cnognp.tasks.problem import Problem, choose_device, task_of
 from cnognp.tasks.tabular import held_out
-from cnognp.tasks.task import Task
+from cnognp.tasks.task import Task, accuracy
 from cnognp.workers import Unit, results_of
-from landscape.objective import value
 from landscape.results import provenance
 from landscape.results.finetuning import Ending, Finetuning
 
@@ -217,15 +219,39 @@ def ending(given: Run) -> Ending:
         told = moments(problem, method, config.members, config.epochs, given.seed)
         last = deque(told, maxlen=1).pop()
     seconds = time.perf_counter() - began
+    ends = [problem.at(z).network(z) for z in last.points]
     # What is no number is worse than any other.
-    losses = [float(value(problem.metric("validation_loss", z), z)) for z in last.points]
-    z = last.points[int(np.argmin(np.nan_to_num(losses, nan=np.inf)))]
+    losses = [float(F.cross_entropy(*outputs(problem, "validation", end))) for end in ends]
+    best = int(np.argmin(np.nan_to_num(losses, nan=np.inf)))
+    shares = [
+        float(accuracy(*outputs(problem, split, ends[best]))) for split in ("test", "validation")
+    ]
     return Ending(
-        task=name, method=given.method, rate=given.rate, seed=given.seed, scores=SCORES,
-        value=np.array([float(value(problem.metric(score, z), z)) for score in SCORES]),
-        gradients=last.passes * -(-len(task.train[1]) // config.batch), seconds=seconds,
+        task=name,
+        method=given.method,
+        rate=given.rate,
+        seed=given.seed,
+        scores=SCORES,
+        value=np.array([*shares, losses[best]]),
+        gradients=last.passes * -(-len(task.train[1]) // config.batch),
+        seconds=seconds,
         provenance=provenance(),
-    )  # fmt: skip
+    )
+
+
+def outputs(problem: Problem, split: str, network: nn.Module) -> tuple[Tensor, Tensor]:
+    """The outputs (n, classes) of a network on a split, in double precision, and the classes (n,).
+
+    Args:
+        problem: whose splits are pairs of tensors.
+        split: ``"train"``, ``"validation"`` or ``"test"``.
+        network: on the device of the problem.
+    """
+    images, target = getattr(problem.task, split)
+    prepare = problem.task.prepare or (lambda images: images)
+    with torch.no_grad():
+        parts = [network(prepare(part.to(problem.device))) for part in images.split(500)]
+    return torch.cat(parts).cpu().double(), target
 
 
 def few(task: Task, images: int, seed: int) -> Task:
@@ -247,10 +273,10 @@ def joined(config: Config, found: Sequence[Any]) -> dict[str, Finetuning]:
     def table(of: Callable[[Ending], float]) -> np.ndarray:
         return np.array([[[of(one) for one in runs] for runs in row] for row in chosen])
 
-    accuracy = 100 * table(lambda one: one["test_accuracy"])
+    reached = 100 * table(lambda one: one["test_accuracy"])
     gradients = table(lambda one: one.gradients).mean(-1)
     reference = rows.index(REFERENCE)
-    apart = accuracy - accuracy[:, [reference]]
+    apart = reached - reached[:, [reference]]
     others = [i for i in range(len(rows)) if i != reference]
     tested = differences(
         apart[:, others].reshape(-1, config.seeds), config.margin, config.confidence
@@ -266,9 +292,9 @@ def joined(config: Config, found: Sequence[Any]) -> dict[str, Finetuning]:
         reference=REFERENCE,
         seeds=np.arange(config.seeds),
         rate=table(lambda one: one.rate)[..., 0],
-        accuracy=accuracy,
-        mean=accuracy.mean(-1),
-        deviation=accuracy.std(-1, ddof=1),
+        accuracy=reached,
+        mean=reached.mean(-1),
+        deviation=reached.std(-1, ddof=1),
         **{name: _placed(column, apart.shape[:2], others) for name, column in columns.items()},
         published=published[..., 0],
         published_deviation=published[..., 1],
