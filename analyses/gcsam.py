@@ -253,11 +253,11 @@ def joined(config: Config, found: Sequence[Any]) -> dict[str, Optimisers]:
         high=np.exp(told.high).reshape(sizes),
         p_holm=told.p_holm.reshape(sizes),
         notes=NOTES,
-        conclusion="",
+        answers="",
         confidence=config.confidence,
         provenance=provenance(configuration=asdict(config)),
     )
-    return {"gcsam": replace(result, conclusion=answers(result))}
+    return {"gcsam": replace(result, answers=answers(result))}
 
 
 def answers(found: Optimisers) -> str:

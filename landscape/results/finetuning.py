@@ -97,8 +97,11 @@ class Finetuning(Result):
     conclusion: str
 
     def said(self) -> Said:
-        """Which methods differ, and over how many seeds."""
-        return self.conclusion, f"{len(self.seeds)} seeds"
+        """How many comparisons ended how, and over how many seeds."""
+        places = np.ndindex(len(self.networks), len(self.methods))
+        found = [self.verdict(*place) for place in places]
+        told = ", ".join(f"{found.count(end)} {end}" for end in ("differs", "same", "open"))
+        return f"compared with {self.reference}: {told}", f"{len(self.seeds)} seeds"
 
     def tables(self) -> Sequence[Table]:
         """The methods, one table a network."""

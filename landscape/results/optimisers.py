@@ -28,7 +28,7 @@ class Optimisers(Result):
         p_holm: of the paired t test of the logarithms, corrected for all comparisons by Holm's
             method.
         notes: what has to be known to read the numbers.
-        conclusion: the answers.
+        answers: to the questions of the study, in words.
         confidence: of the intervals and tests.
     """
 
@@ -45,12 +45,12 @@ class Optimisers(Result):
     high: np.ndarray = axes("network", "pair", "compared")
     p_holm: np.ndarray = axes("network", "pair", "compared")
     notes: tuple[str, ...]
-    conclusion: str
+    answers: str
     confidence: float
 
     def said(self) -> Said:
         """The answers, and over how many seeds."""
-        return self.conclusion, f"{len(self.seeds)} seeds"
+        return self.answers, f"{len(self.seeds)} seeds"
 
     def tables(self) -> Sequence[Table]:
         """The mean scores and the ratios, two tables a network."""

@@ -193,6 +193,7 @@ def test_the_result_survives_a_file_and_has_a_table_for_each_network(found, tmp_
     save(found, tmp_path / "it.h5")
     again = load(tmp_path / "it.h5")
     np.testing.assert_array_equal(again.accuracy, found.accuracy)
+    assert again.said() == ("compared with sgd: 4 differs, 2 same, 0 open", "6 seeds")
     (title, columns, rows), _ = again.tables()
     assert title.startswith("resnet20") and "published" in columns
     assert [row[0] for row in rows] == list(found.methods)

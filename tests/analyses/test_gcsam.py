@@ -160,7 +160,7 @@ def test_the_answers_are_said_in_words(made):
 def test_without_gcsam_nothing_is_asked(made):
     config, _, endings = made
     found = gcsam.joined(replace(config, methods=("adam", "sam")), endings[:12])["gcsam"]
-    assert found.pairs == () and "Not asked" in found.conclusion
+    assert found.pairs == () and "Not asked" in found.answers
 
 
 @pytest.mark.parametrize(
