@@ -10,7 +10,11 @@ from figures import style
 from figures.picture import picture
 from landscape.results.finetuning import Finetuning
 
-_MARKS = {"differs": style.VERMILION, "same": style.GREEN, "open": style.BLUE}
+_LOOKS = {
+    "differs": {"color": style.VERMILION, "marker": "^"},
+    "same": {"color": style.GREEN, "marker": "s"},
+    "open": {"color": style.BLUE, "marker": "o"},
+}
 _MEANINGS = {"differs": "differs", "same": "same to within the margin", "open": "undecided"}
 
 
@@ -18,7 +22,7 @@ _MEANINGS = {"differs": "differs", "same": "same to within the margin", "open": 
 def differences(result: Finetuning, network: int, ax: Axes) -> dict[str, Any]:
     """The artists "interval", "seeds", "published", "margin": one row a method.
 
-    A dot with a bar is the mean difference with its interval, small rings are the seeds, a diamond
+    A mark with a bar is the mean difference with its interval, small rings are the seeds, a diamond
     is the difference of the published means.
 
     Args:
@@ -43,12 +47,10 @@ def differences(result: Finetuning, network: int, ax: Axes) -> dict[str, Any]:
             apart[i], np.full(len(apart[i]), place + 0.22), "o", markeredgecolor=style.GREY,
             markeredgewidth=0.6, zorder=2, **ring,
         )  # fmt: skip
-        look: dict[str, Any] = {"fmt": "o", "capsize": 2.5, "elinewidth": 1.2, "zorder": 3}
+        look: dict[str, Any] = {"linestyle": "none", "capsize": 2.5, "elinewidth": 1.2, "zorder": 3}
         ends = None if np.isnan(low) else np.array([[mean - low], [high - mean]])
-        colour = _MARKS[result.verdict(network, i)]
-        artists["interval"].append(
-            ax.errorbar([mean], [place], xerr=ends, color=colour, linestyle="none", **look)
-        )
+        look |= _LOOKS[result.verdict(network, i)]
+        artists["interval"].append(ax.errorbar([mean], [place], xerr=ends, **look))
         artists["published"] += ax.plot(
             [published[i]], [place - 0.24], "D", color=style.BLACK, markersize=3.5, zorder=3,
             linestyle="none",
@@ -65,12 +67,12 @@ def differences(result: Finetuning, network: int, ax: Axes) -> dict[str, Any]:
 def _differences(result: Finetuning) -> Figure:
     count, rows = len(result.networks), len(result.methods) - 1
     figure = style.new_figure(0.9 + 3.1 * count, 1.5 + 0.34 * rows)
-    axes = figure.subplots(1, count, squeeze=False, sharey=True)[0]
+    axes = figure.subplots(1, count, squeeze=False, sharex=True, sharey=True)[0]
     for network, ax in enumerate(axes):
         differences(result, network, ax)
     handles: list[Any] = [
-        axes[0].plot([], [], "o-", color=colour, label=_MEANINGS[name])[0]
-        for name, colour in _MARKS.items()
+        axes[0].plot([], [], linestyle="-", label=_MEANINGS[name], **look)[0]  # type: ignore[arg-type]
+        for name, look in _LOOKS.items()
     ]
     handles += [
         axes[0].plot([], [], "o", color=style.GREY, markerfacecolor="none", markersize=3.5,
