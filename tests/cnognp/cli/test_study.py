@@ -220,6 +220,9 @@ def test_a_study_of_runs_prints_what_compare_prints(call):
         ("cycle --function nosuch", "function must be one of himmelblau"),
         ("stationary --restarts 1.5", "--restarts: expected int, got 1.5"),
         ("flatness", "runs must name at least one folder"),
+        ("finetune", "weights must name a file for each of resnet20, resnet32, got none"),
+        ("finetune --seeds 1", "seeds must be at least 2, got 1"),
+        ("gcsam --task wine", "task must be one of breastmnist, pneumoniamnist, cifar10"),
     ],
 )
 def test_what_cannot_be_run_is_exit_code_2_and_leaves_no_trace(call, tmp_path, argv, said):

@@ -1,0 +1,157 @@
+"""What training runs ended with, and how methods of equal budgets compare."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from landscape.results.record import Result, Said, Table, axes
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Ending(Result):
+    """What one training run ended with.
+
+    Attributes:
+        task: what was trained.
+        method: how.
+        rate: step length; 0 where no step was taken.
+        seed: of the run.
+        scores: what was measured in the end.
+        value: of each score.
+        gradients: of mini-batches that all members took together; judging counts, too.
+        seconds: that the training took.
+    """
+
+    task: str
+    method: str
+    rate: float
+    seed: int
+    scores: tuple[str, ...]
+    value: np.ndarray = axes("score")
+    gradients: float
+    seconds: float
+
+    def __getitem__(self, score: str) -> float:
+        """The value of a score."""
+        return float(self.value[self.scores.index(score)])
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Finetuning(Result):
+    """Test accuracies of methods of equal budgets that begin at the same trained weights.
+
+    Accuracies and differences are in percent. Differences are those of runs of one seed, and what
+    is said of them is NaN for the reference itself.
+
+    Attributes:
+        networks: names.
+        methods: names; the reference is among them.
+        reference: the method that the others are compared with.
+        seeds: of the runs.
+        rate: step length that was chosen on the validation images.
+        accuracy: on the test images.
+        mean: of the accuracy over the seeds.
+        deviation: standard deviation over the seeds.
+        difference: mean over the seeds of the accuracy less that of the reference.
+        low: lower end of its t-interval.
+        high: upper end of it.
+        p_value: of the paired t test.
+        p_holm: the same, corrected for all comparisons of the study by Holm's method.
+        p_same: of the two one-sided tests that the difference is no smaller than the margin;
+            corrected likewise.
+        published: mean accuracy that is published; NaN where none is.
+        published_deviation: its standard deviation.
+        gradients: of mini-batches, mean over the seeds.
+        seconds: of a run, mean over the seeds.
+        budget: of gradients.
+        margin: differences below it count as none.
+        confidence: of the intervals and tests.
+        notes: what has to be known to read the numbers.
+        conclusion: which methods differ, which are the same, and of which neither is known.
+    """
+
+    networks: tuple[str, ...]
+    methods: tuple[str, ...]
+    reference: str
+    seeds: np.ndarray = axes("seed")
+    rate: np.ndarray = axes("network", "method")
+    accuracy: np.ndarray = axes("network", "method", "seed")
+    mean: np.ndarray = axes("network", "method")
+    deviation: np.ndarray = axes("network", "method")
+    difference: np.ndarray = axes("network", "method")
+    low: np.ndarray = axes("network", "method")
+    high: np.ndarray = axes("network", "method")
+    p_value: np.ndarray = axes("network", "method")
+    p_holm: np.ndarray = axes("network", "method")
+    p_same: np.ndarray = axes("network", "method")
+    published: np.ndarray = axes("network", "method")
+    published_deviation: np.ndarray = axes("network", "method")
+    gradients: np.ndarray = axes("network", "method")
+    seconds: np.ndarray = axes("network", "method")
+    budget: float
+    margin: float
+    confidence: float
+    notes: tuple[str, ...]
+    conclusion: str
+
+    def said(self) -> Said:
+        """How many comparisons ended how, and over how many seeds."""
+        places = np.ndindex(len(self.networks), len(self.methods))
+        found = [self.verdict(*place) for place in places]
+        told = ", ".join(f"{found.count(end)} {end}" for end in ("differs", "same", "open"))
+        return f"compared with {self.reference}: {told}", f"{len(self.seeds)} seeds"
+
+    def tables(self) -> Sequence[Table]:
+        """The methods, one table a network."""
+        columns = (
+            "method", "test accuracy", "published", f"less {self.reference}",
+            f"{100 * self.confidence:g} %", "p (Holm)", f"p (beyond {self.margin:g})", "rate",
+            "gradients", "seconds",
+        )  # fmt: skip
+        return [
+            (f"{network}, % over {len(self.seeds)} seeds", columns, self._rows(k))
+            for k, network in enumerate(self.networks)
+        ]
+
+    def verdict(self, network: int, method: int) -> str:
+        """``differs``, ``same`` (to within the margin) or ``open``; empty for the reference.
+
+        A small difference that is certain can be both; then it is said to differ.
+        """
+        if self.methods[method] == self.reference:
+            return ""
+        level = 1 - self.confidence
+        if self.p_holm[network, method] < level:
+            return "differs"
+        return "same" if self.p_same[network, method] < level else "open"
+
+    def _rows(self, k: int) -> list[Sequence[Any]]:
+        return [
+            (
+                name,
+                _spread(self.mean[k, i], self.deviation[k, i]),
+                _spread(self.published[k, i], self.published_deviation[k, i]),
+                _number(self.difference[k, i], "+.3f"),
+                _range(self.low[k, i], self.high[k, i]),
+                _number(self.p_holm[k, i], ".2g"),
+                _number(self.p_same[k, i], ".2g"),
+                f"{self.rate[k, i]:g}",
+                f"{self.gradients[k, i]:.0f}",
+                f"{self.seconds[k, i]:.0f}",
+            )
+            for i, name in enumerate(self.methods)
+        ]
+
+
+def _number(value: float, how: str) -> str:
+    return format(value, how) if value == value else "-"
+
+
+def _spread(mean: float, deviation: float) -> str:
+    return f"{mean:.2f} ± {_number(deviation, '.2f')}" if mean == mean else "-"
+
+
+def _range(low: float, high: float) -> str:
+    return f"{low:+.2f} to {high:+.2f}" if low == low else "-"
