@@ -11,12 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from landscape.directions.parts import By, blocks
-from landscape.directions.principal import pca
-from landscape.directions.sources import eigenvectors, given, gradient, moments
 from landscape.networks import Layout
-
-__all__ = ["between", "eigenvectors", "given", "gradient", "moments", "normalise", "orthogonalise",
-           "pca", "random"]  # fmt: skip
 
 IGNORED = ("norm", "bias")
 # What Gram-Schmidt in float64 leaves of a part with no room; a share of its length.

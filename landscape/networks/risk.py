@@ -127,7 +127,7 @@ class Risk(Mean):
         The parameters of a loss are left out.
 
         Returns:
-            tensors by the names of the model's own ``state_dict``, on the device of z.
+            tensors by the names of the model's own ``state_dict``, in its shapes.
         """
         known = {**self.forward.constants, **self.layout.unflatten(z)}
         return {
@@ -192,7 +192,7 @@ class Risk(Mean):
                 BatchNorm that normalises with the batch does so with each part.
 
         Returns:
-            each risk has one batch, the same layout and the same length of vector.
+            each risk is of one mini-batch, and of the same vector as this one.
 
         Raises:
             ValueError: if ``size`` or ``parts`` is not positive, ``size`` is not that of batches
