@@ -58,13 +58,15 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
         show_header=any(columns),
     )
     rows = [*rows]
-    for i, column in enumerate(columns):
-        # Words may be folded; a number in two lines reads like two numbers.
-        number = bool(rows) and all(isinstance(row[i], float) for row in rows)
-        drawn.add_column(column, overflow="fold", no_wrap=number)
-    for row in rows:
-        drawn.add_row(*(_cell(item) for item in row))
-    Console().print(drawn)
+    numbers = [all(isinstance(row[i], float) for row in rows) for i in range(len(columns))]
+    texts = [[_cell(item) for item in row] for row in rows]
+    console = Console()
+    widths = _widths([columns, *texts], numbers, console.width - 1)
+    for column, width in zip(columns, widths, strict=True):
+        drawn.add_column(column, overflow="fold", width=width)
+    for row in texts:
+        drawn.add_row(*row)
+    console.print(drawn)
 
 
 def note(message: str) -> None:
@@ -96,6 +98,27 @@ def bar() -> "Progress":
         disable=not console.is_terminal,
         transient=True,
     )
+
+
+def _widths(rows: Sequence[Sequence[str]], numbers: Sequence[bool], room: int) -> list[int]:
+    """How wide columns are; lines are broken between words, and within words where they must.
+
+    Args:
+        rows: the texts, with those of the heading.
+        numbers: of which columns nothing is broken: a number in two lines reads like two.
+        room: columns of the terminal for all of them, three each for the lines between included.
+    """
+    columns = [*zip(*rows, strict=True)]
+    words = [max((len(w) for cell in c for w in cell.split()), default=1) for c in columns]
+    widths = [max(len(line) for cell in c for line in cell.split("\n")) for c in columns]
+    while sum(widths) + 3 * len(widths) > room:
+        slack = [width - word for width, word in zip(widths, words, strict=True)]
+        text = [width - 1 if not whole else 0 for width, whole in zip(widths, numbers, strict=True)]
+        by = slack if max(slack) > 0 else text
+        if max(by) <= 0:
+            break
+        widths[by.index(max(by))] -= 1
+    return widths
 
 
 def _cell(item: Any) -> str:

@@ -260,7 +260,7 @@ def _cycle_tables(result: "Cycle") -> Iterator[Table]:
     ]
     title = (
         f"SAM at minimum {told['minimum']} of {told['function']}: lr {told['lr']:g}, rho "
-        f"{told['rho']:g}, l = {told['eigenvalue']:.10g}"
+        f"{told['rho']:g}, λ₁ = {told['eigenvalue']:.10g}"
     )
     yield title, ("2-cycle", "half-amplitude", "middle from minimum", "two steps apart"), rows
 

@@ -78,6 +78,7 @@ def print_summary(document: dict[str, Any]) -> None:
     console.table("", ("", ""), rows)
     splits = {name: measured for name, measured in best["metrics"].items() if measured}
     if splits:
-        columns = list(next(iter(splits.values())))
+        # As they come from a checkpoint, which orders by the alphabet, but the loss first.
+        columns = sorted(next(iter(splits.values())), key=lambda name: (name != "loss", name))
         measured = [[split, *(found[name] for name in columns)] for split, found in splits.items()]
         console.table("best member", ("split", *columns), measured)

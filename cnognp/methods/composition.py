@@ -202,9 +202,9 @@ class Schedule:
     Args:
         schedule: how lr falls: not at all, to a tenth after each third of the horizon, or like a
             cosine.
-        horizon: iterations that the schedule spans; all of the run where the command line gives
-            none.
-        warmup: iterations over which lr first rises from near 0; they belong to the horizon.
+            horizon: iterations that the schedule spans; all of the run where the command line
+            gives none.
+            warmup: iterations over which lr first rises from near 0; they belong to the horizon.
 
     Raises:
         ValueError: if one is out of range.

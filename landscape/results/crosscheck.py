@@ -44,7 +44,12 @@ class Crosscheck(Result):
         return f"largest difference {most:.2g} errors", self.status
 
     def tables(self) -> Sequence[Table]:
-        """Every quantity by both codes."""
+        """Every quantity by both codes, and in which errors a difference is counted."""
+        title = (
+            "by two codes. in errors: an eigenvalue's in the larger of our proven bound and the "
+            f"{self.code_tolerance:g} of the largest at which {self.code} stops, no bound; "
+            "a trace's, by random vectors in both, in the standard errors of both together"
+        )
         columns = ("quantity", "ours", "error", "PyHessian", "difference", "in errors")
         rows: list[Sequence[Any]] = [
             (name, float(ours), float(error), float(theirs), float(theirs - ours), float(ratio))
@@ -53,4 +58,4 @@ class Crosscheck(Result):
                 strict=True,
             )
         ]  # fmt: skip
-        return [("by two codes", columns, rows)]
+        return [(title, columns, rows)]

@@ -49,7 +49,9 @@ class Trace(Result):
         if self.standard_error:
             low, high = self.interval
             said += f" ± {self.standard_error:.2g}, 95 % from {low:.5g} to {high:.5g}"
-        return said, f"{self.method}: {self.status}, {self.products} products"
+        # An exact trace says so in its status.
+        how = "" if self.method in self.status else f"{self.method}: "
+        return said, f"{how}{self.status}, {self.products} products"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -99,7 +101,7 @@ class FiniteScaleTrace(Result):
 
     def tables(self) -> Sequence[Table]:
         """The curvatures by distance."""
-        columns = ("σ", "curvature", "standard error", "rounding", "")
+        columns = ("σ", "curvature", "standard error", "rounding", "note")
         rows: list[Sequence[Any]] = [
             (sigma, estimate, error, rounding, "" if resolved else "below rounding")
             for sigma, estimate, error, rounding, resolved in zip(

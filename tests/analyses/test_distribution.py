@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from scipy.stats import chi2, chisquare
 
 from analyses import outcomes, stationary
@@ -269,6 +270,15 @@ def test_counts_of_nothing_at_a_minimum_have_no_p_value():
     assert np.isnan(fields["p_value"]).all()
     assert fields["share"][0].tolist() == [0, 0, 0, 0, 1]
     assert fields["evaluations"].tolist() == [[10]]
+
+
+def test_the_legend_of_a_single_function_is_within_its_picture():
+    config = Config(functions=("himmelblau",), methods=("gd",), restarts=5)
+    figure = catalogue.figures_of(study(config))["shares"]
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    box = figure.legends[0].get_window_extent(canvas.get_renderer())
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
 
 
 def test_the_result_survives_a_file(small, tmp_path):

@@ -579,6 +579,17 @@ def test_numbers_in_a_table_stay_in_one_line(capsys, monkeypatch):
     assert "3.83705e-05" in capsys.readouterr().out
 
 
+def test_words_in_a_table_stay_whole_where_they_have_room(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    heads = ("run", "method", "status", "best fitness", "loss", "gradient norm", "test loss")
+    numbers = (0.0600851, 0.0600083, 0.0876398, 0.108447)
+    console.table("", heads, [("runs/wine", "cnognp", "finished", *numbers)])
+    shown = capsys.readouterr().out
+    assert "│ runs/wine │ cnognp │ finished │" in shown
+    assert {"method", "status", "gradient"} <= set(shown.split())
+    assert max(map(len, shown.splitlines())) <= 80
+
+
 def test_the_bar_of_a_comparison_counts_the_points_that_are_measured(tmp_path):
     terminal(runs.train("run", "--json", "--method", "sgd", members=6, iterations=2), tmp_path)
     words = "compare run --flatness --measures worst-l2 --resamples 100 --json"
