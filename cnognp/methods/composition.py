@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from cnognp.methods import schedule as schedules
 
 Decay = Literal["constant", "step", "cosine"]
+Decayed = Literal["all", "weights"]
 Centred = Literal["none", "all", "convolutions"]
 Averaged = Literal["none", "swa", "ema"]
 _STEP = ("lr", "momentum", "weight_decay")  # of the base; methods without one have them, too
@@ -119,6 +120,30 @@ class Search(Base):
 
 
 @dataclass(frozen=True)
+class DecayOf:
+    """What weight decay shrinks.
+
+    Args:
+        decay_of: what weight_decay shrinks: all parameters, or weights alone, which are tensors of
+            more than one axis, and not biases and the scales and shifts of norms.
+
+    Raises:
+        ValueError: if there is no such choice.
+    """
+
+    decay_of: Decayed = "all"
+
+    def __post_init__(self):
+        _require_one_of("decay_of", get_args(Decayed), self.decay_of)
+
+    def around(self, method: "Method") -> "Method":
+        """The method, its decay restricted; the method itself where it has none."""
+        if self.decay_of == "all" or not method.weight_decay:  # type: ignore[attr-defined]
+            return method
+        return class_of("selective_decay:SelectiveDecay")(method)
+
+
+@dataclass(frozen=True)
 class Clip:
     """How long a gradient may be.
 
@@ -202,9 +227,9 @@ class Schedule:
     Args:
         schedule: how lr falls: not at all, to a tenth after each third of the horizon, or like a
             cosine.
-            horizon: iterations that the schedule spans; all of the run where the command line
+        horizon: iterations that the schedule spans; all of the run where the command line
             gives none.
-            warmup: iterations over which lr first rises from near 0; they belong to the horizon.
+        warmup: iterations over which lr first rises from near 0; they belong to the horizon.
 
     Raises:
         ValueError: if one is out of range.
@@ -283,11 +308,13 @@ class Average:
         return kind(unevaluated(method), self.average_start, self.average_every)
 
 
-GROUPS = (Base, Search, Clip, Centralisation, Data, Schedule, Average)
+GROUPS = (Base, Search, DecayOf, Clip, Centralisation, Data, Schedule, Average)
 """What a step can be composed with, in the order in which configurations have it."""
 
 COMPOSED = tuple(key for group in GROUPS for key in group.__dataclass_fields__ if key not in _STEP)
 """Keywords that say what a step is composed with; on the command line flags of their own."""
 
-OF_TRAINING = tuple(key for group in (Clip, Data, Average) for key in group.__dataclass_fields__)
+OF_TRAINING = tuple(
+    key for group in (DecayOf, Clip, Data, Average) for key in group.__dataclass_fields__
+)
 """Those of them that the loop around an optimiser decides, where there is one."""

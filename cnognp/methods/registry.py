@@ -5,7 +5,7 @@ classes, and torch is imported only when a method is made.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +17,7 @@ from cnognp.methods.composition import (
     Centralisation,
     Clip,
     Data,
+    DecayOf,
     Schedule,
     Search,
     class_of,
@@ -29,9 +30,9 @@ if TYPE_CHECKING:
 BATCH = Data.batch_size
 """Samples in a mini-batch where nobody has said how many."""
 
-_TRAINED = (Clip, Centralisation, Data, Schedule, Average)
-_BASED = (Base, Clip, Data, Schedule, Average)
-_SEARCHING = (Search, Clip, Data, Schedule)
+_TRAINED = (DecayOf, Clip, Centralisation, Data, Schedule, Average)
+_BASED = (Base, DecayOf, Clip, Data, Schedule, Average)
+_SEARCHING = (Search, DecayOf, Clip, Data, Schedule)
 _PULLS = "inertia cognitive social randomness"
 _keywords_of = partial(keywords_of, "methods")
 _SOFT = {"cognitive": 0.1, "social": 0.1, "batch_size": None}
@@ -102,9 +103,10 @@ class Named:
 
         method: Any
         if Search in made:
-            method = _searching(made[Search], made[Clip])
+            method = _searching(made[Search], made[DecayOf], made[Clip])
         else:
-            method = around(Clip, made[Base].step(bases()) if Base in made else kind(**own))
+            method = made[Base].step(bases()) if Base in made else kind(**own)
+            method = around(Clip, around(DecayOf, method))
         if Base in made and not self.outermost:
             method = kind(method, **own)
         method = around(Centralisation, method)
@@ -160,7 +162,7 @@ class Named:
         return flat
 
 
-def _searching(search: Search, clip: Clip) -> "Method":
+def _searching(search: Search, decay: DecayOf, clip: Clip) -> "Method":
     """What a member of a swarm does between two pulls, on each mini-batch.
 
     Raises:
@@ -170,7 +172,7 @@ def _searching(search: Search, clip: Clip) -> "Method":
         raise ValueError(f"base must be one of {known}, got {search.base}")
     entry = TABLE[search.base]
     defaults = {key: each.default for key, each in entry.keywords().items()}
-    given = defaults | search.keys(defaults) | {"clip": clip.clip, "batch_size": 0}
+    given = defaults | search.keys(defaults) | asdict(decay) | asdict(clip) | {"batch_size": 0}
     if search.plain:
         # No velocity is carried and kept for nothing.
         return clip.around(class_of("descent:GradientDescent")(search.lr))
