@@ -23,11 +23,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 from torch.nn import functional as F
 
 from analyses.budgets import Moment, moments
+from analyses.images import few, outputs, settled
 from analyses.paired import conclusion, differences
 from analyses.published import FINETUNED
 from analyses.stationary import require_one_of
@@ -35,8 +34,7 @@ from cnognp.method import Method
 from cnognp.methods import METHODS
 from cnognp.methods.flat_fitness import BallGradientNorm
 from cnognp.tasks.problem import Problem, choose_device, task_of
-from cnognp.tasks.tabular import held_out
-from cnognp.tasks.task import Task, accuracy
+from cnognp.tasks.task import accuracy
 from cnognp.workers import Unit, results_of
 from landscape.results import provenance
 from landscape.results.finetuning import Ending, Finetuning
@@ -49,6 +47,8 @@ NOTES = (
     "chosen there is what keeps most of that, not what generalises best.",
     "Intervals are over seeds, which draw images, their order and noise; the test images are "
     "always the same, and their own sampling error (0.27 points at 92 %) is not part of them.",
+    "What is reported has the BatchNorm statistics of the training images drawn, shifted and "
+    "mirrored; swarms rank their members with those of the images as they are.",
     "How many runs the published deviations are of is not said, nor how many gradients a "
     "population took; those weights are 0.9 points better than the ones at hand.",
 )
@@ -219,7 +219,7 @@ def ending(given: Run) -> Ending:
         told = moments(problem, method, config.members, config.epochs, given.seed)
         last = deque(told, maxlen=1).pop()
     seconds = time.perf_counter() - began
-    ends = [problem.at(z).network(z) for z in last.points]
+    ends = [settled(problem, z, config.batch, given.seed) for z in last.points]
     # What is no number is worse than any other.
     losses = [float(F.cross_entropy(*outputs(problem, "validation", end))) for end in ends]
     best = int(np.argmin(np.nan_to_num(losses, nan=np.inf)))
@@ -237,30 +237,6 @@ def ending(given: Run) -> Ending:
         seconds=seconds,
         provenance=provenance(),
     )
-
-
-def outputs(problem: Problem, split: str, network: nn.Module) -> tuple[Tensor, Tensor]:
-    """The outputs (n, classes) of a network on a split, in double precision, and the classes (n,).
-
-    Args:
-        problem: whose splits are pairs of tensors.
-        split: ``"train"``, ``"validation"`` or ``"test"``.
-        network: on the device of the problem.
-    """
-    images, target = getattr(problem.task, split)
-    prepare = problem.task.prepare or (lambda images: images)
-    with torch.no_grad():
-        parts = [network(prepare(part.to(problem.device))) for part in images.split(500)]
-    return torch.cat(parts).cpu().double(), target
-
-
-def few(task: Task, images: int, seed: int) -> Task:
-    """The task with so many of its training images, as many of each class; with all where 0."""
-    inputs, target = task.train
-    if not images or images == len(target):
-        return task
-    rows = held_out(np.arange(len(target)), target.numpy(), images, seed, "images")[1]
-    return replace(task, train=(inputs[rows], target[rows]))
 
 
 def joined(config: Config, found: Sequence[Any]) -> dict[str, Finetuning]:

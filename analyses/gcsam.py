@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from analyses.budgets import moments
-from analyses.finetune import few, outputs
+from analyses.images import few, outputs
 from analyses.paired import differences
 from analyses.stationary import require_one_of
 from cnognp.method import Method
@@ -177,7 +177,8 @@ def ending(given: Run) -> Ending:
     config = given.config
     options: dict[str, Any] = {"data": config.data, "network": given.network}
     if config.task == "cifar10":
-        options["validation"] = config.validation
+        # Who judges sees no shifted images, and BatchNorm tells these from others.
+        options |= {"validation": config.validation, "augment": False}
     task = few(task_of(config.task, given.seed, options), config.images, given.seed)
     problem = Problem(task, choose_device(config.device), data_seed=0, noise_seed=0)
     batches = -(-len(task.train[1]) // config.batch)

@@ -66,7 +66,7 @@ def differences(result: Finetuning, network: int, ax: Axes) -> dict[str, Any]:
 @picture("differences", Finetuning)
 def _differences(result: Finetuning) -> Figure:
     count, rows = len(result.networks), len(result.methods) - 1
-    figure = style.new_figure(0.9 + 3.1 * count, 1.5 + 0.34 * rows)
+    figure = style.new_figure(max(5.6, 0.9 + 3.1 * count), 1.5 + 0.34 * rows)
     axes = figure.subplots(1, count, squeeze=False, sharex=True, sharey=True)[0]
     for network, ax in enumerate(axes):
         differences(result, network, ax)

@@ -1,6 +1,7 @@
 """Equal budgets, paired statistics against SciPy, and the study on a few generated images."""
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,11 +13,13 @@ from scipy import stats
 
 from analyses import finetune
 from analyses.budgets import affordable, moments
+from analyses.images import few, settled
 from analyses.paired import conclusion, differences
 from cnognp.methods import METHODS
 from cnognp.tasks import TASKS, cifar
 from cnognp.tasks.networks import small_conv
 from cnognp.tasks.problem import Problem
+from cnognp.tasks.weights import load as load_weights
 from cnognp.workers import results_of
 from figures import catalogue, style
 from figures import finetune as drawing
@@ -255,12 +258,12 @@ def tiny(monkeypatch, tmp_path):
 
 def test_a_few_images_are_as_many_of_each_class_and_others_for_another_seed(tiny):
     task = TASKS["cifar10"](data=tiny.data, validation=20)
-    one, two = (finetune.few(task, 20, seed) for seed in (0, 1))
+    one, two = (few(task, 20, seed) for seed in (0, 1))
     assert torch.bincount(one.train[1]).tolist() == [2] * 10
     assert not torch.equal(one.train[0], two.train[0])
     known = {image.numpy().tobytes() for image in task.train[0]}
     assert {image.numpy().tobytes() for image in one.train[0]} <= known
-    assert finetune.few(task, 0, 0) is task
+    assert few(task, 0, 0) is task
 
 
 def test_the_start_is_the_weights_and_a_run_is_a_function_of_its_argument(tiny):
@@ -269,10 +272,16 @@ def test_the_start_is_the_weights_and_a_run_is_a_function_of_its_argument(tiny):
     start = finetune.ending(parts["resnet20 pretrained 0 seed 1"])
     options = {"mean": begun.mean, "deviation": begun.deviation, "validation": 20}
     task = TASKS["cifar10"](seed=1, data=begun.data, weights=begun.weights[0], **options)
-    problem = Problem(finetune.few(task, 20, 1), CPU, data_seed=0, noise_seed=0)
-    there = problem.metrics(problem.training.point())
-    assert start["test_accuracy"] == pytest.approx(there["test"]["accuracy"])
-    assert start["validation_loss"] == pytest.approx(there["validation"]["loss"])
+    problem = Problem(few(task, 20, 1), CPU, data_seed=0, noise_seed=0)
+    there = settled(problem, problem.training.point(), 10, 1)
+    share = (there(task.prepare(task.test[0])).argmax(1) == task.test[1]).double().mean()
+    assert start["test_accuracy"] == pytest.approx(float(share))
+    load_weights(Path(begun.weights[0]), model := network())
+    seen = [
+        task.augment(part, 1, step) for step, part in enumerate(problem.task.train[0].split(10))
+    ]
+    means = [model[0](task.prepare(part)).mean((0, 2, 3)) for part in seen]
+    torch.testing.assert_close(there[1].running_mean, torch.stack(means).mean(0))
     assert (start.gradients, start.rate) == (0, 0)
     moved, again = (finetune.ending(parts["resnet20 sgd 0.001 seed 1"]) for _ in range(2))
     assert moved.gradients == 2 and np.array_equal(moved.value, again.value)
