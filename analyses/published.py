@@ -13,7 +13,7 @@ import numpy as np
 
 from landscape.objective import Analytic
 
-_NA = math.nan
+NA = math.nan
 
 NAMES: Mapping[str, str] = MappingProxyType({
     "gd": "GD",
@@ -27,7 +27,7 @@ NAMES: Mapping[str, str] = MappingProxyType({
 })
 """The published names of the methods, in the order of the published table."""
 
-_PUBLISHED_RESTARTS = 500
+PUBLISHED_RESTARTS = 500
 
 LABELS: Mapping[str, tuple[str, ...]] = MappingProxyType({
     "himmelblau": ("A", "B", "D", "C", "else"),
@@ -51,13 +51,13 @@ PUBLISHED: Mapping[str, Mapping[str, tuple[float, ...]]] = MappingProxyType({
     },
     "three-hump-camel": {
         "gd": (32, 35, 33, 0),
-        "sam": (_NA, _NA, _NA, 18),
+        "sam": (NA, NA, NA, 18),
         "nig-bh": (32, 35, 33, 0),
     },
     "six-hump-camel": {
         "gd": (4.25, 23.5, 22.75, 17.25, 1.5, 10.25, 20.5),
-        "nim": (_NA, _NA, _NA, _NA, 10, 9.86, _NA),
-        "sam": (_NA, _NA, _NA, _NA, _NA, _NA, 34),
+        "nim": (NA, NA, NA, NA, 10, 9.86, NA),
+        "sam": (NA, NA, NA, NA, NA, NA, 34),
     },
 })
 """The cells of the published table that are at hand, in percent; NaN and missing rows are not."""
@@ -72,7 +72,7 @@ PUBLISHED_SUMS: Mapping[str, Mapping[str, float]] = MappingProxyType({
 })  # fmt: skip
 """Sums of the published rows, in percent, where they are at hand."""
 
-_FAR = 3.0
+FAR = 3.0
 """Standard errors beyond which two shares are called different."""
 
 
@@ -87,13 +87,13 @@ def compared(
     fields = {}
     for suffix, labels in (("", LABELS), ("_relabelled", {**LABELS, **RELABELLED})):
         theirs = np.concatenate([_placed(f, methods, labels) for f in functions], axis=1)
-        total = restarts + _PUBLISHED_RESTARTS
-        pooled = (restarts * share + _PUBLISHED_RESTARTS * theirs) / total
-        error = np.sqrt(pooled * (1 - pooled) * (1 / restarts + 1 / _PUBLISHED_RESTARTS))
+        total = restarts + PUBLISHED_RESTARTS
+        pooled = (restarts * share + PUBLISHED_RESTARTS * theirs) / total
+        error = np.sqrt(pooled * (1 - pooled) * (1 / restarts + 1 / PUBLISHED_RESTARTS))
         fields[suffix.strip("_") or "published"] = theirs
         fields[f"deviation{suffix}"] = (share - theirs) / np.where(error == 0, 1.0, error)
     fields["published_sum"] = np.array([
-        [PUBLISHED_SUMS.get(f.name, {}).get(m, _NA) / 100 for f in functions] for m in methods
+        [PUBLISHED_SUMS.get(f.name, {}).get(m, NA) / 100 for f in functions] for m in methods
     ])
     return fields
 
@@ -114,8 +114,8 @@ def _remarks(
         here = fields["function"] == k
         known, far = _far(fields["deviation"][:, here])
         yield (
-            f"{function}: {known - far} of the {known} published shares at hand lie within "
-            f"{_FAR:g} standard errors of ours."
+            f"{function}: {known - far} of the {known} published shares at hand lie within {FAR:g} "
+            "standard errors of ours."
         )
         if function in RELABELLED:
             fewer = _far(fields["deviation_relabelled"][:, here])[1]
@@ -130,7 +130,7 @@ def _remarks(
 
 def _far(deviation: np.ndarray) -> tuple[int, int]:
     """How many deviations are known, and how many of those are large."""
-    return int(np.isfinite(deviation).sum()), int((np.abs(deviation) > _FAR).sum())
+    return int(np.isfinite(deviation).sum()), int((np.abs(deviation) > FAR).sum())
 
 
 def _placed(
@@ -140,9 +140,9 @@ def _placed(
     outcomes = (*(minimum.name for minimum in function.minima), "else")
     columns = labels.get(function.name, ())
     rows = PUBLISHED.get(function.name, {})
-    placed = np.full((len(methods), len(outcomes)), _NA)
+    placed = np.full((len(methods), len(outcomes)), NA)
     for i, method in enumerate(methods):
-        for label, percent in zip(columns, rows.get(method, (_NA,) * len(columns)), strict=True):
+        for label, percent in zip(columns, rows.get(method, (NA,) * len(columns)), strict=True):
             placed[i, outcomes.index(label)] = percent / 100
     return placed
 
