@@ -14,7 +14,7 @@ import numpy as np
 
 from landscape.objective import Analytic
 
-_NA = math.nan
+NA = math.nan
 
 NAMES: Mapping[str, str] = MappingProxyType({
     "gd": "GD",
@@ -52,13 +52,13 @@ PUBLISHED: Mapping[str, Mapping[str, tuple[float, ...]]] = MappingProxyType({
     },
     "three-hump-camel": {
         "gd": (32, 35, 33, 0),
-        "sam": (_NA, _NA, _NA, 18),
+        "sam": (NA, NA, NA, 18),
         "nig-bh": (32, 35, 33, 0),
     },
     "six-hump-camel": {
         "gd": (4.25, 23.5, 22.75, 17.25, 1.5, 10.25, 20.5),
-        "nim": (_NA, _NA, _NA, _NA, 10, 9.86, _NA),
-        "sam": (_NA, _NA, _NA, _NA, _NA, _NA, 34),
+        "nim": (NA, NA, NA, NA, 10, 9.86, NA),
+        "sam": (NA, NA, NA, NA, NA, NA, 34),
     },
 })
 """The cells of the published table that are at hand, in percent; NaN and missing rows are not."""
@@ -75,17 +75,17 @@ PUBLISHED_SUMS: Mapping[str, Mapping[str, float]] = MappingProxyType({
 
 FINETUNED: Mapping[str, Mapping[str, tuple[float, float]]] = MappingProxyType({
     "resnet20": {
-        "pretrained": (92.61, _NA), "sgd": (92.68, 0.08), "sam": (92.61, 0.03),
+        "pretrained": (92.61, NA), "sgd": (92.68, 0.08), "sam": (92.61, 0.03),
         "cno": (92.68, 0.03), "cnognp": (92.71, 0.07),
     },
     "resnet32": {
-        "pretrained": (93.52, _NA), "sgd": (93.52, 0.08), "sam": (93.53, 0.11),
+        "pretrained": (93.52, NA), "sgd": (93.52, 0.08), "sam": (93.53, 0.11),
         "cno": (93.56, 0.01), "cnognp": (93.57, 0.09),
     },
 })  # fmt: skip
 """Test accuracies on CIFAR-10 in percent, mean and standard deviation, by network and method."""
 
-_FAR = 3.0
+FAR = 3.0
 """Standard errors beyond which two shares are called different."""
 
 
@@ -106,7 +106,7 @@ def compared(
         fields[suffix.strip("_") or "published"] = theirs
         fields[f"deviation{suffix}"] = (share - theirs) / np.where(error == 0, 1.0, error)
     fields["published_sum"] = np.array([
-        [PUBLISHED_SUMS.get(f.name, {}).get(m, _NA) / 100 for f in functions] for m in methods
+        [PUBLISHED_SUMS.get(f.name, {}).get(m, NA) / 100 for f in functions] for m in methods
     ])
     return fields
 
@@ -128,7 +128,7 @@ def _remarks(
         known, far = _far(fields["deviation"][:, here])
         yield (
             f"{function}: {known - far} of the {known} published shares at hand lie within "
-            f"{_FAR:g} standard errors of ours."
+            f"{FAR:g} standard errors of ours."
         )
         if function in RELABELLED:
             fewer = _far(fields["deviation_relabelled"][:, here])[1]
@@ -143,7 +143,7 @@ def _remarks(
 
 def _far(deviation: np.ndarray) -> tuple[int, int]:
     """How many deviations are known, and how many of those are large."""
-    return int(np.isfinite(deviation).sum()), int((np.abs(deviation) > _FAR).sum())
+    return int(np.isfinite(deviation).sum()), int((np.abs(deviation) > FAR).sum())
 
 
 def _placed(
@@ -153,9 +153,9 @@ def _placed(
     outcomes = (*(minimum.name for minimum in function.minima), "else")
     columns = labels.get(function.name, ())
     rows = PUBLISHED.get(function.name, {})
-    placed = np.full((len(methods), len(outcomes)), _NA)
+    placed = np.full((len(methods), len(outcomes)), NA)
     for i, method in enumerate(methods):
-        for label, percent in zip(columns, rows.get(method, (_NA,) * len(columns)), strict=True):
+        for label, percent in zip(columns, rows.get(method, (NA,) * len(columns)), strict=True):
             placed[i, outcomes.index(label)] = percent / 100
     return placed
 

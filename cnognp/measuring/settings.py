@@ -41,11 +41,11 @@ def names(text: str) -> tuple[str, ...]:
 
 
 def written(shown: str, metavar: str | None, read: Callable[[str], Any]) -> Any:
-    """A field that the command line writes as one word.
+    """A field that the command line writes as one word; both words are read from the source.
 
     Args:
         shown: the default as a word.
-        metavar: how help writes the word.
+        metavar: how help writes the word, where it is not by the name of the field.
         read: from the word to the field's value.
     """
     return field(default=read(shown), metadata={"read": read})

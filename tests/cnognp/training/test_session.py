@@ -284,14 +284,6 @@ def test_the_history_says_where_it_comes_from(call, tmp_path):
     assert 0 < origin["wall_seconds"] < 600
 
 
-DIVERGING = {
-    "gd": ["--method.lr", "1e6"],
-    "sgd": ["--method.lr", "1e6"],
-    "egd": ["--method.lr", "1e6"],
-    "cnognp": ["--method.lr", "1e6"],
-}
-
-
 @pytest.mark.parametrize("step", ["1e6", "1e38"])
 @pytest.mark.parametrize("method", ["gd", "sgd", "egd", "cnognp"])
 def test_a_step_far_too_long_ends_as_diverged_with_the_last_finite_state(

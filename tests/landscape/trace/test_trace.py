@@ -245,10 +245,6 @@ def residual():
     return settled(Residual(), IMAGES.float())
 
 
-def weighted_square(output, target):
-    return ((output - target) ** 2).sum(-1).mean()
-
-
 def wavy(output, target):
     """Not convex in the outputs."""
     return (output.sum(-1) - target).cos().mean()
