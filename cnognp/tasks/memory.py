@@ -1,5 +1,6 @@
 """How many samples are evaluated together, so that memory does not grow with the data."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -35,11 +36,22 @@ def few(batch: Batch) -> Batch:
     return data_batches.spread(batch, LEAST) if large else batch
 
 
-def slope(risk: Risk, batch: Batch, z: Tensor) -> Tensor:
-    """The loss of one batch at ``z`` with its graph; the random state stays as it is."""
+def slope(
+    risk: Risk, batch: Batch, z: Tensor, watch: AbstractContextManager[Any] | None = None
+) -> Tensor:
+    """The loss of one batch at ``z`` with its graph; the random state stays as it is.
+
+    Args:
+        risk: has the model and the loss.
+        batch: what is evaluated.
+        z: (p,), the point.
+        watch: is entered for that one evaluation.
+    """
     with torch.random.fork_rng(devices=[z.device] if z.device.type == "cuda" else []):
-        with torch.enable_grad():
-            return next(risk.measuring(risk.loss, risk.data.of([batch])).terms())(z)
+        # What is tried to find out how several points are best evaluated is no part of it.
+        alone = risk.measuring(risk.loss, risk.data.of([batch]))
+        with torch.enable_grad(), watch or nullcontext():
+            return next(alone.terms())(z)
 
 
 def _kept(risk: Risk, batch: Batch) -> int:
@@ -57,6 +69,5 @@ def _kept(risk: Risk, batch: Batch) -> int:
             held.append(storage)
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        slope(risk, batch, z)
+    slope(risk, batch, z, torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor))
     return sum(sizes.values())
