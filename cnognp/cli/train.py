@@ -50,7 +50,7 @@ def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
         help="epochs between judgements on the whole data; 0: 1 for small tasks, 10 for large",
     )  # fmt: skip
     parser.add_argument(
-        "--members-live", "--members_live", type=str, default="auto", choices=HOMES,
+        "--members-live", "--members_live", default="auto", choices=HOMES,
         help="where members of a swarm live that visit the device a few at a time",
     )  # fmt: skip
     parser.add_argument("--data", type=str, default=None, help="folder of the task's data")
