@@ -12,6 +12,7 @@ from cnognp.methods.descent import SGD, Epoch, GradientDescent
 from cnognp.methods.schedule import Scheduled, slowed
 from cnognp.tasks.problem import Problem
 from cnognp.training.config import Config, RunFolder
+from cnognp.training.minibatches import epoch_of
 from landscape import results
 from landscape.randomness import derived_seed
 from landscape.recorder import CurvatureRecorder
@@ -33,7 +34,7 @@ def recorder_of(config: Config, problem: Problem, method: Method) -> CurvatureRe
     return CurvatureRecorder(
         problem.evaluation if random else problem.training,
         every=config.record_curvature,
-        minibatch=minibatch_of(method),
+        minibatch=0 if (epoch := epoch_of(method)) is None else epoch.size,
         generator=torch.Generator(device="cpu").manual_seed(derived_seed(config.seed, "curvature")),
         label=f"member {MEMBER} of {config.method} on {config.task}",
     )
@@ -85,11 +86,3 @@ def save_recording(
 
 def _inner(state: Any) -> Any:
     return None if state is None else state.inner
-
-
-def minibatch_of(method: Any) -> int:
-    """The size of the mini-batches that a method moves by, itself or inside; 0 if none."""
-    if isinstance(method, Epoch):
-        return method.size
-    inside = (getattr(method, name, None) for name in ("local", "method", "base"))
-    return max((minibatch_of(part) for part in inside if part is not None), default=0)

@@ -1,11 +1,17 @@
-"""How many samples a mini-batch has where nobody has said so."""
+"""How many samples a mini-batch has where nobody has said so, and whether there can be such."""
 
 import inspect
 from dataclasses import replace
+from typing import Any
+
+import torch
 
 from cnognp.methods import BATCH, METHODS
+from cnognp.methods.descent import Epoch
+from cnognp.tasks import memory
 from cnognp.tasks.problem import Problem
 from cnognp.training.config import Config
+from landscape.networks import batches as data_batches
 
 _KEY = "batch_size"
 
@@ -55,3 +61,37 @@ def fitting(problem: Problem) -> int:
         return BATCH
     # BatchNorm cannot normalise the single sample that would be left for the last mini-batch.
     return next((size for size in range(BATCH, 1, -1) if risk.samples % size != 1), 0)
+
+
+def epoch_of(method: Any) -> Epoch | None:
+    """The epoch of mini-batches that a method moves by, itself or inside; None if there is none."""
+    if method is None or isinstance(method, Epoch):
+        return method
+    inside = (epoch_of(getattr(method, name, None)) for name in ("local", "method", "base"))
+    return next((epoch for epoch in inside if epoch is not None), None)
+
+
+def check(method: Any, problem: Problem) -> None:
+    """Nothing, if the training data can be cut into the mini-batches of the method and their parts.
+
+    Raises:
+        ValueError: if not, or if one sample is left alone where BatchNorm needs several.
+    """
+    epoch, risk = epoch_of(method), problem.training
+    if epoch is None:
+        return
+    generator = torch.Generator(device="cpu").manual_seed(0)
+    next(risk.minibatches(epoch.size, generator, parts=epoch.parts))
+    first, samples = risk.data.first, risk.samples
+    if not (problem.normalised and risk.data.resident and data_batches.rowwise(first)):
+        return
+    sizes = {min(epoch.size, samples), samples % epoch.size} - {0}
+    if 1 not in {size // min(epoch.parts, size) for size in sizes}:
+        return
+    try:
+        memory.slope(risk, data_batches.spread(first, 1), risk.point())
+    except ValueError as error:
+        raise ValueError(
+            f"of {samples} samples, batch_size {epoch.size} with accumulation {epoch.parts} leaves "
+            f"one alone, which BatchNorm cannot normalise: {error}"
+        ) from None

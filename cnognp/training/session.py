@@ -27,7 +27,6 @@ from cnognp.training.checkpoint import Checkpoint
 from cnognp.training.config import Config, RunFolder
 from cnognp.training.curvature import (
     MEMBER,
-    minibatch_of,
     recorder_of,
     save_recording,
     stability_of,
@@ -91,10 +90,8 @@ class Training:
             problem.task, layout, config.members, config.seed, place, dtype
         )  # fmt: skip
         recorder = recorder_of(config, problem, method)
-        if size := minibatch_of(method):
-            # What cannot be cut so is refused before there is a folder.
-            generator = torch.Generator(device="cpu").manual_seed(0)
-            next(problem.training.minibatches(size, generator))
+        # What cannot be cut so is refused before there is a folder.
+        minibatches.check(method, problem)
         method, when = judging(config, problem, method)
         return cls(
             config, problem, method, start, None, Record(), recorder, when, population=population

@@ -259,6 +259,7 @@ def test_help_lists_the_verbs_the_methods_and_the_keys_of_the_one_that_is_named(
     assert all(verb in call("--help").out for verb in VERBS)
     shown = call("train", "--help").out
     assert all(name in " ".join(shown.split()) for name in METHODS)
+    assert "<function" not in shown
     shown = call("train", "--method", "sgd", "--help").out
     assert "--method.nesterov" in shown and "--method.penalty" not in shown
     assert "--method.penalty" in call("train", "--method=cnognp", "--help").out

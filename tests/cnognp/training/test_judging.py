@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from cnognp.tasks import memory
-from cnognp.tasks.networks import resnet20
+from cnognp.tasks.networks import resnet20, small_conv
 from cnognp.training import judging
 from cnognp.training.config import Config, RunFolder
 from cnognp.training.session import Training, train
@@ -139,3 +139,15 @@ def test_statistics_are_those_of_all_samples(dtype, shape):
     mean, variance = (found[f"0.running_{name}"] for name in ("mean", "var"))
     torch.testing.assert_close(mean, x.mean(axes))
     torch.testing.assert_close(variance, x.var(axes))
+
+
+def test_what_a_gradient_keeps_does_not_depend_on_how_members_go_together(monkeypatch):
+    images = torch.randn(32, 1, 8, 8, device="cpu")
+    target = torch.zeros(32, dtype=torch.long, device="cpu")
+    risk = EmpiricalRisk(small_conv(), (images, target), cross_entropy)
+    assert risk.evaluation == "grouped"
+    kept = memory._kept(risk, risk.data.first)
+    monkeypatch.setattr("landscape.networks.mean.groups_of", lambda *network: None)
+    alone = EmpiricalRisk(small_conv(), (images, target), cross_entropy)
+    assert alone.evaluation == "sequential"
+    assert memory._kept(alone, alone.data.first) == kept

@@ -15,7 +15,7 @@ from cnognp.methods.descent import SGD
 from cnognp.tasks import Task
 from cnognp.tasks.problem import Problem
 from cnognp.training.config import Config, RunFolder
-from cnognp.training.minibatches import fitting, settled
+from cnognp.training.minibatches import check, fitting, settled
 from cnognp.training.session import train
 
 CPU = torch.device("cpu")
@@ -110,3 +110,33 @@ def test_a_few_epochs_as_they_come_train_better_than_as_many_published_steps(tmp
         folder = RunFolder(tmp_path / f"run{len(ends)}")
         ends.append(train(config, folder).meta["best"]["loss"])
     assert ends[0] < 0.5 * ends[1]
+
+
+NORMED = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 3))
+COUPLED = {"loss": lambda output, target: F.cross_entropy(output - output.mean(0), target)}
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "said"),
+    [
+        ("sgd", {"batch_size": 16}, "of 33 samples, batch_size 16 with accumulation 1 leaves one"),
+        ("sam", {"batch_size": 11, "accumulation": 6}, "accumulation 6 leaves one alone"),
+        ("adam", {"batch_size": 33, "accumulation": 2, "average": "swa"}, "cannot be cut into 2"),
+    ],
+)
+def test_mini_batches_that_cannot_be_had_are_refused_before_there_is_a_folder(
+    monkeypatch, tmp_path, method, given, said
+):
+    options = COUPLED if "average" in given else {"loss": F.cross_entropy}
+    made = Task(NORMED, train=[(X, Y)], **options)
+    monkeypatch.setattr("cnognp.tasks.problem.task_of", lambda *what: made)
+    config = Config("own", method, members=1, iterations=1, method_options=given)
+    with pytest.raises(ValueError, match=said):
+        train(config, RunFolder(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_sample_that_batchnorm_takes_alone_may_be_left_alone():
+    images = nn.Sequential(nn.Conv2d(1, 2, 2), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(18, 3))
+    made = Task(images, F.cross_entropy, train=[(torch.randn(33, 1, 4, 4, device=CPU), Y)])
+    check(METHODS["sgd"](batch_size=16, accumulation=20), Problem(made, CPU))
