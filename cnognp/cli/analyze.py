@@ -9,6 +9,7 @@ from jsonargparse import SUPPRESS, ArgumentParser, Namespace
 
 from cnognp.cli import console
 from cnognp.cli.arguments import value_of
+from cnognp.cli.train import folder_for
 from cnognp.keywords import Keyword
 from cnognp.measuring.kinds import KINDS, keywords
 from cnognp.training.config import RunFolder
@@ -36,7 +37,9 @@ def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
         help="file of weights: .safetensors, or a state dict in .pt, .pth, .ckpt",
     )  # fmt: skip
     parser.add_argument("--out", type=str, default=None, help="folder of the results")
-    parser.add_argument("--data", type=str, default=None, help="folder of the task's data")
+    parser.add_argument(
+        "--data", type=str, default=None, help="folder of the task's data, where a run's are now"
+    )
     parser.add_argument(
         "--device", type=str, default="", help="as in train; that of the run if none"
     )
@@ -251,10 +254,11 @@ def _subjects(options: Namespace) -> Iterator[Any]:
         problem = Problem(task, choose_device(options.device or "auto"), **_trust(options))
         yield subjects.of_weights(problem, options.point and Path(options.point))
         return
-    if options.point is not None or options.data is not None:
-        raise ValueError("--point and --data go with my_task.py:make_task, not with a run")
+    if options.point is not None:
+        raise ValueError("--point goes with my_task.py:make_task, not with a run")
     run = RunFolder(Path(options.run))
-    run.config()
+    name = run.config().task
+    moved = {} if options.data is None else folder_for(name, options.data)
     for path in run.newest()[1] if options.checkpoint == "last" else ():
         console.note(f"{path} is damaged; measuring the checkpoint before it")
     steps = [options.checkpoint]
@@ -262,7 +266,7 @@ def _subjects(options: Namespace) -> Iterator[Any]:
         steps = [str(step) for step in checkpoint.steps(run.checkpoints)]
     for step in steps:
         yield subjects.of_run(
-            run, options.member, step, options.device, options.eval_mode, **_trust(options)
+            run, options.member, step, options.device, options.eval_mode, moved, **_trust(options)
         )
 
 

@@ -113,9 +113,7 @@ def _config_of(options: Namespace) -> Config:
             )
         raise ValueError(f"which task? One of {', '.join(TASKS)}, or my_task.py:make_task")
     if options.data is not None:
-        if ":" not in name and "data" not in inspect.signature(TASKS[name]).parameters:
-            raise ValueError(f"task {name} brings its own data: leave out --data")
-        task["data"] = options.data
+        task |= folder_for(name, options.data)
     return Config(
         task=name,
         method=method.pop("name"),
@@ -133,6 +131,17 @@ def _config_of(options: Namespace) -> Config:
         task_options=task,
         method_options=method,
     )
+
+
+def folder_for(task: str, data: str) -> dict[str, str]:
+    """The keyword of a task that says where its data are.
+
+    Raises:
+        ValueError: if it is a built-in one that brings its own.
+    """
+    if ":" not in task and "data" not in inspect.signature(TASKS[task]).parameters:
+        raise ValueError(f"task {task} brings its own data: leave out --data")
+    return {"data": data}
 
 
 def command(options: Namespace) -> int:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -78,8 +78,9 @@ class Subject:
 
 
 def of_run(
-    folder: RunFolder, member: str, step: str, device: str, evaluate: bool, **options: Any
-) -> Subject:
+    folder: RunFolder, member: str, step: str, device: str, evaluate: bool,
+    moved: Mapping[str, Any] | None = None, **options: Any,
+) -> Subject:  # fmt: skip
     """The best member, one member, or all members of a run at a checkpoint.
 
     Args:
@@ -88,6 +89,8 @@ def of_run(
         step: ``last`` or the round of a checkpoint.
         device: where to measure; empty for the device of the run.
         evaluate: measure the model in evaluation mode.
+        moved: keywords of the task that are others now, such as the folder of its data; that these
+            are the same data is checked.
         options: of `cnognp.tasks.problem.Problem`.
 
     Raises:
@@ -96,6 +99,7 @@ def of_run(
         UnfitFile: if it belongs to another model, or to other data.
     """
     config = folder.config()
+    config = replace(config, task_options={**config.task_options, **(moved or {})})
     found = _found(folder, step)
     problem = problem_of(replace(config, device=device or config.device), **options)
     if evaluate:

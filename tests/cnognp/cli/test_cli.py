@@ -12,6 +12,7 @@ from textwrap import dedent
 import numpy as np
 import pytest
 import runs
+import torch
 import yaml
 
 from cnognp import METHODS
@@ -571,6 +572,25 @@ def test_options_of_a_run_are_refused_for_a_file_and_a_file_needs_its_function(c
     outcome = call("analyze", "tasks.py")
     assert (outcome.code, outcome.out) == (2, "")
     assert "tasks.py names no function: write tasks.py:make_task" in outcome.err
+
+
+def test_a_run_is_measured_where_its_data_were_moved_to(call, tmp_path):
+    (tmp_path / "own.py").write_text(
+        "import torch\nfrom cnognp.tasks import Task\n\n\n"
+        "def make_task(seed: int = 0, data: str = 'here') -> Task:\n"
+        "    x = torch.load(data, weights_only=True)\n"
+        "    return Task(torch.nn.Linear(2, 1), torch.nn.functional.mse_loss, (x, x[:, :1]))\n"
+    )
+    torch.save(torch.randn(8, 2), tmp_path / "first.pt")
+    torch.save(torch.zeros(8, 2), tmp_path / "other.pt")
+    train = "train own.py:make_task --data first.pt --method gd --iterations 1 --out run"
+    assert call(*train.split()).code == 0
+    (tmp_path / "first.pt").rename(tmp_path / "second.pt")
+    measure = "analyze run --only spectrum --k 1"
+    assert call(*measure.split()).code != 0
+    assert call(*measure.split(), "--data", "second.pt").code == 0
+    outcome = call(*measure.split(), "--data", "other.pt")
+    assert outcome.code == 3 and "other data" in outcome.err
 
 
 def test_numbers_in_a_table_stay_in_one_line(capsys, monkeypatch):
