@@ -98,7 +98,7 @@ def function(
         name: of the function.
         text: its documentation.
         keywords: its parameters.
-        make: gets all of them by name, those that are not given at their defaults.
+        make: gets those that are given, by name.
     """
     parameters = [
         inspect.Parameter(
@@ -113,7 +113,6 @@ def function(
             bound = signature.bind(*args, **given)
         except TypeError as error:
             raise TypeError(f"{name}(): {error}") from None
-        bound.apply_defaults()
         return make(bound.arguments)
 
     made.__name__ = made.__qualname__ = name

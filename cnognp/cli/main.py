@@ -11,6 +11,7 @@ from argparse import ArgumentError
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from types import MappingProxyType
+from typing import Any
 
 from cnognp import __version__
 from cnognp.cli import signals
@@ -167,6 +168,11 @@ def _place(error: Exception) -> str:
     return lines[-1] if lines else ""
 
 
+def _written(message: str, file: Any = None) -> None:
+    """Nothing; the message is out, or that it is not is an error, which argparse would swallow."""
+    (file or sys.stderr).write(message)
+
+
 def _parser_of(verb: str, argv: list[str]):
     """The verb's options.
 
@@ -184,6 +190,7 @@ def _parser_of(verb: str, argv: list[str]):
         allow_abbrev=False,
         description="Trains populations, measures how flat their minima are, and draws it.",
     )
+    parser._print_message = _written  # type: ignore[method-assign]
     hint = "print what a shell needs to complete the command, for instance bash"
     parser.add_argument(_COMPLETION, type=str, metavar="SHELL", help=hint)
     if verb not in VERBS:
@@ -197,6 +204,7 @@ def _parser_of(verb: str, argv: list[str]):
         own = ArgumentParser(
             exit_on_error=False, allow_abbrev=False, print_config=None, description=line
         )
+        own._print_message = _written  # type: ignore[method-assign]
         if name == verb:
             module = importlib.import_module(f"cnognp.cli.{name}")
             place = argv.index(verb) + 1

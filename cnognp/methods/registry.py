@@ -341,7 +341,8 @@ def _function(name: str) -> Callable[..., "Method"]:
     text = "\n".join([first, "", f"Formula and source: `{path}`.", "", "Args:", *lines])
 
     def make(given: Mapping[str, Any]) -> "Method":
-        return entry.make(as_published(name, given))
+        usual = PUBLISHED if given.get("published") else {}
+        return entry.make(completed(name, {**usual, **given}))
 
     return function(name.replace("-", "_"), text, keywords, make)
 

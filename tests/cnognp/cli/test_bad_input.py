@@ -105,7 +105,6 @@ def refused(call, folder, argv, code, *said):
         ("train wine --method.power cubed", ["--method.power", "squared", "norm", "cubed"]),
         ("train wine --method.box [3]", ["--method.box", "tuple[float, float]", "[3]"]),
         ("train wine --method.box [2,1]", ["box must be", "low below high"]),
-        ("train wine --method.batch_size 0 --method.momentum 0.5", ["momentum", "set batch_size"]),
         ("train wine --task.hidden [0]", ["every layer needs at least 1 unit"]),
         ("train wine --task.hidden 3", ["--task.hidden", "expected tuple, got 3"]),
         ("train wine --data .", ["task wine brings its own data"]),

@@ -50,7 +50,8 @@ def test_the_best_point_is_judged_on_the_whole_data(call, tmp_path):
     assert history.evaluations.tolist() == [6, 9, 12, 15]
 
 
-def test_what_ranks_is_said(call, tmp_path):
+def test_what_ranks_is_said(call, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     for name, more, says in (
         ("epoch", RANKED, "means over their epochs"),
         ("point", ("--method", "cno"), "passes at their new points"),
