@@ -85,7 +85,7 @@ def alone(model: nn.Module, rounds: int, steps: int = 50) -> dict:
         made = {"ours": stepping(model, ours, keys, steps)}
         for how in ({}, {"foreach": True}, {"fused": True}):
             made[" ".join(["torch", *how])] = stepping(model, theirs, {**keys, **how}, steps)
-        torch.testing.assert_close(made["ours"](), made["torch"](), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(made["ours"](), made["torch fused"](), rtol=1e-3, atol=1e-4)
         seconds = interleaved(made, rounds)
         rows[case] = {k: 1e6 * taken / steps for k, taken in seconds.items()}
     return rows
@@ -107,7 +107,10 @@ def main() -> None:
             name = case.split()[0]
             kinds = {"ours": getattr(torch_optim, name), "torch": getattr(torch.optim, name)}
             made = {k: training(model, kind, keys, shape, steps) for k, kind in kinds.items()}
-            torch.testing.assert_close(made["ours"](), made["torch"](), rtol=1e-3, atol=1e-4)
+            # Adam's step has the sign of gradients that are nothing but rounding: the same kernel.
+            fused = training(model, kinds["torch"], {**keys, "fused": True}, shape, steps)
+            torch.testing.assert_close(made["ours"](), fused(), rtol=1e-3, atol=1e-4)
+            made["torch"]()
             seconds = interleaved(made, options.rounds)
             rows[f"{work}, {case}"] = {
                 "parameters": dim,
