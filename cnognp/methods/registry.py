@@ -341,8 +341,8 @@ def _function(name: str) -> Callable[..., "Method"]:
     text = "\n".join([first, "", f"Formula and source: `{path}`.", "", "Args:", *lines])
 
     def make(given: Mapping[str, Any]) -> "Method":
-        usual = PUBLISHED if given.get("published") else {}
-        return entry.make(completed(name, {**usual, **given}))
+        usual = {key: PUBLISHED[key] for key in PUBLISHED if key in keywords}
+        return entry.make(completed(name, {**(usual if given.get("published") else {}), **given}))
 
     return function(name.replace("-", "_"), text, keywords, make)
 
