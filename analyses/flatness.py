@@ -37,6 +37,7 @@ from cnognp.training.config import Config as RunConfig
 from cnognp.training.config import RunFolder
 from cnognp.workers import Unit
 from landscape.results import Flatness, Panel, provenance
+from landscape.results.finetuning import Ending
 from landscape.sharpness import MEASURES, Options, panel
 
 Progress = Callable[[str, int, int], None]
@@ -99,7 +100,7 @@ class Measured(NamedTuple):
     """
 
     points: tuple[str, ...]
-    panels: tuple[Panel, ...]
+    panels: tuple[Panel | Ending, ...]
     train: np.ndarray
     test: np.ndarray
     group: np.ndarray
@@ -363,12 +364,12 @@ def _held_out(metrics: dict[str, dict[str, float]], config: Config) -> float:
     return _criterion(metrics, config.split, config)
 
 
-def _aligned(each: Panel, measures: Sequence[str], field_name: str) -> list[float]:
+def _aligned(each: Panel | Ending, measures: Sequence[str], field_name: str) -> list[float]:
     known = dict(zip(each.measures, getattr(each, field_name).tolist(), strict=True))
     return [known.get(name, np.nan) for name in measures]
 
 
-def _paired(each: Panel) -> list[tuple[str, str]]:
+def _paired(each: Panel | Ending) -> list[tuple[str, str]]:
     return list(zip(each.measures, each.units, strict=True))
 
 

@@ -10,8 +10,8 @@ takes two gradients, so that neither is faster by gradients unless it needs half
 n: runs of one seed have weights and the order of mini-batches in common, and are paired. A ratio
 whose logarithm varies by 0.3 is known with 5 seeds to a factor of 1.45, with 10 to one of 1.24.
 
-Cost: a run takes the gradients of epochs * images pictures, on one core some 6 ms each for
-ResNet-20 and 30 ms for ViT-T, and as many again for the eigenvalue and the trace.
+Cost: a run takes the gradients of epochs * images pictures, on one core some 4 ms each for
+ResNet-20 and 30 ms for ViT-T, and one to three minutes for flatness on 128 images.
 """
 
 import time
@@ -25,32 +25,30 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from analyses.budgets import moments
+from analyses.ends import MEASURES, correlations, flatness, judged
 from analyses.images import few, outputs
 from analyses.paired import differences
 from analyses.stationary import require_one_of
 from cnognp.method import Method
 from cnognp.methods import METHODS
 from cnognp.tasks.problem import Problem, choose_device, task_of
+from cnognp.tasks.task import accuracy
 from cnognp.workers import Unit, results_of
 from landscape.results import provenance
 from landscape.results.finetuning import Ending
 from landscape.results.optimisers import Optimisers
-from landscape.sharpness import Options, panel
+from landscape.sharpness import Options
 
 TASKS = ("breastmnist", "pneumoniamnist", "cifar10")
 COMPARED = ("sgd", "adam", "sam", "gcsam-a1", "gcsam-a3")
-MEASURES = ("lambda-max", "trace", "gradient-norm", "average", "worst-l2")
-TEST = ("accuracy", "macro-f1", "auc")
-SCORES = (
-    *TEST, "validation loss", "gradients", "seconds", *MEASURES, "lambda-max low",
-    "lambda-max high",
-)  # fmt: skip
-RATIOS = ("lambda-max", "gradients", "seconds")
+TEST = ("test accuracy", "macro-F1", "AUC")
+SCORES = (*TEST, "train accuracy", "validation loss", "gradients", "seconds")
+RATIOS = ("lambda-max", "trace", "gradients", "seconds")
 NOTES = (
-    "Accuracy, macro-F1 and AUC are those of the test images at the lowest validation loss, and "
-    "gradients and seconds are counted to there; flatness is measured where the training ends.",
-    "Flatness is that of the loss on the training images in evaluation mode, BatchNorm statistics "
-    "re-estimated. It is not invariant under rescaling of the weights.",
+    "Accuracies, macro-F1 and AUC are those at the lowest validation loss, and gradients and "
+    "seconds are counted to there; flatness is measured where the training ends.",
+    "Flatness is that of the loss on some training images in evaluation mode, BatchNorm statistics "
+    "re-estimated on all. It is not invariant under rescaling of the weights.",
     "Seconds are those of a shared machine.",
 )
 
@@ -73,6 +71,8 @@ class Config:
         rate_sgd: step length of sgd, whose momentum is 0.9.
         batch: images in a mini-batch.
         rho: radius of sam and gcsam.
+        measured: training images that flatness is measured on.
+        plane: points along each side of a plane through the end of the first seed; none where 0.
         options: radii and budgets of the flatness measures.
         confidence: of the intervals and tests, between 0.5 and 1.
         device: where training happens.
@@ -85,7 +85,7 @@ class Config:
     data: str = "data"
     networks: tuple[str, ...] = ("resnet20", "vit-t")
     methods: tuple[str, ...] = COMPARED
-    seeds: int = 5
+    seeds: int = 6
     images: int = 0
     validation: int = 1000
     epochs: int = 20
@@ -94,7 +94,9 @@ class Config:
     rate_sgd: float = 0.01
     batch: int = 32
     rho: float = 0.05
-    options: Options = Options(starts=1, pairs=8, probes=8, budget=0)
+    measured: int = 128
+    plane: int = 9
+    options: Options = Options(pairs=8, probes=8, budget=0)
     confidence: float = 0.95
     device: str = "auto"
 
@@ -107,7 +109,8 @@ class Config:
             given = getattr(self, name)
             if not given or len(set(given)) < len(given):
                 raise ValueError(f"{name} must differ, at least one, got {list(given)}")
-        least = {"seeds": 2, "images": 0, "validation": 10, "epochs": 2, "batch": 1}
+        least = {"seeds": 2, "images": 0, "validation": 10, "epochs": 2, "batch": 1,
+                 "measured": 1, "plane": 0}  # fmt: skip
         for name, bound in least.items():
             if getattr(self, name) < bound:
                 raise ValueError(f"{name} must be at least {bound}, got {getattr(self, name)}")
@@ -177,8 +180,7 @@ def ending(given: Run) -> Ending:
     config = given.config
     options: dict[str, Any] = {"data": config.data, "network": given.network}
     if config.task == "cifar10":
-        # Who judges sees no shifted images, and BatchNorm tells these from others.
-        options |= {"validation": config.validation, "augment": False}
+        options["validation"] = config.validation
     task = few(task_of(config.task, given.seed, options), config.images, given.seed)
     problem = Problem(task, choose_device(config.device), data_seed=0, noise_seed=0)
     batches = -(-len(task.train[1]) // config.batch)
@@ -193,14 +195,14 @@ def ending(given: Run) -> Ending:
         began = time.perf_counter()
     if not np.isfinite(best.loss):
         raise RuntimeError(f"{given.method} has diverged in its first round: take a smaller rate")
-    flat = panel(problem.at(z), z, options=config.options, only=MEASURES)
-    scores = np.array([
-        *tested(problem, best.z), best.loss, best.passes * batches, best.seconds, *flat.value,
-        flat.low[0], flat.high[0],
-    ])  # fmt: skip
+    trained = accuracy(*outputs(problem, "train", problem.at(best.z).network(best.z)))
+    scores = [*tested(problem, best.z), trained, best.loss, best.passes * batches, best.seconds]
+    points = config.plane if given.seed == 0 else 0
     return Ending(
         task=config.task, method=given.method, rate=config.rate, seed=given.seed, scores=SCORES,
-        value=scores, gradients=stand.passes * batches, seconds=seconds, provenance=provenance(),
+        score=np.array(scores),
+        **flatness(judged(problem, z, config.measured), z, config.options, points),
+        gradients=stand.passes * batches, seconds=seconds, provenance=provenance(),
     )  # fmt: skip
 
 
@@ -222,10 +224,11 @@ def tested(problem: Problem, z: Tensor) -> tuple[float, float, float]:
     )
 
 
-def joined(config: Config, found: Sequence[Any]) -> dict[str, Optimisers]:
-    """The comparison by name: what the results of `units` make together."""
-    shape = (len(config.networks), len(config.methods), config.seeds, len(SCORES))
-    scores = np.array([each.value for each in found]).reshape(shape)
+def joined(config: Config, found: Sequence[Any]) -> dict[str, Any]:
+    """The comparison by name, and of each network how flatness goes with the test accuracy."""
+    shape = (len(config.networks), len(config.methods), config.seeds)
+    known = SCORES + MEASURES
+    scores = np.array([[each[name] for name in known] for each in found]).reshape(*shape, -1)
     place = {name: i for i, name in enumerate(config.methods)}
     pairs = [
         (one, other)
@@ -233,7 +236,7 @@ def joined(config: Config, found: Sequence[Any]) -> dict[str, Optimisers]:
         for other in ("sam", "adam")
         if one.startswith("gcsam") and other in place
     ]
-    columns = [SCORES.index(name) for name in RATIOS]
+    columns = [known.index(name) for name in RATIOS]
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = np.log(scores[..., columns])
         apart = [logs[:, place[one]] - logs[:, place[other]] for one, other in pairs]
@@ -245,7 +248,7 @@ def joined(config: Config, found: Sequence[Any]) -> dict[str, Optimisers]:
         networks=config.networks,
         methods=config.methods,
         seeds=np.arange(config.seeds),
-        scores=SCORES,
+        scores=known,
         value=scores,
         pairs=tuple(f"{one} / {other}" for one, other in pairs),
         compared=RATIOS,
@@ -258,7 +261,13 @@ def joined(config: Config, found: Sequence[Any]) -> dict[str, Optimisers]:
         confidence=config.confidence,
         provenance=provenance(configuration=asdict(config)),
     )
-    return {"gcsam": replace(result, answers=answers(result))}
+    each = np.array(found, dtype=object).reshape(shape)
+    return {"gcsam": replace(result, answers=answers(result))} | {
+        f"flatness-{network}": correlations(
+            dict(zip(config.methods, part, strict=True)), config.options, config.confidence
+        )
+        for network, part in zip(config.networks, each.tolist(), strict=True)
+    }  # fmt: skip
 
 
 def answers(found: Optimisers) -> str:

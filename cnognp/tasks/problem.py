@@ -32,6 +32,7 @@ from landscape.networks import (
     tensors_of,
 )
 from landscape.networks import batches as data_batches
+from landscape.networks.data import Augment
 from landscape.objective import Objective, value
 from landscape.randomness import derived_seed
 from landscape.slices.metrics import MEASURED
@@ -48,8 +49,9 @@ class Problem:
     """A task's objectives on a device.
 
     Training sees batch statistics in BatchNorm and dropout as the model has it. Judging sees the
-    model in evaluation mode, with BatchNorm statistics that belong to the point: re-estimated on
-    the training data at every point.
+    model in evaluation mode, with BatchNorm statistics that belong to the point: re-estimated at
+    every point on the training data, augmented as in training. What is judged is the loss of the
+    data as they are.
 
     Args:
         task: the model, its loss and its data; not written to.
@@ -111,7 +113,8 @@ class Problem:
         """The data of a split on the device; None where the task has none."""
         source = getattr(self.task, split)
         if split not in self._splits:
-            self._splits[split] = None if source is None else self._read(source)
+            augment = self.task.augment if split == "train" else None
+            self._splits[split] = None if source is None else self._read(source, augment)
         return self._splits[split]
 
     def at(self, z: Tensor) -> Risk:
@@ -298,12 +301,12 @@ class Problem:
                 raise ValueError(f"{type(error).__name__}: {error}; {advice}") from error
             raise
 
-    def _read(self, source: Any) -> Data:
+    def _read(self, source: Any, augment: Augment | None = None) -> Data:
         if isinstance(source, Data):
             return source
         return Data(
             source, self.device, unpack=self.task.unpack, whole=self.task.loss_of == "model",
-            seed=self._seed, prepare=self.task.prepare, augment=self.task.augment,
+            seed=self._seed, prepare=self.task.prepare, augment=augment,
         )  # fmt: skip
 
     def _advice(self) -> str:

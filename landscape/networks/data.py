@@ -45,7 +45,8 @@ class Data:
         prepare: from inputs as they are kept (bytes) to what the model takes; applied to every
             batch when it is asked for, at most 4,096 samples at a time.
         augment: ``augment(inputs, seed, step)`` of the inputs of a mini-batch, before ``prepare``;
-            must follow from its arguments. A pass over all samples is never augmented.
+            must follow from its arguments. A pass over all samples is augmented only where
+            BatchNorm statistics are estimated, `as_trained`.
 
     Attributes:
         batches: as they are kept: a list, or a `LoaderBatches` that does not fit in memory.
@@ -118,6 +119,11 @@ class Data:
 
     def __iter__(self) -> Iterator[Batch]:
         return map(self._prepared, self.batches)
+
+    def as_trained(self) -> Iterator[Batch]:
+        """The batches as training sees them: augmented, always in the same way, and prepared."""
+        for step, batch in enumerate(self.batches):
+            yield self._prepared(self._augmented(batch, self.seed or 0, step))
 
     @property
     def resident(self) -> bool:
@@ -211,9 +217,7 @@ class Data:
         """
         seed = generator.initial_seed()
         for step, batch in enumerate(self._ordered(size, generator, kept)):
-            if self.augment is not None:
-                batch = batch._replace(inputs=self.augment(batch.inputs, seed, step))
-            yield self._prepared(batch)
+            yield self._prepared(self._augmented(batch, seed, step))
 
     def _ordered(self, size: int, generator: torch.Generator, kept: str) -> Iterator[Batch]:
         """The mini-batches of an epoch as they are kept.
@@ -241,6 +245,11 @@ class Data:
         order = torch.randperm(self.samples, generator=generator, device=generator.device)
         for index in order.to(self.device).split(size):
             yield parts.rows(whole, index)
+
+    def _augmented(self, batch: Batch, seed: int, step: int) -> Batch:
+        if self.augment is None:
+            return batch
+        return batch._replace(inputs=self.augment(batch.inputs, seed, step))
 
     def _prepared(self, batch: Batch) -> Batch:
         if self.prepare is None:

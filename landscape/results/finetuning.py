@@ -18,8 +18,14 @@ class Ending(Result):
         method: how.
         rate: step length; 0 where no step was taken.
         seed: of the run.
-        scores: what was measured in the end.
-        value: of each score.
+        scores: what the end is worth: names.
+        score: of each.
+        measures: of flatness at the end: names.
+        units: of each measure.
+        value: of each measure.
+        low: as in `landscape.results.Panel`.
+        high: as in `landscape.results.Panel`.
+        plane: the loss over a plane through the end, where one was asked for.
         gradients: of mini-batches that all members took together; judging counts, too.
         seconds: that the training took.
     """
@@ -29,13 +35,27 @@ class Ending(Result):
     rate: float
     seed: int
     scores: tuple[str, ...]
-    value: np.ndarray = axes("score")
+    score: np.ndarray = axes("score")
+    measures: tuple[str, ...] = ()
+    units: tuple[str, ...] = ()
+    value: np.ndarray | None = axes("measure", optional=True)
+    low: np.ndarray | None = axes("measure", optional=True)
+    high: np.ndarray | None = axes("measure", optional=True)
+    plane: np.ndarray | None = axes("alpha", "beta", optional=True)
     gradients: float
     seconds: float
 
     def __getitem__(self, score: str) -> float:
-        """The value of a score."""
-        return float(self.value[self.scores.index(score)])
+        """The value of a score, or of a measure.
+
+        Raises:
+            KeyError: if there is none of this name.
+        """
+        if score in self.scores:
+            return float(self.score[self.scores.index(score)])
+        if self.value is None or score not in self.measures:
+            raise KeyError(score)
+        return float(self.value[self.measures.index(score)])
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -51,6 +71,9 @@ class Finetuning(Result):
         reference: the method that the others are compared with.
         seeds: of the runs.
         rate: step length that was chosen on the validation images.
+        measures: of flatness at the ends: names.
+        sharpness: of each measure, of the runs at that step length.
+        planes: the loss over a plane through the end of the first seed.
         accuracy: on the test images.
         mean: of the accuracy over the seeds.
         deviation: standard deviation over the seeds.
@@ -77,6 +100,9 @@ class Finetuning(Result):
     reference: str
     seeds: np.ndarray = axes("seed")
     rate: np.ndarray = axes("network", "method")
+    measures: tuple[str, ...] = ()
+    sharpness: np.ndarray | None = axes("network", "method", "seed", "measure", optional=True)
+    planes: np.ndarray | None = axes("network", "method", "alpha", "beta", optional=True)
     accuracy: np.ndarray = axes("network", "method", "seed")
     mean: np.ndarray = axes("network", "method")
     deviation: np.ndarray = axes("network", "method")
@@ -104,16 +130,20 @@ class Finetuning(Result):
         return f"compared with {self.reference}: {told}", f"{len(self.seeds)} seeds"
 
     def tables(self) -> Sequence[Table]:
-        """The methods, one table a network."""
+        """The methods, and how flat it is where they end: two tables a network."""
         columns = (
             "method", "test accuracy", "published", f"less {self.reference}",
             f"{100 * self.confidence:g} %", "p (Holm)", f"p (beyond {self.margin:g})", "rate",
             "gradients", "seconds",
         )  # fmt: skip
-        return [
-            (f"{network}, % over {len(self.seeds)} seeds", columns, self._rows(k))
-            for k, network in enumerate(self.networks)
-        ]
+        found: list[Table] = []
+        for k, network in enumerate(self.networks):
+            title = f"{network}, % over {len(self.seeds)} seeds"
+            found.append((title, columns, self._rows(k)))
+            if self.sharpness is not None:
+                title = f"{network}, flatness, medians over {len(self.seeds)} seeds"
+                found.append((title, ("method", *self.measures), self._flat(self.sharpness[k])))
+        return found
 
     def verdict(self, network: int, method: int) -> str:
         """``differs``, ``same`` (to within the margin) or ``open``; empty for the reference.
@@ -126,6 +156,13 @@ class Finetuning(Result):
         if self.p_holm[network, method] < level:
             return "differs"
         return "same" if self.p_same[network, method] < level else "open"
+
+    def _flat(self, sharpness: np.ndarray) -> list[Sequence[Any]]:
+        middle = np.median(sharpness, axis=1)
+        return [
+            (name, *(f"{value:.4g}" for value in row))
+            for name, row in zip(self.methods, middle, strict=True)
+        ]
 
     def _rows(self, k: int) -> list[Sequence[Any]]:
         return [

@@ -1,5 +1,6 @@
 """Equal budgets, paired statistics against SciPy, and the study on a few generated images."""
 
+from collections import deque
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ from scipy import stats
 
 from analyses import finetune
 from analyses.budgets import affordable, moments
-from analyses.images import few, settled
+from analyses.images import few
 from analyses.paired import conclusion, differences
 from cnognp.methods import METHODS
 from cnognp.tasks import TASKS, cifar
@@ -123,7 +124,9 @@ def made(config, accuracy):
     return [
         Ending(
             task=network, method=method, rate=rate, seed=seed, scores=finetune.SCORES,
-            value=np.array([accuracy(k, method, rate, seed), 1, LOSS.get((method, rate), 0.3)]),
+            score=np.array(
+                [accuracy(k, method, rate, seed), 1, 1, LOSS.get((method, rate), 0.3), 0]
+            ),
             gradients=100.0 - (method == "sam"), seconds=2.0,
         )
         for k, network in enumerate(config.networks)
@@ -252,7 +255,7 @@ def tiny(monkeypatch, tmp_path):
     return finetune.Config(
         data=str(tmp_path), networks=("resnet20",), weights=(str(tmp_path / "w.safetensors"),),
         methods=("sam", "cnognp-ball"), seeds=2, images=20, validation=20, epochs=14, members=2,
-        rates=(0.001,), batch=10, device="cpu",
+        rates=(0.001,), batch=10, measured=10, plane=3, device="cpu",
     )  # fmt: skip
 
 
@@ -273,25 +276,49 @@ def test_the_start_is_the_weights_and_a_run_is_a_function_of_its_argument(tiny):
     options = {"mean": begun.mean, "deviation": begun.deviation, "validation": 20}
     task = TASKS["cifar10"](seed=1, data=begun.data, weights=begun.weights[0], **options)
     problem = Problem(few(task, 20, 1), CPU, data_seed=0, noise_seed=0)
-    there = settled(problem, problem.training.point(), 10, 1)
+    z = problem.training.point()
+    there = problem.at(z).network(z)
     share = (there(task.prepare(task.test[0])).argmax(1) == task.test[1]).double().mean()
-    assert start["test_accuracy"] == pytest.approx(float(share))
+    assert start["test accuracy"] == pytest.approx(float(share))
     load_weights(Path(begun.weights[0]), model := network())
-    seen = [
-        task.augment(part, 1, step) for step, part in enumerate(problem.task.train[0].split(10))
-    ]
-    means = [model[0](task.prepare(part)).mean((0, 2, 3)) for part in seen]
-    torch.testing.assert_close(there[1].running_mean, torch.stack(means).mean(0))
+    seen = task.prepare(task.augment(problem.task.train[0], 0, 0))
+    torch.testing.assert_close(there[1].running_mean, model[0](seen).mean((0, 2, 3)))
     assert (start.gradients, start.rate) == (0, 0)
     moved, again = (finetune.ending(parts["resnet20 sgd 0.001 seed 1"]) for _ in range(2))
-    assert moved.gradients == 2 and np.array_equal(moved.value, again.value)
-    assert moved["validation_loss"] != start["validation_loss"]
+    assert moved.gradients == 2 and np.array_equal(moved.score, again.score)
+    assert moved["validation loss"] != start["validation loss"]
+
+
+def test_flatness_at_an_end_is_that_of_the_first_training_images_there(tiny):
+    (unit,) = [each for each in finetune.units(tiny) if each.name == "resnet20 sgd 0.001 seed 0"]
+    end, config = finetune.ending(unit.argument), unit.argument.config
+    options = {"mean": config.mean, "deviation": config.deviation, "validation": 20}
+    task = few(TASKS["cifar10"](seed=0, data=tiny.data, weights=tiny.weights[0], **options), 20, 0)
+    problem = Problem(task, CPU, data_seed=0, noise_seed=0)
+    z = deque(moments(problem, config.method("sgd", 0.001), 2, 14, 0), maxlen=1).pop().points[0]
+    module = problem.at(z).network(z)
+    images, target = task.prepare(task.train[0][:10]), task.train[1][:10]
+    loss = torch.nn.functional.cross_entropy(module(images), target)
+    slopes = torch.autograd.grad(loss, list(module.parameters()))
+    norm = torch.cat([slope.flatten() for slope in slopes]).norm()
+    assert end["gradient-norm"] == pytest.approx(float(norm), rel=1e-4)
+    assert end.plane.shape == (3, 3) and end.plane[1, 1] == pytest.approx(loss.item(), rel=1e-5)
+    assert end["moved"] == pytest.approx(
+        float((z - problem.training.point()).norm() / problem.training.point().norm()), rel=1e-5
+    )
+    with pytest.raises(KeyError, match="colour"):
+        end["colour"]
 
 
 def test_the_study_spends_equal_budgets_and_is_resumed_run_by_run(tiny, tmp_path):
     folder = tmp_path / "units"
     units = finetune.units(tiny)
-    result = finetune.joined(tiny, results_of(units, folder))["finetune"]
+    found = finetune.joined(tiny, results_of(units, folder))
+    result, flat = found["finetune"], found["flatness-resnet20"]
+    assert result.sharpness.shape == (1, 4, 2, 4) and result.planes.shape == (1, 4, 3, 3)
+    assert len(flat.points) == 6 and "sam seed 1" in flat.points
+    np.testing.assert_array_equal(flat.value[0], result.sharpness[0, 1, 0])
+    assert "2 runs are too few" in flat.conclusion
     assert result.methods == ("pretrained", "sgd", "sam", "cnognp-ball")
     assert result.gradients[0].tolist() == [0, 28, 28, 28] and result.budget == 28
     written = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
@@ -313,7 +340,7 @@ def test_weights_that_diverge_are_told_and_not_chosen(tiny):
     wild = replace(tiny, methods=("sgd",), epochs=4, rates=(1e30,))
     parts = {unit.name: unit.argument for unit in finetune.units(wild)}
     lost = finetune.ending(parts["resnet20 sgd 1e+30 seed 0"])
-    assert not np.isfinite(lost["validation_loss"])
+    assert not np.isfinite(lost["validation loss"])
 
 
 @pytest.mark.parametrize(

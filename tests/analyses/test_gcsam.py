@@ -9,6 +9,7 @@ from scipy import stats
 
 from analyses import gcsam
 from analyses.budgets import moments
+from analyses.ends import MEASURES
 from cnognp.methods.sharpness_aware import GCSAM, SAM
 from cnognp.tasks import cifar, medical
 from cnognp.tasks.networks import small_conv
@@ -96,14 +97,14 @@ def test_a_run_is_at_its_best_where_the_validation_loss_is_lowest(tiny):
     assert [each.passes for each in stands] == [2, 4]
     assert end["validation loss"] == pytest.approx(losses[best])
     assert end["gradients"] == stands[best].passes * 4 and end.gradients == 16
-    assert end["accuracy"] == gcsam.tested(problem, stands[best].points[0])[0]
-    assert end["lambda-max low"] <= end["lambda-max"] <= end["lambda-max high"]
+    assert end["test accuracy"] == gcsam.tested(problem, stands[best].points[0])[0]
+    assert end.low[0] <= end["lambda-max"] <= end.high[0]
     assert 0 < end["seconds"] <= end.seconds
 
 
 def test_the_study_runs_whole_and_its_result_survives_a_file(tiny, tmp_path):
     found = gcsam.joined(tiny, results_of(gcsam.units(tiny), tmp_path / "units"))["gcsam"]
-    assert found.value.shape == (1, 3, 2, len(gcsam.SCORES))
+    assert found.value.shape == (1, 3, 2, len(gcsam.SCORES) + len(MEASURES))
     assert found.pairs == ("gcsam-a1 / sam", "gcsam-a1 / adam")
     save(found, tmp_path / "it.h5")
     again = load(tmp_path / "it.h5")
@@ -122,30 +123,48 @@ def made():
     endings = []
     for name in config.methods:
         for seed in range(6):
-            value = np.ones(len(gcsam.SCORES))
+            scores = dict.fromkeys(gcsam.SCORES, 1.0)
             noise = np.exp(0.05 * source.normal(size=3))
-            level = {"adam": 3.0, "sam": 2.0, "gcsam-a3": 1.0}[name]
-            value[gcsam.SCORES.index("lambda-max")] = level * noise[0]
-            value[gcsam.SCORES.index("gradients")] = (500 if name == "sam" else 100) * noise[1]
+            level = {"adam": 3.0, "sam": 2.0, "gcsam-a3": 1.0}[name] * noise[0]
+            scores["gradients"] = (500 if name == "sam" else 100) * noise[1]
+            # The flatter, the better.
+            scores["test accuracy"] = 1 - level / 10
+            flat = np.array([level, 1, noise[2], 1])
             endings.append(Ending(
                 task="breastmnist", method=name, rate=0.1, seed=seed, scores=gcsam.SCORES,
-                value=value, gradients=1.0, seconds=1.0,
+                score=np.array(list(scores.values())), measures=MEASURES, units=("x",) * 4,
+                value=flat, low=flat, high=flat, gradients=1.0, seconds=1.0,
             ))  # fmt: skip
-    return config, np.array([each.value for each in endings]).reshape(3, 6, -1), endings
+    sharp = np.log([each["lambda-max"] for each in endings]).reshape(3, 6)
+    return config, sharp, endings
 
 
 def test_ratios_are_geometric_means_of_pairs_and_tested_on_logarithms(made):
-    config, value, endings = made
+    config, sharp, endings = made
     found = gcsam.joined(config, endings)["gcsam"]
-    sharp = np.log(value[..., gcsam.SCORES.index("lambda-max")])
     assert found.ratio[0, 0, 0] == pytest.approx(np.exp((sharp[2] - sharp[1]).mean()))
     test = stats.ttest_rel(sharp[2], sharp[1])
     ends = test.confidence_interval(0.95)
     assert found.low[0, 0, 0] == pytest.approx(np.exp(ends.low))
     assert found.high[0, 0, 0] == pytest.approx(np.exp(ends.high))
     # Seconds are equal in all pairs, whose p value is then 1.
-    assert found.ratio[0, :, 2].tolist() == [1, 1] and found.p_holm[0, :, 2].tolist() == [1, 1]
+    assert found.ratio[0, :, 3].tolist() == [1, 1] and found.p_holm[0, :, 3].tolist() == [1, 1]
     assert test.pvalue <= found.p_holm[0, 0, 0] < 0.05
+
+
+def test_a_measure_that_goes_with_the_test_accuracy_is_named_and_no_other(made):
+    config, sharp, endings = made
+    found = gcsam.joined(config, endings)["flatness-vit-t"]
+    truth = stats.kendalltau(sharp, sharp).statistic
+    assert found.tau[0] == pytest.approx(truth) == 1
+    assert found.says.tolist() == [True, False, False, False]
+    assert "lambda-max rises with the gap" in found.conclusion
+    assert "18 independent trainings in 6 runs" in found.conclusion
+    np.testing.assert_allclose(found.gap, np.exp(sharp.ravel()) / 10)
+    assert np.isnan(found.nearest).all() and "nearest" not in found.conclusion
+    lost = replace(endings[0], score=np.full(len(gcsam.SCORES), np.nan))
+    fewer = gcsam.joined(config, [lost, *endings[1:]])["flatness-vit-t"]
+    assert len(fewer.points) == 17 and "left out: 1" in fewer.conclusion
 
 
 def test_the_answers_are_said_in_words(made):

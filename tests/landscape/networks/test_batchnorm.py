@@ -25,6 +25,7 @@ from torch.func import functional_call
 from torch.optim.swa_utils import update_bn
 
 from landscape.curvature import Hessian, gradients
+from landscape.networks.data import Data
 from landscape.networks.reestimation import Reestimated
 from landscape.networks.risk import EmpiricalRisk
 from landscape.objective import Ridge, Sum, hvp, value, value_and_grad
@@ -235,6 +236,21 @@ def test_statistics_may_come_from_the_first_samples_or_from_other_data():
         for name, expected in pooled(model, z, parts).items():
             close(state[name], expected, **CLOSE)
         assert frozen.samples == 10
+
+
+def test_statistics_are_those_of_data_as_training_sees_them_and_losses_of_data_as_they_are():
+    def moved_by(inputs, seed, step):
+        return inputs + 0.1 * (step + 1) + seed
+
+    model, z = built(twice), moved(twice)
+    data = Data(uneven(X, Y), seed=3, augment=moved_by)
+    frozen = EmpiricalRisk(model, data, CE).reestimated(z)
+    parts = [part + 0.1 * (k + 1) + 3 for k, part in enumerate(X.split((4, 4, 2)))]
+    statistics = pooled(model, z, parts)
+    state = frozen.state_dict(z)
+    for name, expected in statistics.items():
+        close(state[name], expected, **CLOSE)
+    close(value(frozen, z), CE(evaluated(model, z, statistics)(X), Y).detach(), **CLOSE)
 
 
 def test_derivatives_hold_reestimated_statistics_fixed():
