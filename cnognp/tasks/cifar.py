@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
 
-from cnognp.tasks.architectures import Norm, architecture, torchvision
+from cnognp.tasks.architectures import Norm, architecture, memory_format, torchvision
 from cnognp.tasks.tabular import Splits, held_out, starts, tensors
 from cnognp.tasks.task import Task, accuracy
 from landscape.files import DamagedFile
@@ -144,7 +144,12 @@ def _task(known: _Set, options: _Options) -> Task:
         loss=F.cross_entropy,
         metrics={"accuracy": accuracy},
         name=known.kind.lower(),
-        prepare=partial(normalised, mean=options.mean, deviation=options.deviation),
+        prepare=partial(
+            normalised,
+            mean=options.mean,
+            deviation=options.deviation,
+            memory_format=memory_format(options.network),
+        ),  # fmt: skip
         augment=_augmented if options.augment else None,
     )
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 
-from cnognp.tasks.architectures import Norm, architecture, torchvision
+from cnognp.tasks.architectures import Norm, architecture, memory_format, torchvision
 from cnognp.tasks.cifar import Colour
 from cnognp.tasks.tabular import held_out, starts
 from cnognp.tasks.task import Task, accuracy
@@ -87,7 +87,7 @@ def imagenet(
         loss=F.cross_entropy,
         metrics={"accuracy": accuracy},
         name="imagenet",
-        prepare=partial(_prepared, mean=mean, deviation=deviation),
+        prepare=partial(_prepared, mean=mean, deviation=deviation, lies=memory_format(network)),
         augment=_augmented if augment else None,
     )
 
@@ -142,11 +142,11 @@ def _reader(images: Any, batch: int, workers: int, shuffled: bool = False) -> An
     )  # fmt: skip
 
 
-def _prepared(images: Tensor, mean: Colour, deviation: Colour) -> Tensor:
+def _prepared(images: Tensor, mean: Colour, deviation: Colour, lies: torch.memory_format) -> Tensor:
     """The middle 224 pixels, normalised."""
     top, left = ((size - _SEEN) // 2 for size in images.shape[-2:])
     middle = images[..., top : top + _SEEN, left : left + _SEEN]
-    return normalised(middle, mean, deviation)
+    return normalised(middle, mean, deviation, lies)
 
 
 def _augmented(images: Tensor, seed: int, step: int) -> Tensor:

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cnognp.tasks.architectures import Norm, architecture
+from cnognp.tasks.architectures import Norm, architecture, memory_format
 from cnognp.tasks.tabular import Splits, starts, tensors
 from cnognp.tasks.task import Task, accuracy
 from landscape.files import DamagedFile
@@ -107,14 +108,14 @@ def _task(
         loss=F.cross_entropy,
         metrics={"accuracy": accuracy},
         name=known.name,
-        prepare=_prepared,
+        prepare=partial(_prepared, lies=memory_format(network)),
         augment=_augmented if augment else None,
     )
 
 
-def _prepared(images: Tensor) -> Tensor:
-    grey = normalised(F.pad(images, 4 * (_EDGE,)), (_MIDDLE,), (_MIDDLE,))
-    return grey.expand(-1, 3, -1, -1)
+def _prepared(images: Tensor, lies: torch.memory_format) -> Tensor:
+    coloured = F.pad(images, 4 * (_EDGE,)).expand(-1, 3, -1, -1)
+    return normalised(coloured, 3 * (_MIDDLE,), 3 * (_MIDDLE,), lies)
 
 
 def _augmented(images: Tensor, seed: int, step: int) -> Tensor:

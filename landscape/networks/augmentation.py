@@ -99,8 +99,19 @@ def _drawn(seed: int, member: int, step: int, images: int, count: int) -> Tensor
     return torch.rand((images, count), generator=source, dtype=torch.float64, device="cpu")
 
 
-def normalised(images: Tensor, mean: Sequence[float], deviation: Sequence[float]) -> Tensor:
+def normalised(
+    images: Tensor,
+    mean: Sequence[float],
+    deviation: Sequence[float],
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> Tensor:
     """Bytes (n, c, h, w) as float32: divided by 255, minus the mean, divided by the deviation.
+
+    Args:
+        images: bytes.
+        mean: of each channel, from 0 to 1.
+        deviation: of each channel.
+        memory_format: how the result lies in the memory of a CPU; elsewhere as the images lie.
 
     Raises:
         ValueError: if there is not one mean and one deviation for each channel.
@@ -114,4 +125,5 @@ def normalised(images: Tensor, mean: Sequence[float], deviation: Sequence[float]
         torch.tensor(v, dtype=torch.float32, device=images.device).view(-1, 1, 1)
         for v in (mean, deviation)
     )
-    return images.to(torch.float32).div_(255).sub_(shift).div_(scale)
+    lies = memory_format if images.device.type == "cpu" else torch.preserve_format
+    return images.to(torch.float32, memory_format=lies).div_(255).sub_(shift).div_(scale)

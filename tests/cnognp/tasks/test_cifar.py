@@ -80,6 +80,21 @@ def task_of(folder, **options):
     return load("cifar10", **{"data": str(folder), "validation": 20, **options})
 
 
+@pytest.mark.parametrize("network", ["resnet20", "wrn16-4", "vgg11"])
+def test_images_of_residual_networks_alone_have_channels_last_and_the_same_numbers(few, network):
+    task = task_of(few, network=network)
+    seen, plain = task.prepare(task.test[0]), normalised(
+        task.test[0], (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+    )  # fmt: skip
+    assert torch.equal(seen, plain) and plain.is_contiguous()
+    last = seen.is_contiguous(memory_format=torch.channels_last)
+    assert (last, seen.is_contiguous()) == ((False, True) if "vgg" in network else (True, False))
+    # What comes out differs by rounding alone.
+    with torch.no_grad():
+        model = task.model.eval()
+        torch.testing.assert_close(model(seen), model(plain), rtol=1e-4, atol=1e-4)
+
+
 # ------------------------------------------------------------ networks that were trained elsewhere
 
 

@@ -50,6 +50,7 @@ def test_networks_see_three_equal_channels_from_minus_1_to_1_with_an_edge(few):
     truth = torch.full((30, 3, 32, 32), -1.0)
     truth[:, :, 2:30, 2:30] = torch.tensor(images)[:, None].float() / 127.5 - 1
     torch.testing.assert_close(seen, truth)
+    assert seen.is_contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
         assert task.model(seen).shape == (30, 2)
 
