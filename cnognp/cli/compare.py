@@ -107,7 +107,7 @@ def _study(options: Namespace) -> Any:
         split=options.split, resamples=options.resamples, seed=options.seed,
         device=options.device, evaluate=options.eval_mode,
     )  # fmt: skip
-    return studied("flatness", config, options)
+    return studied("flatness", config, options)["flatness"]
 
 
 def _decided(study: Any) -> bool:

@@ -22,11 +22,30 @@ def document(found: "Result") -> dict[str, Any]:
 
 def tell(found: "Result") -> None:
     """Prints the tables of what a study found, and its remarks and conclusion."""
-    for title, columns, rows in _KINDS.get(type(found).__name__, _PLAIN)[1](found):
-        console.table(title, columns, rows)
-    remarks = (*getattr(found, "notes", ()), getattr(found, "conclusion", ""))
-    for remark in dict.fromkeys(filter(None, remarks)):
+    for table in _tables(found):
+        console.table(*table)
+    for remark in _remarks(found):
         console.note(remark)
+
+
+def summary(results: Mapping[str, "Result"]) -> str:
+    """What `tell` prints of several results, in Markdown."""
+    parts = []
+    for name, found in results.items():
+        parts += [f"# {name}", *(console.markdown(*table) for table in _tables(found))]
+        parts += [f"{remark}\n" for remark in _remarks(found)]
+    return "\n".join(parts)
+
+
+def _tables(found: "Result") -> Iterator[Table]:
+    yield from _KINDS.get(type(found).__name__, _PLAIN)[1](found)
+
+
+def _remarks(found: "Result") -> Iterator[str]:
+    """Each once; those of a measure are in its row."""
+    notes = () if type(found).__name__ == "Flatness" else getattr(found, "notes", ())
+    remarks = (*notes, getattr(found, "conclusion", ""))
+    yield from dict.fromkeys(filter(None, remarks))
 
 
 def _stationary(result: "Stationary") -> dict[str, Any]:

@@ -5,17 +5,18 @@ import importlib
 import json
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_origin, get_type_hints
 
+import yaml
 from docstring_parser import parse
 from jsonargparse import ArgumentParser, Namespace
 
 import analyses
 from cnognp.cli import arguments, console, findings
 from cnognp.cli.plot import draw
-from landscape.files import check_writable
+from landscape.files import check_writable, replacing
 
 if TYPE_CHECKING:
     from landscape.results import Result
@@ -39,6 +40,8 @@ def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
         raise ValueError(arguments.unknown("study", name, known))
     module = _module(name)
     parser.description = (module.__doc__ or "").replace("`", "")
+    hint = "YAML file with options of the study, for instance a config.yaml of one; flags win"
+    parser.add_argument("--config", action="config", help=hint)
     add_running(parser, name)
     parser.add_class_arguments(module.Config, fail_untyped=False)
     arguments.unmark(parser)
@@ -76,16 +79,17 @@ def command(options: Namespace) -> None:
             console.table("", ("study", "question"), known.items())
         return
     config = _config(_module(options.name).Config, options)
-    first = studied(options.name, config, options)
+    results = studied(options.name, config, options)
     if options.json:
-        console.emit(findings.document(first))
+        console.emit(findings.document(next(iter(results.values()))))
         return
-    findings.tell(first)
+    for found in results.values():
+        findings.tell(found)
     console.note(f"pictures in {Path(options.out) / 'figures'}")
 
 
-def studied(name: str, config: Any, options: Namespace) -> "Result":
-    """The first result of a study, of which all are saved and drawn under ``options.out``.
+def studied(name: str, config: Any, options: Namespace) -> "dict[str, Result]":
+    """The results of a study by name, saved, told and drawn under ``options.out``.
 
     Args:
         name: of the study.
@@ -102,6 +106,9 @@ def studied(name: str, config: Any, options: Namespace) -> "Result":
         units, joined = [Unit(name, module.study, config)], _alone(name)
     with Pool(options.workers, options.threads) as pool:
         folder = check_writable(Path(options.out) / "analysis").parent
+        tree = console.plain(asdict(config))
+        with replacing(folder / "config.yaml") as temporary:
+            temporary.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
         with _progress(name, len(units)) as told:
             found = results_of(
                 units, folder / "units", pool=pool, resume=options.resume, progress=told
@@ -110,8 +117,10 @@ def studied(name: str, config: Any, options: Namespace) -> "Result":
     files = [folder / "analysis" / f"{each}.h5" for each in results]
     for file, result in zip(files, results.values(), strict=True):
         save(result, file)
+    with replacing(folder / "summary.md") as temporary:
+        temporary.write_text(findings.summary(results), encoding="utf-8")
     draw(files, folder / "figures")
-    return results[next(iter(results))]
+    return results
 
 
 def studies() -> dict[str, str]:

@@ -156,6 +156,23 @@ PARTS = {
 }
 
 
+def test_the_file_that_a_study_leaves_is_a_configuration_of_it_and_flags_win(call, tmp_path):
+    one = call("study", "distribution", *SMALL, "--methods", "gd,sam", "--out", "d", "--json")
+    again = ("--config", "d/config.yaml", "--out", "e", "--json")
+    two = call("study", "distribution", *again)
+    assert two.document == one.document and two.document["restarts"] == one.document["restarts"]
+    fewer = call("study", "distribution", *again, "--methods", "gd").document
+    assert set(fewer["methods"]) == {"gd"}
+    text = (tmp_path / "d" / "summary.md").read_text(encoding="utf-8")
+    assert text == (tmp_path / "e" / "summary.md").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    widths = {line.count(" | ") for line in lines}
+    assert text.startswith("# distribution") and len(widths) == 1 and len(lines) > 4
+    (tmp_path / "bad.yaml").write_text("colour: red\n")
+    outcome = call("study", "distribution", "--config", "bad.yaml")
+    assert outcome.code == 2 and "colour" in outcome.err and "Traceback" not in outcome.err
+
+
 def test_a_study_of_one_part_is_resumed_too(call, tmp_path):
     def written(*flags):
         assert call("study", "cycle", "--out", "c", *flags).code == 0
