@@ -6,8 +6,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures import style
+from figures import style, surface
 from figures.picture import picture
+from landscape.results import Surface
 from landscape.results.finetuning import Finetuning
 
 _LOOKS = {
@@ -61,6 +62,37 @@ def differences(result: Finetuning, network: int, ax: Axes) -> dict[str, Any]:
     level = result.mean[network, reference]
     ax.set_title(f"{result.networks[network]}, {result.reference} {level:.2f} %")
     return artists
+
+
+@picture("planes", Finetuning)
+def _planes(result: Finetuning) -> Figure | None:
+    """The loss around where each method ends from the first seed, on one scale."""
+    if result.planes is None:
+        return None
+    rows, columns = len(result.networks), len(result.methods)
+    ends = np.linspace(-1, 1, result.planes.shape[-1])
+    middle = len(ends) // 2
+    figure = style.new_figure(0.9 + 1.75 * columns, 0.9 + 1.9 * rows)
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    planes = [
+        Surface(
+            alpha=ends,
+            beta=ends,
+            loss=loss,
+            center=float(loss[middle, middle]),
+            directions=("", ""),
+        )
+        for loss in result.planes.reshape(-1, len(ends), len(ends))
+    ]
+    names = [name if k else f"{network}\n{name}" for network in result.networks
+             for k, name in enumerate(result.methods)]  # fmt: skip
+    surface.compare(planes, list(axes.ravel()), labels=names)
+    for ax in axes[:, 1:].ravel():
+        ax.set_ylabel("")
+    for ax in axes[:-1].ravel():
+        ax.set_xlabel("")
+    style.note(figure, "two random directions, filters as long as those of the weights")
+    return figure
 
 
 @picture("differences", Finetuning)
