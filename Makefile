@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 # What is linted: these and nothing that runs or users put beside them.
 SOURCES := landscape cnognp analyses figures benchmarks tests
 
-.PHONY: demo test test-all install lint clean
+.PHONY: demo test test-all check-device install lint clean
 
 # A population trained on real data, measured and drawn, and the minima maps of three functions.
 demo: install
@@ -21,6 +21,11 @@ test: install lint
 # The tests, and those besides that take long and rarely fail.
 test-all: test
 	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -q -n 2 -m slow
+
+# What is checked on the best device that is here, and one benchmark of each kind: under 5 minutes
+# on an accelerator, in small on a CPU. Nothing is installed: torch and NumPy have to be there.
+check-device:
+	PYTHONPATH=. $(or $(wildcard $(RUN)/python),$(PYTHON)) -m benchmarks.device --bfloat16
 
 lint: install
 	$(RUN)/ruff format --check $(SOURCES)

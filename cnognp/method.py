@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from cnognp.ranges import require as require
+from landscape.devices import sent
 from landscape.objective import Objective, offered
 
 State = Any
@@ -126,5 +127,5 @@ def kept(objective: Objective, new: Tensor, old: Tensor) -> Tensor:
     known = reached(objective)
     if known is None:
         return new
-    marks = torch.tensor(known, device=new.device).to(new)
+    marks = sent(torch.tensor(known, device="cpu"), new.device, new.dtype)
     return torch.where(objective.layout.spread(marks) > 0, new, old)  # type: ignore[attr-defined]

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from landscape.devices import sent
+
 _MASK = (1 << 64) - 1
 
 
@@ -115,7 +117,7 @@ def draw_rows(
         for count in _passes(first, row):
             torch.rand((count, *row), **how)
         drawn = torch.rand(shape, **how)
-    return drawn.to(like)
+    return sent(drawn, like.device, like.dtype)
 
 
 def _passes(rows: int, row: tuple[int, ...]) -> Iterator[int]:

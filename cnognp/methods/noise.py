@@ -10,6 +10,7 @@ from torch import Tensor
 from cnognp.method import Info, Traits, norms, require
 from cnognp.methods.descent import DescentState
 from cnognp.methods.hyperparameters import Rate, descended, require_not_negative
+from landscape.devices import sent
 from landscape.objective import Objective, offered, value_and_grad
 from landscape.randomness import derive, draw_rows
 
@@ -179,8 +180,8 @@ def uniform_ball(
     sizes = layout.sizes if per_tensor else (z.shape[-1],)  # type: ignore[union-attr]
     normal = draw_rows("normal", tuple(z.shape), derive(generator, "direction"), z)
     share = draw_rows("uniform", (len(z), len(sizes)), derive(generator, "length"), z)
-    power = torch.tensor([1 / size for size in sizes], dtype=z.dtype, device=z.device)
-    length = rho * share**power / _norms(normal, sizes)
+    power = torch.tensor([1 / size for size in sizes], dtype=z.dtype, device="cpu")
+    length = rho * share ** sent(power, z.device) / _norms(normal, sizes)
     if not per_tensor:
         return length * normal
     return layout.spread(length * _norms(z, sizes)) * normal  # type: ignore[union-attr]

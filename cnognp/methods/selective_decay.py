@@ -1,11 +1,13 @@
 """Weight decay of weights alone, and not of biases and the scales of norms."""
 
-from dataclasses import dataclass, replace
+import copy
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from cnognp.method import Info, Method
+from landscape.devices import sent
 from landscape.objective import Objective, offered
 
 
@@ -37,6 +39,8 @@ class SelectiveDecay:
             raise ValueError("decay_of='weights' needs an objective with a layout, a network's")
         z = state.position
         marks = [float(len(entry.shape) > 1) for entry in layout.entries]
-        share = layout.spread(torch.tensor(marks, dtype=z.dtype, device=z.device))
-        method: Any = replace(self.base, weight_decay=self.base.weight_decay * share)  # type: ignore[attr-defined, type-var]
+        share = layout.spread(sent(torch.tensor(marks, dtype=z.dtype, device="cpu"), z.device))
+        method: Any = copy.copy(self.base)
+        # A share of what is in range is; to look again at every number would wait for the device.
+        object.__setattr__(method, "weight_decay", method.weight_decay * share)
         return method.step(objective, state, generator)

@@ -14,6 +14,7 @@ from cnognp.methods.composition import class_of
 from cnognp.methods.descent import GradientDescent
 from cnognp.methods.fitness import Fitness, Loss
 from cnognp.methods.quasi_newton import LBFGS
+from landscape.devices import sent
 from landscape.objective import Objective, offered, value, value_and_grad
 from landscape.randomness import derive, draw_rows
 
@@ -66,7 +67,7 @@ class WaveletMutation:
     def __call__(
         self, z: Tensor, low: Tensor, high: Tensor, round: Tensor, generator: torch.Generator
     ) -> Tensor:
-        width = torch.exp(10 * round.to(z) / self.horizon)
+        width = torch.exp(10 * sent(round, z.device, z.dtype) / self.horizon)
         ratio = 5 * draw_rows("uniform", (len(z), 1), generator, z) - 2.5
         mu = torch.exp(-(ratio**2) / 2) * torch.cos(5 * ratio) / width.sqrt()
         return torch.where(mu > 0, z + mu * (high - z), z + mu * (z - low))
@@ -318,7 +319,11 @@ class Swarm:
 
     def _leader(self, state: SwarmState) -> Tensor:
         """Whom each member follows, (p,) or (n, p)."""
-        return state.best[state.best_fitness.argmin()]
+        place = state.best_fitness.argmin()
+        if place.device.type == "cpu":
+            return state.best[place]
+        # As an index the place would be fetched by the host, which had to wait for it.
+        return state.best.index_select(0, place.unsqueeze(0))[0]
 
     def _moved(
         self,
@@ -381,7 +386,7 @@ class Swarm:
         return torch.minimum(torch.maximum(z, low, out=out), high, out=out)
 
     def _bounds(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        pairs = torch.as_tensor(self.box, dtype=z.dtype, device=z.device)
+        pairs = sent(torch.as_tensor(self.box, dtype=z.dtype, device="cpu"), z.device)
         if pairs.ndim == 2 and len(pairs) not in (1, z.shape[-1]):
             raise ValueError(f"box has {len(pairs)} pairs for {z.shape[-1]} coordinates")
         return pairs[..., 0], pairs[..., 1]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
+from landscape.devices import sent
 from landscape.randomness import derived_seed
 
 
@@ -36,8 +37,8 @@ def cropped_and_flipped(
         )
     n, channels, height, width = images.shape
     drawn = _drawn(seed, member, step, n, 3)
-    shifts = (drawn[:, :2] * (2 * padding + 1)).long().to(images.device)
-    mirrored = (drawn[:, 2:] < 0.5).to(images.device)
+    shifts = sent((drawn[:, :2] * (2 * padding + 1)).long(), images.device)
+    mirrored = sent(drawn[:, 2:] < 0.5, images.device)
     across = torch.arange(width, device=images.device).expand(n, width)
     across = torch.where(mirrored, across.flip(1), across) + shifts[:, 1:]
     down = torch.arange(height, device=images.device) + shifts[:, :1]
@@ -83,7 +84,9 @@ def resized_and_flipped(images: Tensor, seed: int, member: int, step: int, side:
     turn[:, 0, 0], turn[:, 1, 1] = torch.where(mirror < 0.5, -wide, wide), high
     turn[:, 0, 2], turn[:, 1, 2] = (2 * across - 1) * (1 - wide), (2 * down - 1) * (1 - high)
     grid = affine_grid(
-        turn.to(images.device, torch.float32), [n, channels, side, side], align_corners=False
+        sent(turn, images.device, torch.float32),
+        [n, channels, side, side],
+        align_corners=False,
     )
     return grid_sample(images.to(torch.float32), grid, padding_mode="border", align_corners=False)
 
@@ -122,7 +125,7 @@ def normalised(
             f"{len(mean)} and {len(deviation)}"
         )
     shift, scale = (
-        torch.tensor(v, dtype=torch.float32, device=images.device).view(-1, 1, 1)
+        sent(torch.tensor(v, dtype=torch.float32, device="cpu"), images.device).view(-1, 1, 1)
         for v in (mean, deviation)
     )
     lies = memory_format if images.device.type == "cpu" else torch.preserve_format

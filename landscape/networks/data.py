@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from landscape.devices import sent
 from landscape.networks import batches as parts
 from landscape.networks.batches import Batch, Unpack, batch_of, moved, tensors_of
 from landscape.networks.loaders import (
@@ -243,7 +244,7 @@ class Data:
             return
         whole = self.joined()
         order = torch.randperm(self.samples, generator=generator, device=generator.device)
-        for index in order.to(self.device).split(size):
+        for index in sent(order, self.device).split(size):
             yield parts.rows(whole, index)
 
     def _augmented(self, batch: Batch, seed: int, step: int) -> Batch:

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from landscape.devices import sent
 from landscape.networks.roles import declared, roles
 
 
@@ -167,5 +168,5 @@ class Layout:
 
     def spread(self, per_tensor: Float[Tensor, "*batch t"]) -> Float[Tensor, "*batch p"]:
         """One number per tensor, repeated over the coordinates of that tensor."""
-        sizes = torch.tensor(self.sizes, device=per_tensor.device)
+        sizes = sent(torch.tensor(self.sizes, device="cpu"), per_tensor.device)
         return per_tensor.repeat_interleave(sizes, dim=-1, output_size=self.dim)

@@ -1,0 +1,64 @@
+"""Nothing that is done in a loop waits for the device that it is done on."""
+
+from contextlib import suppress
+
+import loops
+import pytest
+import torch
+from populations import annotations_unchecked
+
+from landscape.devices import sent
+
+
+@pytest.fixture(scope="module")
+def counted():
+    """What every action waits for, on a device that has no numbers."""
+    found = {}
+    with pytest.MonkeyPatch.context() as patch, annotations_unchecked():
+        loops.blindly(patch)
+        with loops.watched() as waits:
+            for name, action in loops.actions("meta").items():
+                with suppress(loops.Waited):
+                    action()
+                    waits.clear()
+                    action()
+                found[name] = dict(+waits)
+    return found
+
+
+def test_steps_and_products_wait_for_no_device(counted):
+    assert len(counted) > 35
+    found = {n: what for n, what in counted.items() if what and not loops.waits(n)}
+    assert not found
+
+
+def test_those_that_wait_by_their_nature_do(counted):
+    still = {name for name in counted if loops.waits(name) and not counted[name]}
+    assert not still
+
+
+def test_whatever_waits_is_seen():
+    places = torch.zeros(3, dtype=torch.int64, device="meta")
+    there, marks = torch.zeros(3, device="meta"), torch.zeros(3, dtype=torch.bool, device="meta")
+    with loops.watched() as waits:
+        assert float(there.sum()) == 0.0
+        assert there[places[0]].shape == ()
+        assert not bool(marks.any())
+        torch.zeros(3, device="cpu").to("meta")
+        there.copy_(torch.zeros(3, device="cpu"))
+        torch.tensor([1.0, 2.0], device="meta")
+        with pytest.raises(loops.Waited):
+            marks.nonzero()
+        with pytest.raises(loops.Waited):
+            there[marks]
+        torch.zeros(3, device="cpu").to("meta", non_blocking=True)
+    assert waits == {"_local_scalar_dense": 3, "copy to the device": 2, "tensor of numbers": 1,
+                     "nonzero": 1, "booleans as places": 1}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float32])
+def test_what_is_sent_has_its_numbers(dtype):
+    numbers = torch.tensor([0.1, 1e300], dtype=torch.float64)
+    found = sent(numbers, "cpu", dtype)
+    assert torch.equal(found, numbers if dtype is None else numbers.float())
+    assert (found is numbers) == (dtype is None)
