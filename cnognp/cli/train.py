@@ -52,7 +52,7 @@ def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
     )  # fmt: skip
     parser.add_argument(
         "--members-live", "--members_live", type=Literal[HOMES], default="auto",  # type: ignore[valid-type]
-        help="where members of a swarm live that visit the device a few at a time",
+        help="where members live; elsewhere than on the device, they visit it one at a time",
     )  # fmt: skip
     parser.add_argument("--data", type=str, default=None, help="folder of the task's data")
     parser.add_argument(

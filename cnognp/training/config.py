@@ -48,11 +48,13 @@ class Config:
             and the best point is the best of those judged. 0 judges every round of a small task
             and every tenth of one with more than 2^24 parameters times samples, there without the
             gradient's norm. In the history, rounds that were not judged are NaN.
-        members_live: ``device``, ``host`` or ``files``: a swarm's members that do not fit together
-            visit the device a few at a time, with the same bits; ``auto`` takes the host where all
-            members have 256 MiB or more. Elsewhere than on the device one state is held, written
-            over in every round: of a run that diverges, the last checkpoint has the members where
-            they diverged, not the round before. Files are in the run's folder, without a name.
+        members_live: ``device``, ``host`` or ``files``: members that do not fit together visit the
+            device one at a time, or as many as are evaluated together, with the same bits. ``auto``
+            takes the host where all members have 256 MiB or more; on an accelerator only those of a
+            swarm, and others that do not fit. A run may go on with another choice. Elsewhere
+            than on the device one state is held, written over in every round: of a run that
+            diverges, the last checkpoint has the members where they diverged, not the round
+            before. Files are in the run's folder, without a name.
         weights: file of weights at which member 0 starts exactly; empty for those that the task
             gives its model.
         spread: deviation of the normal noise that the other members start with beside member 0; 0
@@ -134,8 +136,9 @@ class Config:
     def differences(self, other: "Config") -> list[str]:
         """What ``other`` has otherwise, one entry for each key: ``"members 20, not 30"``.
 
-        The keys of another task or method are not listed beside its name. A keyword of the method
-        that one does not have, since an older version wrote it, is at its default.
+        Where members live changes nothing that a run finds, so it is not listed. The keys of
+        another task or method are not listed beside its name. A keyword of the method that one does
+        not have, since an older version wrote it, is at its default.
         """
         ours, theirs = self._flat(), other._flat()
         renamed = tuple(f"{n}." for n in ("task", "method") if ours[n] != theirs[n])
@@ -147,7 +150,7 @@ class Config:
         return [text for key, text in different.items() if not key.startswith(renamed)]
 
     def _flat(self) -> dict[str, Any]:
-        tree = _plain(asdict(self))
+        tree = _plain(asdict(replace(self, members_live="auto")))
         names = {noun: tree.pop(noun) for noun in ("task", "method")}
         nouns = {noun: tree.pop(f"{noun}_options") for noun in names}
         nouns["method"] = _plain(completed(self.method, nouns["method"]))
