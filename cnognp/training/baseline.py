@@ -166,6 +166,9 @@ def _best(problem: Problem) -> Constant | None:
 def _metrics(problem: Problem, batches: list[Pair], output: Tensor) -> Iterator[tuple[str, float]]:
     """The metrics that a constant output has; some need outputs that differ."""
     for name, metric in problem.task.metrics.items():
+        if hasattr(metric, "counts"):
+            # No mean over batches, and nothing that one output for all samples is good at.
+            continue
         try:
             number = float(value(EmpiricalRisk(_Same(output), batches, metric), output.flatten()))
         except (RuntimeError, ValueError):
