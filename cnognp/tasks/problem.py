@@ -343,7 +343,7 @@ class Problem:
 
     def _number(self, split: str, name: str, frozen: Risk, z: Tensor) -> float:
         """The loss or a metric of one point on a split."""
-        measure = self._loss if name == "loss" else self.task.metrics[name]
+        measure: Any = self._loss if name == "loss" else self.task.metrics[name]
         if hasattr(measure, "counts") and self.task.loss_of == "output":
             risk = self._measuring(split, "loss", self._loss, frozen)
             with torch.no_grad():

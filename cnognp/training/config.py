@@ -13,6 +13,7 @@ from landscape.files import DamagedFile, check_writable, replacing, temporaries
 
 if TYPE_CHECKING:
     from cnognp.training.checkpoint import Checkpoint
+    from cnognp.training.snapshots import Kept
 
 # What the description of a run says in every checkpoint, and of which kind.
 _DESCRIBED = {
@@ -55,6 +56,10 @@ class Config:
             than on the device one state is held, written over in every round: of a run that
             diverges, the last checkpoint has the members where they diverged, not the round
             before. Files are in the run's folder, without a name.
+        snapshots: points that are kept along each member's trajectory, of the rounds that are
+            judged: so many of the lowest loss on the whole training split, and as many that are
+            best on the validation split, by accuracy where the task has one and then by loss; each
+            with its loss and metrics on every split. 0 keeps none.
         weights: file of weights at which member 0 starts exactly; empty for those that the task
             gives its model.
         spread: deviation of the normal noise that the other members start with beside member 0; 0
@@ -77,6 +82,7 @@ class Config:
     record_curvature: int = 0
     judge_every: int = 0
     members_live: str = "auto"
+    snapshots: int = 0
     weights: str = ""
     spread: float = 0.0
     task_options: dict[str, Any] = field(default_factory=dict)
@@ -85,6 +91,7 @@ class Config:
     def __post_init__(self):
         least = {"members": 1, "iterations": 1, "seed": 0, "threads": 0}
         least |= {"checkpoint_every": 0, "record_curvature": 0, "judge_every": 0}
+        least |= {"snapshots": 0}
         for name, bound in least.items():
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < bound:
@@ -205,6 +212,11 @@ class RunFolder:
         return self.path / "analysis"
 
     @property
+    def snapshots(self) -> Path:
+        """Folder of the points that were kept along trajectories."""
+        return self.path / "snapshots"
+
+    @property
     def figures(self) -> Path:
         """Folder of pictures."""
         return self.path / "figures"
@@ -255,6 +267,23 @@ class RunFolder:
         if found is not None:
             self._check(found.meta)
         return found, damaged
+
+    def kept(self) -> "dict[str, Kept]":
+        """The points that were kept along trajectories, by what for and by member, the best first.
+
+        ``kept()["train"][0][0].point()`` is where member 0 had its lowest training loss.
+
+        Raises:
+            DamagedFile: if there are checkpoints, but none of them is whole, or of a run.
+        """
+        from cnognp.training import snapshots
+
+        try:
+            return snapshots.of_checkpoint(self.snapshots, self.newest()[0])
+        except DamagedFile:
+            raise
+        except ValueError as error:
+            raise DamagedFile(self.checkpoints, str(error)) from None
 
     def load(self, step: int) -> "Checkpoint":
         """The checkpoint of that round.

@@ -44,7 +44,7 @@ class Judging:
 
     def due(self, iteration: int) -> bool:
         """Whether that round is judged."""
-        return iteration in (1, self.last) or iteration % self.every == 0
+        return due(iteration, self.every, self.last)
 
     def judged(self, objective: Objective, state: Any, info: Info) -> Info:
         """The info with the loss on the whole objective where the members now are."""
@@ -77,9 +77,7 @@ def judging(config: Config, problem: Problem, method: Method) -> tuple[Method, J
     published one is believed as it is. A method whose moves need the judgement, as those of other
     swarms do, and one that takes steps on the whole data, judges by itself.
     """
-    quiet = _quiet(method)
-    small = problem.training.dim * problem.training.samples <= SMALL
-    every = config.judge_every or (1 if small else EVERY)
+    quiet, small, every = _quiet(method), _is_small(problem), interval(config, problem)
     if ranked_by_epochs(method):
         fitness = method.fitness  # type: ignore[attr-defined]
         return method, Judging(
@@ -88,6 +86,20 @@ def judging(config: Config, problem: Problem, method: Method) -> tuple[Method, J
     if quiet == method or (small and every == 1):
         return method, None
     return quiet, Judging(every, config.iterations, small, problem.device)
+
+
+def interval(config: Config, problem: Problem) -> int:
+    """Rounds between judgements on the whole data."""
+    return config.judge_every or (1 if _is_small(problem) else EVERY)
+
+
+def due(iteration: int, every: int, last: int) -> bool:
+    """Whether that round is judged: the first, the last and every so many."""
+    return iteration in (1, last) or iteration % every == 0
+
+
+def _is_small(problem: Problem) -> bool:
+    return problem.training.dim * problem.training.samples <= SMALL
 
 
 def ranked_by_epochs(method: Any) -> bool:

@@ -31,8 +31,9 @@ from cnognp.training.curvature import (
     save_recording,
     stability_of,
 )
-from cnognp.training.judging import Judging, judging
+from cnognp.training.judging import Judging, due, interval, judging
 from cnognp.training.record import Record
+from cnognp.training.snapshots import Snapshots, names_of, of_checkpoint, tidy
 from landscape import results
 from landscape.files import DamagedFile, replacing
 from landscape.objective import value_and_grad
@@ -59,6 +60,7 @@ class Training:
     status: str = RUNNING
     measured: dict[str, Any] = field(default_factory=dict)
     population: Population | None = None
+    snapshots: Snapshots | None = None
     began: float = field(default_factory=time.perf_counter)
 
     @classmethod
@@ -67,7 +69,8 @@ class Training:
 
         Args:
             config: what to train.
-            folder: where members live that are to live in files; must exist when the run begins.
+            folder: of the run; must exist when it begins. Members may live in files there, and
+                points of trajectories are kept there.
 
         Raises:
             ValueError: if the task, the method, a keyword or the device does not exist or fit, or
@@ -93,9 +96,13 @@ class Training:
         # What cannot be cut so is refused before there is a folder.
         minibatches.check(method, problem)
         method, when = judging(config, problem, method)
+        kept = None
+        if config.snapshots and folder is not None:
+            kept = Snapshots(config.snapshots, RunFolder(folder).snapshots, problem)
         return cls(
-            config, problem, method, start, None, Record(), recorder, when, population=population
-        )
+            config, problem, method, start, None, Record(), recorder, when, population=population,
+            snapshots=kept,
+        )  # fmt: skip
 
     def restore(self, found: Checkpoint) -> None:
         """Goes to where the checkpoint stands.
@@ -116,6 +123,8 @@ class Training:
         if self.recorder is not None:
             own = {n: array for n, array in found.arrays.items() if n.startswith(_CURVATURE)}
             self.recorder.load_state_dict({n.removeprefix(_CURVATURE): a for n, a in own.items()})
+        if self.snapshots is not None:
+            self.snapshots.restore(found.arrays, found.meta)
         self.iteration = found.iteration
 
     def advance(self, after: Callable[["Training", Info], bool]) -> None:
@@ -144,6 +153,7 @@ class Training:
             self.state = state
             self.record.update(state, info)
             self._observe()
+            self._keep()
             if self.iteration == self.config.iterations:
                 self._judge_last(info)
                 self.status = DIVERGED if self.record.ended_worse() else FINISHED
@@ -184,6 +194,9 @@ class Training:
         arrays |= record.to_arrays()
         if self.recorder is not None:
             arrays |= {_CURVATURE + name: a for name, a in self.recorder.state_dict().items()}
+        if self.snapshots is not None:
+            meta["snapshots"] = self.snapshots.described()
+            arrays |= self.snapshots.to_arrays()
         return Checkpoint(self.iteration, arrays, meta)
 
     def best(self) -> Tensor:
@@ -211,6 +224,13 @@ class Training:
             stability = stability_of(self.method, self.state)
             place = position[0].to(self.problem.device)
             self.recorder(self.iteration, place, stability=stability)
+
+    def _keep(self) -> None:
+        """Keeps the points of this round that are good enough, if it is judged."""
+        if self.snapshots is not None:
+            every = interval(self.config, self.problem)
+            if due(self.iteration, every, self.config.iterations):
+                self.snapshots.offer(self.iteration, self.state.position)
 
     def _begun(self) -> Any:
         """The state before the first round."""
@@ -330,6 +350,8 @@ def train(
     found = _newest(folder, warn) if resume else None
     config = _settled(config, folder, found)
     if found is not None and found.meta["status"] in (FINISHED, DIVERGED):
+        # As the run would have left it, had it not been killed in its very last moment.
+        tidy(folder.snapshots, names_of(of_checkpoint(folder.snapshots, found)))
         return found
     with _threads(config.threads):
         training = Training.of(config, folder.path)
@@ -346,6 +368,8 @@ def train(
             # Its arrays are large, and what is needed of them is in the training now.
             found = None
         folder.clear_stale()
+        if training.snapshots is not None:
+            training.snapshots.clear()
 
         def after(training: Training, info: Info) -> bool:
             if progress is not None:
@@ -354,15 +378,23 @@ def train(
                 return True
             if training.iteration % config.interval == 0:
                 save_recording(training.recorder, folder, config, training.identity)
-                checkpoint.save(folder.checkpoints, training.checkpoint())
+                _save(training, folder)
             return False
 
         training.advance(after)
         # What belongs to a finished run is in place before the checkpoint that says so.
         _export(training, folder)
-        last = training.checkpoint()
-        checkpoint.save(folder.checkpoints, last)
+        last = _save(training, folder)
     return last
+
+
+def _save(training: Training, folder: RunFolder) -> Checkpoint:
+    """The checkpoint of where the run stands, which is now in its folder."""
+    made = training.checkpoint()
+    checkpoint.save(folder.checkpoints, made)
+    if training.snapshots is not None:
+        training.snapshots.saved(last=training.status in (FINISHED, DIVERGED))
+    return made
 
 
 def _newest(folder: RunFolder, warn: Callable[[str], None]) -> Checkpoint | None:
