@@ -46,6 +46,9 @@ class Info(NamedTuple):
     pass for each evaluation of a batch, every trial of a line search is one, and a gradient at a
     neighbour is one more. What a method evaluates in ``init`` counts in its first step. What is
     evaluated only to be told here does not count: the end of an epoch, a weight average.
+
+    ``leading`` (p,) is where the member of the lowest fitness was, if ``position`` is not there
+    although it was evaluated: nobody keeps the places of all.
     """
 
     position: Tensor | None
@@ -53,6 +56,7 @@ class Info(NamedTuple):
     gradient_norm: Tensor | None
     fitness: Tensor | None
     evaluations: float
+    leading: Tensor | None = None
 
     @property
     def finite(self) -> Tensor | None:

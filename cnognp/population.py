@@ -1,49 +1,71 @@
 """The members of a population, wherever they live: on the device, in host memory, or in files."""
 
+import math
 import mmap
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from cnognp.method import Info
-from landscape.objective import Objective, offered, value
+from cnognp.method import Info, norms, traits_of
+from cnognp.state import to_tensors
+from landscape.objective import Objective, offered, value, value_and_grad
 from landscape.randomness import from_member
 
 Home = Literal["auto", "device", "host", "files"]
 LARGE = 1 << 28
-"""Bytes of all members from which on those of a swarm do not live on the device by themselves."""
+"""Bytes of all members from which on these do not live on the device by themselves."""
+_COPIES = 8  # of all members that a step on a device may need
+_ROWS = 1 << 24  # numbers of all members from which on these are evaluated one after another
 
 
-def home_of(home: Home, method: Any, size: int) -> Home:
-    """Where members live: ``auto`` is the device, or the host where those of a swarm are large.
+def home_of(home: Home, method: Any, size: int, device: torch.device) -> Home:
+    """Where members live: ``auto`` is the device, or the host where they are large.
+
+    Those of a swarm are large from `LARGE` bytes on. Those of other methods are, too, where the
+    device is the host, whose memory is saved; on an accelerator they stay as long as they fit.
 
     Args:
         home: what is asked for.
         method: how they move.
         size: bytes of all members.
+        device: that they visit.
     """
     if home != "auto":
         return home
-    visits = getattr(method, "apart", False)
-    return "host" if visits and size >= LARGE else "device"
+    if size < LARGE or not apart(method):
+        return "device"
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+    return "host" if hasattr(method, "leader") or _COPIES * size > free else "device"
+
+
+def apart(method: Any) -> bool:
+    """Whether the members of a method can move a few at a time, as they do together."""
+    return getattr(method, "apart", not traits_of(method).couples)
 
 
 @dataclass(frozen=True)
 class Population:
-    """A swarm whose members live elsewhere and visit the device a few at a time, as a Method.
+    """A method whose members live elsewhere and visit the device a few at a time, as a Method.
 
-    The bits are those of the swarm whose members all live on the device: its formula is applied to
-    as many members as the objective evaluates together, with their own rows of every draw. The
-    state is the swarm's, its large tensors on the host or mapped from files; unlike that of other
-    methods, a step writes the new state over the old one, so that there is room for one only.
+    The bits are those of the method whose members all live on the device: its step is taken by as
+    many members as the objective evaluates together, with their own rows of every draw. A swarm
+    hands them the best point of all; one that ranks by epochs has them visit twice in a round. With
+    several threads on a CPU, quasi-Newton methods alone can differ in the last bits of large
+    members, whose inner products depend on how many there are.
+
+    The state is the method's, its large tensors on the host or mapped from files; positions that a
+    method has twice are there once. Unlike that of other methods, a step writes the new state over
+    the old one, so that there is room for one only. What it saw is told without the places of all:
+    where these are no longer in the state, `Info.leading` is the one of the best.
 
     Args:
-        method: the swarm.
+        method: how the members move; a state's tensors that have an axis have a row for each.
         home: ``"host"``, or ``"files"`` without a name in ``folder``, which end with the process.
         device: that members visit.
         folder: an existing one on a disk with room for the state.
@@ -58,78 +80,194 @@ class Population:
     folder: Path | None = None
 
     def __post_init__(self):
-        if not hasattr(self.method, "leader"):
-            raise ValueError(
-                f"members of {type(self.method).__name__} must fit on the device together, got "
-                f"{self.home}: let them live there, take fewer, or take a swarm"
-            )
         if self.home not in ("host", "files"):
             raise ValueError(f"members live elsewhere on the host or in files, not {self.home}")
-        if not self.method.apart:
-            raise ValueError(
-                "members that scatter must fit together: set mutation to 0"
-                if self.method.mutation is not None
-                else "members ranked by their epochs must fit together: set fitness_from to point"
-            )
+        if apart(self.method):
+            return
+        if getattr(self.method, "mutation", None) is not None:
+            raise ValueError("members that scatter must fit together: set mutation to 0")
+        raise ValueError(
+            f"members of {type(self.method).__name__} learn from each other and must fit on the "
+            f"device together, got {self.home}: let them live there, take fewer, or take a swarm"
+        )
 
     def init(self, objective: Objective, z: Tensor) -> Any:
         """The state of all members at ``z`` (n, p)."""
+        return self.begun(objective, z.__getitem__, len(z))
+
+    def begun(self, objective: Objective, start: Callable[[slice], Tensor], members: int) -> Any:
+        """The state of all members where ``start`` says, who is asked for a few at a time."""
         state: Any = None
-        for block in blocks(objective, len(z)):
-            few = self.method.init(objective, z[block].to(self.device))
-            state = self._empty(few, len(z)) if state is None else state
-            _write(state, few, block)
+        for block in blocks(objective, members):
+            few = self.method.init(objective, start(block).to(self.device))
+            state = self._empty(few, members) if state is None else state
+            state = self._written(state, few, block)
         return state
 
     def step(
         self, objective: Objective, state: Any, generator: torch.Generator
     ) -> tuple[Any, Info]:
         """``state``, whose members have moved, and what was seen at their new places."""
-        leader = self.method.leader(state).to(self.device, copy=True)
-        seen: list[Info] = []
-        alone: Any = None
-        for block in blocks(objective, len(state.position)):
-            few = _mapped(lambda t, b=block: t[b].to(self.device) if t.ndim else t, state)
-            drawn = from_member(generator, block.start)
-            alone, info = self.method.step(objective, few, drawn, leader, over=True)
-            _write(state, alone, block)
-            # Not the places themselves, which are in the state.
-            seen.append(info._replace(position=None))
-        # What all members share, such as the round, is what it was until the last has moved.
-        state = _mapped(lambda t, n: t if t.ndim else n, state, alone)
-        return state, _joined(seen)._replace(position=state.position)
+        method = self.method
+        if not hasattr(method, "leader"):
+            return self._visited(objective, state, generator, method.step)
+        leader = method.leader(state).to(self.device, copy=True)
+        if not hasattr(method, "searched"):
 
-    def like(self, objective: Objective, z: Tensor) -> Any:
-        """What has the structure, types and devices of the state of ``z``, but no memory."""
-        few = self.method.init(objective, z[:1].to(self.device))
+            def moved(objective: Objective, few: Any, drawn: torch.Generator) -> tuple[Any, Info]:
+                return method.step(objective, few, drawn, leader, over=True)
+
+            return self._visited(objective, state, generator, moved)
+        before = state.rank.clone()
+        state, info = self._visited(objective, state, generator, method.searched)
+        if info.position is not None:
+            info = info._replace(position=state.local.position)
+        whole = state
+
+        def pulled(objective: Objective, few: Any, drawn: torch.Generator) -> tuple[Any, Info]:
+            first = getattr(drawn, "first", 0)
+            members = slice(first, first + len(few.position))
+            followed = method.followed(before, leader, whole, members).to(self.device)
+            return method.pulled(objective, few, drawn, followed), Info(None, None, None, None, 0)
+
+        return self._visited(objective, state, generator, pulled)[0], info
+
+    def like(self, objective: Objective, z: Tensor, members: int) -> Any:
+        """What has the structure, types and devices of a state, but no memory.
+
+        Args:
+            objective: what is minimised.
+            z: (1, p), the start of one member.
+            members: how many there are.
+        """
+        few = self.method.init(objective, z.to(self.device))
 
         def wide(tensor: Tensor) -> Tensor:
             place = tensor.device if tensor.ndim < 2 else torch.device("cpu")
-            shape = (len(z), *tensor.shape[1:]) if tensor.ndim else ()
+            shape = (members, *tensor.shape[1:]) if tensor.ndim else ()
             return torch.zeros((), dtype=tensor.dtype, device=place).expand(shape)
 
-        return _mapped(wide, few)
+        return _built(few, {path: wide(tensor) for path, tensor in to_tensors(few).items()})
 
     def hold(self, state: Any) -> Any:
         """A state like this one, its large tensors where the members live."""
+        homes = to_tensors(state)
+        places = [path for path in homes if self._may_share(path)]
+        for number, path in enumerate(places):
+            same = (other for other in places[:number] if _same(homes[path], homes[other]))
+            homes[path] = homes[next(same, path)]
+        state = _built(state, homes)
         if self.home == "host":
             return state
         held = self._empty(state, len(state.position))
-        _write(held, state, slice(0, len(state.position)))
-        return held
+        return self._written(held, state, slice(0, len(state.position)))
 
-    def _empty(self, few: Any, members: int) -> Any:
-        def made(tensor: Tensor) -> Tensor:
+    def _visited(
+        self, objective: Objective, state: Any, generator: torch.Generator, move: Callable[..., Any]
+    ) -> tuple[Any, Info]:
+        """The state after a visit of all members, who do ``move``, and what was seen."""
+        seen: list[Info] = []
+        best = _Best(math.inf, None)
+        whole, alone, told = state, state, ""
+        for block in blocks(objective, len(state.position)):
+            few = self._few(whole, block)
+            alone, info = move(objective, few, from_member(generator, block.start))
+            told = _named(to_tensors(alone), info.position)
+            if info.position is not None and not told:
+                best = best.offered(info)
+            # Not the places themselves, most of which are in the state.
+            seen.append(info._replace(position=None))
+            whole = self._written(whole, alone, block)
+            del few, info
+        # What all members share, such as the round, is what it was until the last has moved.
+        last, homes = to_tensors(alone), to_tensors(whole)
+        whole = _built(whole, {path: t if t.ndim else last[path] for path, t in homes.items()})
+        sizes = [block.stop - block.start for block in blocks(objective, len(state.position))]
+        return whole, _joined(seen, sizes)._replace(position=homes.get(told), leading=best.position)
+
+    def _few(self, state: Any, block: slice) -> Any:
+        """The state of some members on the device; what is in one place is brought there once."""
+        brought: dict[int, Tensor] = {}
+
+        def there(tensor: Tensor) -> Tensor:
             if tensor.ndim == 0:
                 return tensor
-            shape = (members, *tensor.shape[1:])
-            if tensor.ndim == 1:
-                return tensor.new_empty(shape)
-            if self.home == "host":
-                return torch.empty(shape, dtype=tensor.dtype, device="cpu")
-            return _in_file(shape, tensor.dtype, self.folder)
+            return brought.setdefault(tensor.data_ptr(), tensor[block].to(self.device))
 
-        return _mapped(made, few)
+        return _built(state, {path: there(tensor) for path, tensor in to_tensors(state).items()})
+
+    def _written(self, state: Any, few: Any, block: slice) -> Any:
+        """The state with the rows of some members; places that have become two are parted."""
+        homes, rows = to_tensors(state), to_tensors(few)
+        taken: dict[int, int] = {}
+        for path, row in rows.items():
+            home = homes[path]
+            if home.ndim == 0:
+                continue
+            came = taken.setdefault(home.data_ptr(), row.data_ptr())
+            if came != row.data_ptr():
+                # Up to here the two were one; all others that part with it go along.
+                fresh = self._room(tuple(home.shape), home).copy_(home)
+                taken[fresh.data_ptr()] = row.data_ptr()
+                with_it = [p for p in homes if homes[p].data_ptr() == home.data_ptr()]
+                homes |= {p: fresh for p in with_it if rows[p].data_ptr() == row.data_ptr()}
+        # On the host itself, what has been written over, or has not changed, is there already, and
+        # what a method remembers of another tensor is held before that is written over.
+        here = {p: home[block].data_ptr() if home.ndim else 0 for p, home in homes.items()}
+        new = {p: row for p, row in rows.items() if here[p] != row.data_ptr() and row.ndim}
+        moved = {
+            p: row.clone() if row.data_ptr() in here.values() else row for p, row in new.items()
+        }
+        for path, row in moved.items():
+            homes[path][block] = row
+        return _built(state, homes)
+
+    def _empty(self, few: Any, members: int) -> Any:
+        shared: dict[int, Tensor] = {}
+
+        def made(path: str, tensor: Tensor) -> Tensor:
+            if tensor.ndim == 0:
+                return tensor
+            room = (members, *tensor.shape[1:])
+            if not self._may_share(path):
+                return self._room(room, tensor)
+            if tensor.data_ptr() not in shared:
+                shared[tensor.data_ptr()] = self._room(room, tensor)
+            return shared[tensor.data_ptr()]
+
+        return _built(few, {path: made(path, tensor) for path, tensor in to_tensors(few).items()})
+
+    def _room(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        if len(shape) == 1:
+            return like.new_empty(shape)
+        if self.home == "host":
+            return torch.empty(shape, dtype=like.dtype, device="cpu")
+        return _in_file(shape, like.dtype, self.folder)
+
+    def _may_share(self, path: str) -> bool:
+        """Whether a tensor may lie where another one lies: places, which methods inside repeat.
+
+        Not those that a swarm writes over while it needs its local search's.
+        """
+        *outer, name = path.split("/")
+        return name == "position" and not (len(outer) == 1 and hasattr(self.method, "leader"))
+
+
+class _Best(NamedTuple):
+    """The lowest fitness that was offered, and where that was."""
+
+    fitness: float
+    position: Tensor | None
+
+    def offered(self, info: Info) -> "_Best":
+        """The better one of this and the best that is told."""
+        if info.fitness is None or info.position is None:
+            return self
+        fitness = torch.where(info.fitness.isnan(), math.inf, info.fitness.double())
+        member = int(fitness.argmin())
+        if not float(fitness[member]) < self.fitness:
+            return self
+        return _Best(float(fitness[member]), info.position[member].clone())
 
 
 def blocks(objective: Objective, members: int) -> Iterator[slice]:
@@ -138,46 +276,73 @@ def blocks(objective: Objective, members: int) -> Iterator[slice]:
     return (slice(k, min(k + size, members)) for k in range(0, members, size))
 
 
-def valued(objective: Objective, z: Tensor, device: torch.device) -> Tensor:
-    """Loss (n,) on the device at points (n, p) that live anywhere."""
-    if z.device == device:
-        return value(objective, z)
-    pieces = blocks(objective, len(z))
-    return torch.cat([value(objective, z[block].to(device)) for block in pieces])
+def measured(
+    objective: Objective, z: Tensor, device: torch.device, gradient: bool = True
+) -> tuple[Tensor, Tensor | None]:
+    """Loss, and norm of the gradient where it is wanted, (n,) each, at points that live anywhere.
+
+    There need be room for the gradients of a few of them only.
+
+    Args:
+        objective: what is evaluated.
+        z: (n, p).
+        device: where.
+        gradient: whether it is wanted.
+    """
+    together = z.device == device and (z.numel() <= _ROWS or not offered(objective, "chunk"))
+    cut = [slice(0, len(z))] if together else blocks(objective, len(z))
+    losses, lengths = [], []
+    for block in cut:
+        rows = z[block].to(device)
+        if not gradient:
+            losses.append(value(objective, rows))
+            continue
+        loss, grad = value_and_grad(objective, rows)
+        losses.append(loss)
+        lengths.append(norms(grad))
+    return torch.cat(losses), torch.cat(lengths) if gradient else None
 
 
-def _mapped(function: Callable[..., Any], state: Any, *others: Any) -> Any:
-    """The nested state with the function's values in place of its tensors."""
+def _built(like: Any, tensors: Mapping[str, Tensor], prefix: str = "state") -> Any:
+    """The nested state with these tensors, by the paths that `to_tensors` gives them."""
     found: list[Any] = []
-    for items in zip(state, *others, strict=True):
-        first = items[0]
-        if first is None:
-            found.append(None)
-        elif isinstance(first, Tensor):
-            found.append(function(*items))
-        else:
-            found.append(_mapped(function, *items))
-    return type(state)(*found)
+    for name, item in zip(like._fields, like, strict=True):
+        path = f"{prefix}/{name}"
+        nested = item is not None and not isinstance(item, Tensor)
+        found.append(_built(item, tensors, path) if nested else tensors.get(path))
+    return type(like)(*found)
 
 
-def _write(state: Any, few: Any, block: slice) -> None:
-    """Writes the rows of some members over those in the state."""
-
-    def written(home: Tensor, rows: Tensor) -> Tensor:
-        # On the host itself, members that have been written over are there already.
-        if home.ndim and home[block].data_ptr() != rows.data_ptr():
-            home[block] = rows
-        return home
-
-    _mapped(written, state, few)
+def _named(tensors: Mapping[str, Tensor], place: Tensor | None) -> str:
+    """The path of the tensor that lies where ``place`` does; empty if there is none."""
+    if place is None:
+        return ""
+    found = (p for p, t in tensors.items() if t.ndim and t.data_ptr() == place.data_ptr())
+    return next(found, "")
 
 
-def _joined(seen: list[Info]) -> Info:
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors have the same bits."""
+    whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}[one.dtype.itemsize]
+    return torch.equal(one.view(whole), other.view(whole))
+
+
+def _joined(seen: list[Info], sizes: list[int]) -> Info:
     parts = {}
     for name in ("loss", "gradient_norm", "fitness"):
         pieces = [getattr(info, name) for info in seen]
         parts[name] = None if pieces[0] is None else torch.cat(pieces)
-    return Info(position=None, **parts, evaluations=seen[0].evaluations)
+    told = [info.evaluations for info in seen]
+    cost = told[0]
+    if any(each != cost for each in told):
+        cost = float(sum(map(_total, told, sizes)) / sum(sizes))
+    return Info(position=None, **parts, evaluations=cost)
+
+
+def _total(mean: float, count: int) -> Fraction:
+    """What numbers add up to whose mean is rounded; exactly so for whole ones."""
+    whole = Fraction(mean).limit_denominator(count)
+    return count * (whole if abs(float(whole) - mean) <= 1e-12 * abs(mean) else Fraction(mean))
 
 
 def _in_file(shape: tuple[int, ...], dtype: torch.dtype, folder: Path | None) -> Tensor:

@@ -30,7 +30,11 @@ def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
         "--only", type=str, default=_KINDS,
         help=f"what to measure: {', '.join(KINDS)}; comma-separated",
     )  # fmt: skip
-    parser.add_argument("--member", type=str, default="best", help="best, all, or an index")
+    parser.add_argument(
+        "--member", type=str, default="best",
+        help="best, all, or an index; or points that train --snapshots kept: train-1, "
+        "validation-3, 2:train-1 of member 2, train for all of the kind",
+    )  # fmt: skip
     parser.add_argument("--checkpoint", type=str, default="last", help="last, all, or a round")
     parser.add_argument(
         "--point", type=str, default=None,

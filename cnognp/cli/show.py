@@ -1,17 +1,23 @@
 """``cnognp show``: how a run stands."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
 from cnognp.cli import console
 from cnognp.training.config import RunFolder
 
+if TYPE_CHECKING:
+    from cnognp.training.snapshots import Kept
+
 _UNJUDGED: dict[str, Any] = {
     "constant_loss": None, "constant_metrics": {}, "start_loss": None, "remark": "",
 }  # fmt: skip
 
+_SHOWN = 10
+"""Points of each kind that the table has; --json has all."""
 _RANKED = {"point": "passes at their new points", "epoch": "means over their epochs"}
 
 
@@ -30,15 +36,23 @@ def command(options: Namespace) -> None:
     for path in damaged:
         console.note(f"{path} is damaged; showing the checkpoint before it")
     meta = {"status": "not begun", "iterations": 0, "method": config.method, "task": config.task}
-    document = summary(folder, meta if found is None else found.meta)
+    document = summary(folder, meta if found is None else found.meta, folder.kept())
     if options.json:
         console.emit(document)
     else:
         print_summary(document)
 
 
-def summary(folder: RunFolder, meta: dict[str, Any]) -> dict[str, Any]:
-    """What there is to say of a run, from the description in its checkpoint."""
+def summary(
+    folder: RunFolder, meta: dict[str, Any], kept: "Mapping[str, Kept] | None" = None
+) -> dict[str, Any]:
+    """What there is to say of a run.
+
+    Args:
+        folder: the run.
+        meta: the description in its checkpoint.
+        kept: the points of its trajectories that were kept, as `RunFolder.kept` gives them.
+    """
     empty: dict[str, Any] = {
         "member": None, "loss": None, "gradient_norm": None, "fitness": None,
         "metrics": {"train": {}, "validation": {}, "test": {}},
@@ -56,7 +70,21 @@ def summary(folder: RunFolder, meta: dict[str, Any]) -> dict[str, Any]:
         "not_finite": meta.get("not_finite", []),
         "judgement": {**_UNJUDGED, **meta.get("judgement", {})},
         "best": best,
+        "snapshots": [entry for kind, own in (kept or {}).items() for entry in _listed(kind, own)],
     }
+
+
+def _listed(kind: str, kept: "Kept") -> list[dict[str, Any]]:
+    """The points of a kind, by the names that ``analyze --member`` has for them."""
+    from cnognp.training.snapshots import pooled
+
+    return [
+        {
+            "point": f"{kind}-{number}", "member": point.member, "round": point.round,
+            "metrics": point.measured, "file": str(point.path),
+        }
+        for number, point in enumerate(pooled(kind, kept), 1)
+    ]  # fmt: skip
 
 
 def print_summary(document: dict[str, Any]) -> None:
@@ -82,3 +110,19 @@ def print_summary(document: dict[str, Any]) -> None:
         columns = sorted(next(iter(splits.values())), key=lambda name: (name != "loss", name))
         measured = [[split, *(found[name] for name in columns)] for split, found in splits.items()]
         console.table("best member", ("split", *columns), measured)
+    if document["snapshots"]:
+        console.table("points kept", *_kept(document["snapshots"]))
+
+
+def _kept(points: list[dict[str, Any]]) -> tuple[tuple[str, ...], list[list[Any]]]:
+    """Columns and rows of the first points of each kind, with what decides and what is reported."""
+    first = points[0]["metrics"]
+    score = "accuracy" if "accuracy" in first["train"] else "loss"
+    asked = [("train", "loss"), ("validation", "loss"), ("validation", score), ("test", score)]
+    columns = [place for place in dict.fromkeys(asked) if first[place[0]]]
+    shown = [point for point in points if int(point["point"].rpartition("-")[2]) <= _SHOWN]
+    rows = [
+        [p["point"], p["member"], p["round"], *(p["metrics"][s][name] for s, name in columns)]
+        for p in shown
+    ]
+    return ("point", "member", "round", *(f"{split}\n{name}" for split, name in columns)), rows

@@ -52,7 +52,11 @@ def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
     )  # fmt: skip
     parser.add_argument(
         "--members-live", "--members_live", type=Literal[HOMES], default="auto",  # type: ignore[valid-type]
-        help="where members of a swarm live that visit the device a few at a time",
+        help="where members live; elsewhere than on the device, they visit it one at a time",
+    )  # fmt: skip
+    parser.add_argument(
+        "--snapshots", type=int, default=0,
+        help="points kept along each trajectory: lowest in training loss, best on validation data",
     )  # fmt: skip
     parser.add_argument("--data", type=str, default=None, help="folder of the task's data")
     parser.add_argument(
@@ -126,6 +130,7 @@ def _config_of(options: Namespace) -> Config:
         record_curvature=options.record_curvature,
         judge_every=options.judge_every,
         members_live=options.members_live,
+        snapshots=options.snapshots,
         weights=options.weights,
         spread=options.spread,
         task_options=task,
@@ -181,7 +186,7 @@ def command(options: Namespace) -> int:
             signal.signal(number, handler)
     from cnognp.cli.show import print_summary, summary
 
-    document = summary(folder, last.meta)
+    document = summary(folder, last.meta, folder.kept() if config.snapshots else None)
     if options.json:
         console.emit(document)
     else:

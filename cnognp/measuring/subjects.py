@@ -1,6 +1,7 @@
 """The measurements of a run's members, or of given weights, as results in a folder."""
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,7 +16,7 @@ from cnognp.measuring.place import Place
 from cnognp.measuring.settings import Settings, Slice
 from cnognp.tasks import weights
 from cnognp.tasks.problem import Problem, problem_of
-from cnognp.training import checkpoint
+from cnognp.training import checkpoint, snapshots
 from cnognp.training.checkpoint import Checkpoint
 from cnognp.training.config import RunFolder
 from landscape import results
@@ -24,6 +25,7 @@ from landscape.objective import check_deterministic
 from landscape.results import Result
 from landscape.slices.metrics import MEASURED
 
+_KEPT = re.compile(r"(?:(\d+):)?(train|validation)(?:-(\d+))?", re.ASCII)
 # Batches into which data that are one are cut for a standard error over batches.
 _SHARDS = 16
 Told = Callable[[str, int, int], None]
@@ -81,11 +83,13 @@ def of_run(
     folder: RunFolder, member: str, step: str, device: str, evaluate: bool,
     moved: Mapping[str, Any] | None = None, **options: Any,
 ) -> Subject:  # fmt: skip
-    """The best member, one member, or all members of a run at a checkpoint.
+    """The best member, one member, or all members of a run at a checkpoint; or points it has kept.
 
     Args:
         folder: the run.
-        member: ``best``, ``all`` or an index.
+        member: ``best``, ``all`` or an index; or a point of those kept by `Config.snapshots`:
+            ``train-1`` of the lowest training loss, ``validation-3`` the third best on the
+            validation split, ``2:train-1`` of member 2 alone, ``train`` all of the kind.
         step: ``last`` or the round of a checkpoint.
         device: where to measure; empty for the device of the run.
         evaluate: measure the model in evaluation mode.
@@ -114,6 +118,7 @@ def of_run(
         )
     population = _points(folder, found, problem)
     members = {f"member{i:03d}": z for i, z in enumerate(population)}
+    noted: dict[str, Any] = {}
     if member == "best":
         best = found.arrays.get("best/position")
         if best is None:
@@ -121,10 +126,16 @@ def of_run(
         points = {"": torch.as_tensor(best, device=problem.device)}
     elif member == "all":
         points = members
+    elif (asked := _KEPT.fullmatch(member)) is not None:
+        points, noted = _kept(folder, found, problem, *asked.groups())
+        population = torch.stack([*points.values()])
     else:
         name = f"member{int(member):03d}" if member.isdigit() else member
         if name not in members:
-            raise ValueError(f"member must be best, all or 0 to {len(members) - 1}, got {member}")
+            raise ValueError(
+                f"member must be best, all, 0 to {len(members) - 1}, or a point that was kept, "
+                f"such as train-1, validation-3 or 2:train-1; got {member}"
+            )
         points = {name: members[name]}
     origin = {
         "run": config.to_yaml(),
@@ -132,6 +143,7 @@ def of_run(
         "member": member,
         "model": model,
         "data": problem.data_digest,
+        **noted,
     }
     suffix = "" if step == "last" else f"step{step}"
     return Subject(problem, points, population, origin, suffix)
@@ -298,6 +310,39 @@ def _found(folder: RunFolder, step: str) -> Checkpoint:
     if found is None:
         raise ValueError(f"{folder.path} has no checkpoint yet: train it first")
     return found
+
+
+def _kept(
+    folder: RunFolder, found: Checkpoint, problem: Problem, member: str | None, kind: str,
+    number: str | None,
+) -> tuple[dict[str, Tensor], dict[str, Any]]:  # fmt: skip
+    """Points that were kept along trajectories, by name, and where they come from.
+
+    Raises:
+        ValueError: if there is no such point.
+        DamagedFile: if one is not whole, or no more there.
+    """
+    try:
+        kept = snapshots.of_checkpoint(folder.snapshots, found)[kind]
+    except ValueError as error:
+        raise DamagedFile(folder.checkpoints, str(error)) from None
+    own = snapshots.pooled(kind, kept) if member is None else kept.get(int(member), [])
+    if not own or (number is not None and not 1 <= int(number) <= len(own)):
+        whose = "" if member is None else f" of member {int(member)}"
+        raise ValueError(
+            f"{folder.path} has kept {len(own)} points of the kind {kind}{whose}, numbered from 1; "
+            "cnognp train --snapshots N keeps them"
+        )
+    prefix = "" if member is None else f"member{int(member):03d}-"
+    named = {f"{prefix}{kind}-{k}": point for k, point in enumerate(own, 1)}
+    if number is not None:
+        name = f"{prefix}{kind}-{int(number)}"
+        named = {name: named[name]}
+    points = {name: point.point().to(problem.device) for name, point in named.items()}
+    if any(z.shape != (problem.as_given.dim,) for z in points.values()):
+        raise DamagedFile(folder.snapshots, "it holds points of another model")
+    noted = {name: {"member": p.member, "round": p.round} for name, p in named.items()}
+    return points, {"snapshots": noted}
 
 
 def _points(folder: RunFolder, found: Checkpoint, problem: Problem) -> Tensor:

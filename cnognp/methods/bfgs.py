@@ -78,7 +78,7 @@ class BFGS:
         slope = (grad * direction).sum(-1)
         t, used = search_wolfe(along, loss, slope, first, self.trials)
         new = DenseState(displaced(z, t, direction), z, grad, inverse, updates)
-        return new, Info(z, loss, norms(grad), loss, 1 + float(used.double().mean()))
+        return new, Info(z, loss, norms(grad), loss, float((1 + used.double()).mean()))
 
 
 def _updated(move: Tensor, change: Tensor, state: DenseState) -> tuple[Tensor, Tensor]:
@@ -102,4 +102,6 @@ def _updated(move: Tensor, change: Tensor, state: DenseState) -> tuple[Tensor, T
 
 
 def _times(matrices: Tensor, vectors: Tensor) -> Tensor:
-    return (matrices @ vectors.unsqueeze(-1)).squeeze(-1)
+    # A single product goes another way, by which a member's last bits would depend on the others.
+    pair = (t.expand(max(2, len(t)), *t.shape[1:]) for t in (matrices, vectors.unsqueeze(-1)))
+    return torch.matmul(*pair).squeeze(-1)[: len(matrices)]

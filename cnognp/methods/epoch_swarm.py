@@ -73,11 +73,6 @@ class EpochSwarm(Swarm):
         require(not self.velocity, "velocity", "False in epochs", self.velocity)
         require(not self.stale_fitness, "stale_fitness", "False in epochs", self.stale_fitness)
 
-    @property
-    def apart(self) -> bool:
-        """Whether members can move a few at a time; not where epochs of all come first."""
-        return False
-
     def init(self, objective: Objective, z: Tensor) -> EpochSwarmState:  # type: ignore[override]
         z = self._clipped(z)
         local = self.local.init(objective, z)  # type: ignore[union-attr]
@@ -111,6 +106,15 @@ class EpochSwarm(Swarm):
             leader: nothing that members here can be given.
             over: without effect.
         """
+        before = self._leader(state)
+        new, told = self.searched(objective, state, generator)
+        leaders = self.followed(state.rank, before, new)
+        return self.pulled(objective, new, generator, leaders), told
+
+    def searched(
+        self, objective: Objective, state: EpochSwarmState, generator: torch.Generator
+    ) -> tuple[EpochSwarmState, Info]:
+        """The state after the epochs of these members and before any pull, and what they tell."""
         search = _telling(self.local, self.fitness)
         begun = state.local._replace(position=state.position)
         local, info = search.step(objective, begun, derive(generator, "local"))
@@ -122,15 +126,52 @@ class EpochSwarm(Swarm):
             rank=torch.where(better, rank, state.rank),
             local=local._replace(position=found),
         )
-        leaders = self._followed(state, new, better) if self.published else self._leader(new)
-        z = self._clipped(self._pulled(objective, new, leaders, generator))
-        if self.mutation is not None:
-            z = self._mutated(z, new, generator)
         ranked = 0 if int(state.round) or self.published else 1
         told = info._replace(evaluations=info.evaluations + ranked)
-        if self.published:
-            told = told._replace(position=found)
-        return new._replace(position=z, round=state.round + 1), told
+        return new, told._replace(position=found) if self.published else told
+
+    def followed(
+        self, before: Tensor, first: Tensor, new: EpochSwarmState, members: slice = slice(None)
+    ) -> Tensor:
+        """Whom members follow after the epochs of all, (p,) or a row for each of them.
+
+        Args:
+            before: (n,), the ranks before these epochs.
+            first: (p,), the leader then.
+            new: the state of all members, with the epochs' best points.
+            members: some of them.
+        """
+        if not self.published:
+            return self._leader(new)
+        # After those that move before it and no others.
+        better = new.rank < before
+        rank, member = torch.where(better, new.rank, math.inf).cummin(dim=0)
+        member = torch.where(rank < before.min(), member, -1)[members].to(new.best.device)
+        return torch.where((member < 0)[:, None], first.to(new.best), new.best[member])
+
+    def pulled(
+        self,
+        objective: Objective,
+        new: EpochSwarmState,
+        generator: torch.Generator,
+        leader: Tensor,
+    ) -> EpochSwarmState:
+        """The next state of members whose epochs are done.
+
+        Args:
+            objective: what is minimised.
+            new: as `searched` gives it.
+            generator: of the round.
+            leader: whom they follow, (p,) or a row for each.
+        """
+        z = self._clipped(self._pulled(objective, new, leader, generator))
+        if self.mutation is not None:
+            z = self._mutated(z, new, generator)
+        return new._replace(position=z, round=new.round + 1)
+
+    def leader(self, state: EpochSwarmState) -> Tensor:  # type: ignore[override]
+        """The point (p,) that the best epoch of all has reached so far."""
+        return self._leader(state)
 
     def elected(self, state: EpochSwarmState, info: Info) -> tuple[int, Tensor]:
         """Which member had the best epoch in the last round, and where (1, p) that has ended.
@@ -143,12 +184,6 @@ class EpochSwarm(Swarm):
 
     def _leader(self, state: Any) -> Tensor:
         return state.best[state.rank.argmin()]
-
-    def _followed(self, old: EpochSwarmState, new: EpochSwarmState, better: Tensor) -> Tensor:
-        """The leader (n, p) of each member when it moves, after those before it and no others."""
-        before, first = old.rank.min(dim=0)
-        rank, member = torch.where(better, new.rank, math.inf).cummin(dim=0)
-        return torch.where((rank < before)[:, None], new.best[member], old.best[first])
 
     def _pulled(
         self, objective: Objective, new: EpochSwarmState, leader: Tensor, generator: torch.Generator

@@ -141,7 +141,7 @@ class NiM:
         norm, used = norms(grad), state.evaluations + 1
         still = (norm < self.eps) & (used > self.tau)
         rows = still.nonzero().squeeze(-1)
-        info = Info(z, loss, norm, loss, 1 + float(still.double().mean()))
+        info = Info(z, loss, norm, loss, float((1 + still.double()).mean()))
         if len(rows):
             noise = derive(generator, "noise")
             zeta = uniform_ball(objective, z, self.rho, noise, self.per_tensor)

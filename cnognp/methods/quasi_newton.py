@@ -170,7 +170,7 @@ class LBFGSGoldenSection:
         if self.published:
             t = torch.where(t > 0, t, bracket.high)
         new = MemoryState(displaced(z, t, direction), z, grad, moves, changes)
-        return new, Info(z, loss, norms(grad), loss, 1 + float(used.double().mean()))
+        return new, Info(z, loss, norms(grad), loss, float((1 + used.double()).mean()))
 
     def _remembered(self, move: Tensor, change: Tensor, state: MemoryState) -> tuple[Tensor, ...]:
         """The memory with the newest pair, for each member, or without it, or empty."""

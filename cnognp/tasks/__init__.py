@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Any
 from cnognp.tasks.registry import TASKS, TaskError, describe, load
 
 if TYPE_CHECKING:
+    from cnognp.tasks.classification import macro_f1
     from cnognp.tasks.task import Task, initial_population
 
-__all__ = ["TASKS", "Task", "TaskError", "describe", "initial_population", "load"]
+__all__ = ["TASKS", "Task", "TaskError", "describe", "initial_population", "load", "macro_f1"]
 
 _NEEDS_TORCH = ("Task", "initial_population")
 
@@ -18,4 +19,8 @@ def __getattr__(name: str) -> Any:
         from cnognp.tasks import task
 
         return getattr(task, name)
+    if name == "macro_f1":
+        from cnognp.tasks.classification import macro_f1
+
+        return macro_f1
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

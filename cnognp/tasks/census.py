@@ -16,8 +16,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from torch.nn import functional as F
 
+from cnognp.tasks.classification import SCORES
 from cnognp.tasks.tabular import Splits, held_out, perceptron
-from cnognp.tasks.task import Task, accuracy
+from cnognp.tasks.task import Task
 
 _COLUMNS = (
     "age", "workclass", "fnlwgt", "education", "education-num", "marital-status", "occupation",
@@ -55,7 +56,7 @@ def adult(seed: int = 0, data: str | None = None, hidden: tuple[int, ...] = (10,
     """
     development, test = _fetched() if data is None else _read(Path(data).expanduser())
     splits = _encoded(development, test, seed)
-    return perceptron("adult", splits, 2, hidden, seed, loss=F.cross_entropy, accuracy=accuracy)
+    return perceptron("adult", splits, 2, hidden, seed, loss=F.cross_entropy, metrics=SCORES)
 
 
 def _encoded(development: np.ndarray, test: np.ndarray, seed: int) -> Splits:

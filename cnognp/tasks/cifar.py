@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cnognp.tasks.architectures import Norm, architecture, memory_format, torchvision
+from cnognp.tasks.classification import SCORES
 from cnognp.tasks.tabular import Splits, held_out, starts, tensors
-from cnognp.tasks.task import Task, accuracy
+from cnognp.tasks.task import Task
 from landscape.files import DamagedFile
 from landscape.networks import cropped_and_flipped, normalised
 
@@ -142,7 +143,7 @@ def _task(known: _Set, options: _Options) -> Task:
         **starts(build, options.seed, options.weights, options.spread),
         **_splits(known, options)._asdict(),
         loss=F.cross_entropy,
-        metrics={"accuracy": accuracy},
+        metrics=SCORES,
         name=known.kind.lower(),
         prepare=partial(
             normalised,

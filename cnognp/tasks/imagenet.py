@@ -12,8 +12,9 @@ from torch.utils.data import DataLoader, Subset
 
 from cnognp.tasks.architectures import Norm, architecture, memory_format, torchvision
 from cnognp.tasks.cifar import Colour
+from cnognp.tasks.classification import SCORES
 from cnognp.tasks.tabular import held_out, starts
-from cnognp.tasks.task import Task, accuracy
+from cnognp.tasks.task import Task
 from landscape.networks import normalised, resized_and_flipped
 
 _SIDE, _SEEN = 256, 224
@@ -85,7 +86,7 @@ def imagenet(
         validation=None if drawn is None else read(drawn),
         test=read(test),
         loss=F.cross_entropy,
-        metrics={"accuracy": accuracy},
+        metrics=SCORES,
         name="imagenet",
         prepare=partial(_prepared, mean=mean, deviation=deviation, lies=memory_format(network)),
         augment=_augmented if augment else None,

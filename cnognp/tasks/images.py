@@ -7,9 +7,10 @@ import numpy as np
 from sklearn.datasets import load_digits
 from torch.nn import functional as F
 
+from cnognp.tasks.classification import SCORES
 from cnognp.tasks.networks import mlp, small_conv
 from cnognp.tasks.tabular import Splits, split, starts, tensors
-from cnognp.tasks.task import Task, accuracy
+from cnognp.tasks.task import Task
 
 
 def digits(
@@ -41,6 +42,6 @@ def digits(
         **starts(build, seed),
         **splits._asdict(),
         loss=F.cross_entropy,
-        metrics={"accuracy": accuracy},
+        metrics=SCORES,
         name="digits",
     )

@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cnognp.tasks.architectures import Norm, architecture, memory_format
+from cnognp.tasks.classification import SCORES
 from cnognp.tasks.tabular import Splits, starts, tensors
-from cnognp.tasks.task import Task, accuracy
+from cnognp.tasks.task import Task
 from landscape.files import DamagedFile
 from landscape.networks import cropped_and_flipped, normalised
 
@@ -106,7 +107,7 @@ def _task(
         **starts(partial(architecture, network, 2, norm), seed, weights, spread),
         **_read(known, Path(data).expanduser())._asdict(),
         loss=F.cross_entropy,
-        metrics={"accuracy": accuracy},
+        metrics=SCORES,
         name=known.name,
         prepare=partial(_prepared, lies=memory_format(network)),
         augment=_augmented if augment else None,

@@ -2,7 +2,7 @@
 
 import copy
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from itertools import count
@@ -88,6 +88,7 @@ class Problem:
         }
         self._splits: dict[str, Data | None] = {}
         self._together: int | None = None
+        self._measures: dict[tuple[str, str], Risk] = {}
 
     @cached_property
     def training(self) -> Risk:
@@ -136,21 +137,23 @@ class Problem:
         for k in count(start):
             yield self.training.seeded(derived_seed(seed, "dropout", k)) if random else fixed
 
-    def metrics(self, z: Tensor) -> dict[str, dict[str, float]]:
-        """Loss and metrics of the point ``z`` on every split that the task has."""
+    def metrics(
+        self, z: Tensor, splits: Sequence[str] = SPLITS, only: Sequence[str] | None = None
+    ) -> dict[str, dict[str, float]]:
+        """Loss and metrics of the point ``z`` on every split that the task has.
+
+        Args:
+            z: (p,), the point.
+            splits: which of them.
+            only: ``"loss"`` and names of metrics; all where None.
+        """
         measures = {"loss": self._loss, **self.task.metrics}
-        found: dict[str, dict[str, float]] = {}
+        names = measures if only is None else only
+        found: dict[str, dict[str, float]] = {split: {} for split in splits}
         frozen = self.at(z)
-        for split in SPLITS:
-            data = self.data(split)
-            found[split] = (
-                {}
-                if data is None
-                else {
-                    name: float(value(self._risk(data, measure, frozen), z))
-                    for name, measure in measures.items()
-                }
-            )
+        for split in splits:
+            if self.data(split) is not None:
+                found[split] = {name: self._number(split, name, frozen, z) for name in names}
         return found
 
     def metric(self, name: str, z: Tensor, *, own_statistics: bool = False) -> Risk:
@@ -168,6 +171,11 @@ class Problem:
         """
         split, measure = self.located(name)
         data = self.data(split)
+        if hasattr(measure, "counts") and not (data.resident and len(data.batches) == 1):  # type: ignore[union-attr]
+            raise ValueError(
+                f"{name} is no mean over batches, of which the data have several, and is known of "
+                "single points alone: leave it out of --metrics"
+            )
         if own_statistics:
             return self.as_given.measuring(measure, data)
         return self._risk(data, measure, self.at(z))
@@ -335,6 +343,25 @@ class Problem:
             f"that and {behind} behind it: choose there, for instance loss=lambda output, batch: "
             "output['loss']"
         )
+
+    def _number(self, split: str, name: str, frozen: Risk, z: Tensor) -> float:
+        """The loss or a metric of one point on a split."""
+        measure: Any = self._loss if name == "loss" else self.task.metrics[name]
+        if hasattr(measure, "counts") and self.task.loss_of == "output":
+            risk = self._measuring(split, "loss", self._loss, frozen)
+            with torch.no_grad():
+                batches = (risk.prepared(batch, z.dtype) for batch in risk.data)
+                counts = [measure.counts(risk.outputs(z, b), b.target) for b in batches]
+            return float(measure.score(sum(counts[1:], counts[0])))
+        return float(value(self._measuring(split, name, measure, frozen), z))
+
+    def _measuring(self, split: str, name: str, measure: Any, frozen: Risk) -> Any:
+        """The risk of a measure on a split; kept where its statistics do not belong to a point."""
+        if frozen is not self.__dict__.get("_judged"):
+            return self._risk(self.data(split), measure, frozen)
+        if (split, name) not in self._measures:
+            self._measures[split, name] = self._risk(self.data(split), measure, frozen)
+        return self._measures[split, name]
 
     def _risk(self, data: Any, measure: Any, frozen: Risk) -> Risk:
         risk = frozen.measuring(measure, data)

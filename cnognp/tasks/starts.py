@@ -1,6 +1,6 @@
 """Populations that begin at weights that are there already, and beside them."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -8,9 +8,52 @@ import torch
 from torch import Tensor
 
 from cnognp.ranges import require
-from cnognp.tasks.task import Task, given_point
+from cnognp.tasks.task import Task, given_point, initial_population
 from cnognp.tasks.weights import load
 from landscape.networks import Layout
+
+
+@dataclass(frozen=True)
+class Starts:
+    """Where the members of a population start; nobody keeps the places of large ones.
+
+    Args:
+        task: gives them.
+        layout: of the model's trainable parameters.
+        members: how many.
+        seed: any integer.
+        device: where they are put.
+        dtype: of the points.
+    """
+
+    task: Task
+    layout: Layout
+    members: int
+    seed: int
+    device: torch.device
+    dtype: torch.dtype
+
+    def __call__(self, block: slice) -> Tensor:
+        """The starts (n, p) of members in a row.
+
+        Raises:
+            ValueError: if the task gives none that differ, or are finite.
+            TypeError: if it gives no tensors of numbers.
+        """
+        return initial_population(
+            self.task, self.layout, block.stop - block.start, self.seed, self.device, self.dtype,
+            block.start,
+        )  # fmt: skip
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Members and parameters."""
+        return self.members, self.layout.dim
+
+    @property
+    def bytes(self) -> int:
+        """What all of them take."""
+        return self.members * self.layout.dim * self.dtype.itemsize
 
 
 def begun_at(task: Task, weights: str, spread: float) -> Task:

@@ -4,7 +4,7 @@ Splits are stratified and follow from the seed. Scales are fitted on the trainin
 Tensors are float32 on the CPU.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,8 +16,9 @@ from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 from torch.nn import functional as F
 
+from cnognp.tasks.classification import BINARY, SCORES
 from cnognp.tasks.networks import mlp
-from cnognp.tasks.task import Task, accuracy, binary_accuracy, binary_cross_entropy
+from cnognp.tasks.task import Task, binary_cross_entropy
 from cnognp.tasks.weights import load
 from landscape.randomness import derived_seed
 
@@ -34,7 +35,7 @@ def wine(seed: int = 0, hidden: tuple[int, ...] = (10,)) -> Task:
     """
     inputs, target = load_wine(return_X_y=True)
     splits = _standardised(inputs, target, seed)
-    return perceptron("wine", splits, 3, hidden, seed, loss=F.cross_entropy, accuracy=accuracy)
+    return perceptron("wine", splits, 3, hidden, seed, loss=F.cross_entropy, metrics=SCORES)
 
 
 def breast_cancer(seed: int = 0, hidden: tuple[int, ...] = (10,)) -> Task:
@@ -51,7 +52,7 @@ def breast_cancer(seed: int = 0, hidden: tuple[int, ...] = (10,)) -> Task:
     splits = _standardised(inputs, target.astype(float), seed)
     return perceptron(
         "breast-cancer", splits, 1, hidden, seed,
-        loss=binary_cross_entropy, accuracy=binary_accuracy,
+        loss=binary_cross_entropy, metrics=BINARY,
     )  # fmt: skip
 
 
@@ -141,9 +142,9 @@ def starts(
 
 def perceptron(
     name: str, splits: Splits, outputs: int, hidden: Sequence[int], seed: int, *,
-    loss: Callable[..., Any], accuracy: Callable[..., Any],
+    loss: Callable[..., Any], metrics: Mapping[str, Callable[..., Any]],
 ) -> Task:  # fmt: skip
-    """A task of a perceptron on rows of numbers, with the accuracy as its metric.
+    """A task of a perceptron on rows of numbers, with the scores of a classification.
 
     Args:
         name: of the task.
@@ -152,14 +153,14 @@ def perceptron(
         hidden: units of each hidden layer.
         seed: of the starting weights.
         loss: ``loss(output, target)``.
-        accuracy: ``accuracy(output, target)``.
+        metrics: by name, as a `Task` has them.
     """
     build = partial(mlp, splits.train[0].shape[1], hidden, outputs)
     return Task(
         **starts(build, seed),
         **tensors(splits)._asdict(),
         loss=loss,
-        metrics={"accuracy": accuracy},
+        metrics=metrics,
         name=name,
     )
 

@@ -111,6 +111,7 @@ def initial_population(
     seed: int,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    first: int = 0,
 ) -> Float[Tensor, "members p"]:
     """The points at which the members of a population start.
 
@@ -123,10 +124,11 @@ def initial_population(
     Args:
         task: gives the model and ``initial``.
         layout: of the model's trainable parameters.
-        members: population size N.
+        members: how many members: population size N, or some of a larger population.
         seed: any integer.
         device: where the points are put.
         dtype: of the points.
+        first: number of the first of them.
 
     Raises:
         ValueError: if ``members`` is below 1, if resetting the modules changes no parameter, or if
@@ -136,17 +138,20 @@ def initial_population(
     if members < 1:
         raise ValueError(f"members must be at least 1, got {members}")
     given = given_point(layout, task)
-    points = [given]
-    for member in range(1, members):
+    points = torch.empty((members, *given.shape), device=device, dtype=dtype)
+    for place, member in enumerate(range(first, first + members)):
+        if member == 0:
+            points[place] = given
+            continue
         generator = torch.Generator(device="cpu").manual_seed(derived_seed(seed, "start", member))
         with torch.random.fork_rng(devices=[]):
             # reset_parameters can draw from nothing but the default generator.
             torch.default_generator.manual_seed(generator.initial_seed())
             if task.initial is None:
-                points.append(_reset(task, layout, given))
+                points[place] = _reset(task, layout, given)
             else:
-                points.append(_started(task.initial(layout, generator), layout))
-    return torch.stack([p.to(device=device, dtype=dtype) for p in points])
+                points[place] = _started(task.initial(layout, generator), layout)
+    return points
 
 
 def accuracy(output: Float[Tensor, "*batch classes"], target: Tensor) -> Float[Tensor, ""]:

@@ -1,6 +1,7 @@
 """What a training has to beat: the best constant output, and the points that it started from."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,8 +9,9 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor, nn
 
-from cnognp.population import valued
+from cnognp.population import LARGE, blocks
 from cnognp.tasks.problem import Problem
+from cnognp.tasks.starts import Starts
 from landscape.networks import RESIDENT_BYTES, Batch, EmpiricalRisk, tensors_of
 from landscape.objective import value, value_and_grad
 
@@ -67,7 +69,7 @@ def constant(problem: Problem) -> Constant | None:
             return None
 
 
-def judgement(problem: Problem, start: Tensor, best: Mapping[str, Any]) -> dict[str, Any]:
+def judgement(problem: Problem, start: Starts, best: Mapping[str, Any]) -> dict[str, Any]:
     """What a finished training is compared with, as JSON has it, and a remark if it is no better.
 
     ``constant_loss`` and ``constant_metrics`` are those of the best constant output, None and empty
@@ -75,11 +77,11 @@ def judgement(problem: Problem, start: Tensor, best: Mapping[str, Any]) -> dict[
 
     Args:
         problem: what was trained.
-        start: (N, p), where the members started.
+        start: where the members started.
         best: ``loss`` and ``metrics`` of the best point.
     """
     found = constant(problem)
-    began = valued(problem.evaluation, start, problem.device).double()
+    began = begun(problem, start, partial(value, problem.evaluation)).double()
     began = began[began.isfinite()]
     lowest = float(began.min()) if len(began) else None
     return {
@@ -88,6 +90,19 @@ def judgement(problem: Problem, start: Tensor, best: Mapping[str, Any]) -> dict[
         "start_loss": lowest,
         "remark": remark(best, found, lowest),
     }
+
+
+def begun(problem: Problem, start: Starts, judge: Callable[[Tensor], Tensor]) -> Tensor:
+    """What ``judge`` says (n,) of the starts, of large ones a few at a time.
+
+    Args:
+        problem: has the device, and says how many are evaluated together.
+        start: where the members started.
+        judge: from points (m, p) on the device to numbers (m,).
+    """
+    whole = [slice(0, start.members)]
+    few = whole if start.bytes < LARGE else blocks(problem.evaluation, start.members)
+    return torch.cat([judge(start(block).to(problem.device)) for block in few])
 
 
 def remark(
@@ -151,6 +166,9 @@ def _best(problem: Problem) -> Constant | None:
 def _metrics(problem: Problem, batches: list[Pair], output: Tensor) -> Iterator[tuple[str, float]]:
     """The metrics that a constant output has; some need outputs that differ."""
     for name, metric in problem.task.metrics.items():
+        if hasattr(metric, "counts"):
+            # No mean over batches, and nothing that one output for all samples is good at.
+            continue
         try:
             number = float(value(EmpiricalRisk(_Same(output), batches, metric), output.flatten()))
         except (RuntimeError, ValueError):

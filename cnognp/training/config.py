@@ -13,6 +13,7 @@ from landscape.files import DamagedFile, check_writable, replacing, temporaries
 
 if TYPE_CHECKING:
     from cnognp.training.checkpoint import Checkpoint
+    from cnognp.training.snapshots import Kept
 
 # What the description of a run says in every checkpoint, and of which kind.
 _DESCRIBED = {
@@ -48,11 +49,17 @@ class Config:
             and the best point is the best of those judged. 0 judges every round of a small task
             and every tenth of one with more than 2^24 parameters times samples, there without the
             gradient's norm. In the history, rounds that were not judged are NaN.
-        members_live: ``device``, ``host`` or ``files``: a swarm's members that do not fit together
-            visit the device a few at a time, with the same bits; ``auto`` takes the host where all
-            members have 256 MiB or more. Elsewhere than on the device one state is held, written
-            over in every round: of a run that diverges, the last checkpoint has the members where
-            they diverged, not the round before. Files are in the run's folder, without a name.
+        members_live: ``device``, ``host`` or ``files``: members that do not fit together visit the
+            device one at a time, or as many as are evaluated together, with the same bits. ``auto``
+            takes the host where all members have 256 MiB or more; on an accelerator only those of a
+            swarm, and others that do not fit. A run may go on with another choice. Elsewhere
+            than on the device one state is held, written over in every round: of a run that
+            diverges, the last checkpoint has the members where they diverged, not the round
+            before. Files are in the run's folder, without a name.
+        snapshots: points that are kept along each member's trajectory, of the rounds that are
+            judged: so many of the lowest loss on the whole training split, and as many that are
+            best on the validation split, by accuracy where the task has one and then by loss; each
+            with its loss and metrics on every split. 0 keeps none.
         weights: file of weights at which member 0 starts exactly; empty for those that the task
             gives its model.
         spread: deviation of the normal noise that the other members start with beside member 0; 0
@@ -75,6 +82,7 @@ class Config:
     record_curvature: int = 0
     judge_every: int = 0
     members_live: str = "auto"
+    snapshots: int = 0
     weights: str = ""
     spread: float = 0.0
     task_options: dict[str, Any] = field(default_factory=dict)
@@ -83,6 +91,7 @@ class Config:
     def __post_init__(self):
         least = {"members": 1, "iterations": 1, "seed": 0, "threads": 0}
         least |= {"checkpoint_every": 0, "record_curvature": 0, "judge_every": 0}
+        least |= {"snapshots": 0}
         for name, bound in least.items():
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < bound:
@@ -134,8 +143,9 @@ class Config:
     def differences(self, other: "Config") -> list[str]:
         """What ``other`` has otherwise, one entry for each key: ``"members 20, not 30"``.
 
-        The keys of another task or method are not listed beside its name. A keyword of the method
-        that one does not have, since an older version wrote it, is at its default.
+        Where members live changes nothing that a run finds, so it is not listed. The keys of
+        another task or method are not listed beside its name. A keyword of the method that one does
+        not have, since an older version wrote it, is at its default.
         """
         ours, theirs = self._flat(), other._flat()
         renamed = tuple(f"{n}." for n in ("task", "method") if ours[n] != theirs[n])
@@ -147,7 +157,7 @@ class Config:
         return [text for key, text in different.items() if not key.startswith(renamed)]
 
     def _flat(self) -> dict[str, Any]:
-        tree = _plain(asdict(self))
+        tree = _plain(asdict(replace(self, members_live="auto")))
         names = {noun: tree.pop(noun) for noun in ("task", "method")}
         nouns = {noun: tree.pop(f"{noun}_options") for noun in names}
         nouns["method"] = _plain(completed(self.method, nouns["method"]))
@@ -202,6 +212,11 @@ class RunFolder:
         return self.path / "analysis"
 
     @property
+    def snapshots(self) -> Path:
+        """Folder of the points that were kept along trajectories."""
+        return self.path / "snapshots"
+
+    @property
     def figures(self) -> Path:
         """Folder of pictures."""
         return self.path / "figures"
@@ -252,6 +267,23 @@ class RunFolder:
         if found is not None:
             self._check(found.meta)
         return found, damaged
+
+    def kept(self) -> "dict[str, Kept]":
+        """The points that were kept along trajectories, by what for and by member, the best first.
+
+        ``kept()["train"][0][0].point()`` is where member 0 had its lowest training loss.
+
+        Raises:
+            DamagedFile: if there are checkpoints, but none of them is whole, or of a run.
+        """
+        from cnognp.training import snapshots
+
+        try:
+            return snapshots.of_checkpoint(self.snapshots, self.newest()[0])
+        except DamagedFile:
+            raise
+        except ValueError as error:
+            raise DamagedFile(self.checkpoints, str(error)) from None
 
     def load(self, step: int) -> "Checkpoint":
         """The checkpoint of that round.

@@ -6,13 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cnognp.method import Info, Method, norms
+from cnognp.method import Info, Method
 from cnognp.methods.averaging import SWA
 from cnognp.methods.descent import Epoch
 from cnognp.methods.schedule import Scheduled
+from cnognp.population import measured
 from cnognp.tasks.problem import Problem
 from cnognp.training.config import Config
-from landscape.objective import Objective, value, value_and_grad
+from landscape.objective import Objective
 
 SMALL = 1 << 24
 """Parameters times samples up to which every round is judged, with its gradient."""
@@ -30,6 +31,7 @@ class Judging:
         every: rounds between judgements.
         last: the last round.
         gradient: whether the norm of the gradient is told, which costs twice as much again.
+        device: where points are judged, wherever they live.
         fitness: what points are judged by where the method ranks by something else; only the best
             of a round is judged then.
     """
@@ -37,25 +39,22 @@ class Judging:
     every: int
     last: int
     gradient: bool
+    device: torch.device
     fitness: Any = None
 
     def due(self, iteration: int) -> bool:
         """Whether that round is judged."""
-        return iteration in (1, self.last) or iteration % self.every == 0
+        return due(iteration, self.every, self.last)
 
     def judged(self, objective: Objective, state: Any, info: Info) -> Info:
         """The info with the loss on the whole objective where the members now are."""
         z = state.position
-        if not self.gradient:
-            loss = value(objective, z)
-            return Info(z, loss, None, loss, info.evaluations)
-        loss, grad = value_and_grad(objective, z)
-        return Info(z, loss, norms(grad), loss, info.evaluations)
+        loss, norm = measured(objective, z, self.device, self.gradient)
+        return Info(z, loss, norm, loss, info.evaluations)
 
     def measured(self, objective: Objective, z: Tensor) -> Tensor:
         """The fitness (n,) at z (n, p) on the whole objective."""
-        loss, grad = value_and_grad(objective, z) if self.gradient else (value(objective, z), None)
-        return self.fitness.of_norm(loss, None if grad is None else norms(grad))
+        return self.fitness.of_norm(*measured(objective, z, self.device, self.gradient))
 
     def elected(
         self, objective: Objective, method: Any, state: Any, info: Info
@@ -78,15 +77,29 @@ def judging(config: Config, problem: Problem, method: Method) -> tuple[Method, J
     published one is believed as it is. A method whose moves need the judgement, as those of other
     swarms do, and one that takes steps on the whole data, judges by itself.
     """
-    quiet = _quiet(method)
-    small = problem.training.dim * problem.training.samples <= SMALL
-    every = config.judge_every or (1 if small else EVERY)
+    quiet, small, every = _quiet(method), _is_small(problem), interval(config, problem)
     if ranked_by_epochs(method):
         fitness = method.fitness  # type: ignore[attr-defined]
-        return method, Judging(every, config.iterations, fitness.needs_gradient, fitness)
+        return method, Judging(
+            every, config.iterations, fitness.needs_gradient, problem.device, fitness
+        )
     if quiet == method or (small and every == 1):
         return method, None
-    return quiet, Judging(every, config.iterations, small)
+    return quiet, Judging(every, config.iterations, small, problem.device)
+
+
+def interval(config: Config, problem: Problem) -> int:
+    """Rounds between judgements on the whole data."""
+    return config.judge_every or (1 if _is_small(problem) else EVERY)
+
+
+def due(iteration: int, every: int, last: int) -> bool:
+    """Whether that round is judged: the first, the last and every so many."""
+    return iteration in (1, last) or iteration % every == 0
+
+
+def _is_small(problem: Problem) -> bool:
+    return problem.training.dim * problem.training.samples <= SMALL
 
 
 def ranked_by_epochs(method: Any) -> bool:

@@ -109,24 +109,24 @@ class Record:
 
     @classmethod
     def from_arrays(
-        cls, arrays: dict[str, np.ndarray], rounds: int, population: Tensor
+        cls, arrays: dict[str, np.ndarray], rounds: int, shape: tuple[int, int]
     ) -> "Record":
-        """The record in a checkpoint after so many rounds of a population like this one.
+        """The record in a checkpoint after so many rounds of so many members and parameters.
 
         Raises:
             ValueError: if something is missing or does not fit.
         """
-        members, dim = population.shape
+        members, dim = shape
         wide = ("loss", "gradient_norm", "fitness")
-        shapes: dict[str, tuple[int, ...]] = {"best/member": (), "best/fitness": ()}
+        known: dict[str, tuple[int, ...]] = {"best/member": (), "best/fitness": ()}
         for name in _CURVES:
-            shapes[f"history/{name}"] = (rounds, members) if name in wide else (rounds,)
+            known[f"history/{name}"] = (rounds, members) if name in wide else (rounds,)
         if "best/position" in arrays:
-            shapes["best/position"] = (dim,)
-        for name, shape in shapes.items():
-            if name not in arrays or arrays[name].shape != shape:
+            known["best/position"] = (dim,)
+        for name, expected in known.items():
+            if name not in arrays or arrays[name].shape != expected:
                 got = arrays[name].shape if name in arrays else "nothing"
-                raise ValueError(f"{name} must have shape {shape} in the checkpoint, got {got}")
+                raise ValueError(f"{name} must have shape {expected} in the checkpoint, got {got}")
         return cls(
             rows={name: list(arrays[f"history/{name}"]) for name in _CURVES},
             best=arrays.get("best/position"),
@@ -146,6 +146,8 @@ class Record:
             self.offer(state.best, state.best_fitness)
         elif info.fitness is not None and info.position is not None:
             self.offer(info.position, info.fitness)
+        elif info.fitness is not None and info.leading is not None:
+            self.offer(info.leading.expand(len(info.fitness), -1), info.fitness)
 
     def _diversity(self, position: Tensor) -> float:
         if self.best is None:

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from cnognp.method import Info, Method
 from cnognp.methods import METHODS
-from cnognp.population import Population, home_of
+from cnognp.population import Population, home_of, measured
 from cnognp.run import run
 from cnognp.state import from_arrays, to_tensors
 from cnognp.tasks.problem import Problem, choose_device, problem_of
-from cnognp.tasks.task import initial_population
+from cnognp.tasks.starts import Starts
 from cnognp.tasks.weights import encoded
 from cnognp.training import baseline, checkpoint, minibatches
 from cnognp.training.checkpoint import Checkpoint
@@ -31,8 +31,9 @@ from cnognp.training.curvature import (
     save_recording,
     stability_of,
 )
-from cnognp.training.judging import Judging, judging
+from cnognp.training.judging import Judging, due, interval, judging
 from cnognp.training.record import Record
+from cnognp.training.snapshots import Snapshots, names_of, of_checkpoint, tidy
 from landscape import results
 from landscape.files import DamagedFile, replacing
 from landscape.objective import value_and_grad
@@ -50,7 +51,7 @@ class Training:
     config: Config
     problem: Problem
     method: Method
-    start: Tensor
+    start: Starts
     state: Any
     record: Record
     recorder: CurvatureRecorder | None = None
@@ -59,6 +60,7 @@ class Training:
     status: str = RUNNING
     measured: dict[str, Any] = field(default_factory=dict)
     population: Population | None = None
+    snapshots: Snapshots | None = None
     began: float = field(default_factory=time.perf_counter)
 
     @classmethod
@@ -67,7 +69,8 @@ class Training:
 
         Args:
             config: what to train.
-            folder: where members live that are to live in files; must exist when the run begins.
+            folder: of the run; must exist when it begins. Members may live in files there, and
+                points of trajectories are kept there.
 
         Raises:
             ValueError: if the task, the method, a keyword or the device does not exist or fit, or
@@ -80,22 +83,26 @@ class Training:
         method = METHODS[config.method](**config.method_options)
         layout = problem.training.layout
         dtype = problem.training.point_dtype
-        size = config.members * problem.training.dim * dtype.itemsize
-        home = home_of(config.members_live, method, size)  # type: ignore[arg-type]
+        start = Starts(
+            problem.task, layout, config.members, config.seed, problem.device, dtype
+        )  # fmt: skip
+        # What cannot start is refused before there is a folder.
+        start(slice(0, min(config.members, 2)))
+        home = home_of(config.members_live, method, start.bytes, problem.device)  # type: ignore[arg-type]
         population = None
         if home != "device":
             population = Population(method, home, problem.device, folder)
-        place = torch.device("cpu") if population else problem.device
-        start = initial_population(
-            problem.task, layout, config.members, config.seed, place, dtype
-        )  # fmt: skip
         recorder = recorder_of(config, problem, method)
         # What cannot be cut so is refused before there is a folder.
         minibatches.check(method, problem)
         method, when = judging(config, problem, method)
+        kept = None
+        if config.snapshots and folder is not None:
+            kept = Snapshots(config.snapshots, RunFolder(folder).snapshots, problem)
         return cls(
-            config, problem, method, start, None, Record(), recorder, when, population=population
-        )
+            config, problem, method, start, None, Record(), recorder, when, population=population,
+            snapshots=kept,
+        )  # fmt: skip
 
     def restore(self, found: Checkpoint) -> None:
         """Goes to where the checkpoint stands.
@@ -110,12 +117,14 @@ class Training:
             self.state = from_arrays(self._begun(), found.arrays)
         else:
             objective = next(self.problem.stream(self.method, self._seed))
-            like = self.population.like(objective, self.start)
+            like = self.population.like(objective, self.start(slice(0, 1)), self.start.members)
             self.state = self.population.hold(from_arrays(like, found.arrays, copy=False))
-        self.record = Record.from_arrays(found.arrays, found.iteration, self.start)
+        self.record = Record.from_arrays(found.arrays, found.iteration, self.start.shape)
         if self.recorder is not None:
             own = {n: array for n, array in found.arrays.items() if n.startswith(_CURVATURE)}
             self.recorder.load_state_dict({n.removeprefix(_CURVATURE): a for n, a in own.items()})
+        if self.snapshots is not None:
+            self.snapshots.restore(found.arrays, found.meta)
         self.iteration = found.iteration
 
     def advance(self, after: Callable[["Training", Info], bool]) -> None:
@@ -125,9 +134,11 @@ class Training:
         """
         stream = self.problem.stream(self.method, self._seed, self.iteration)
         generator = torch.Generator(device="cpu").manual_seed(self._seed)
+        begun = self._begun() if self.state is None else self.state
         rounds = run(
-            self._mover, stream, self.start, generator, state=self.state, start=self.iteration
+            self._mover, stream, begun.position, generator, state=begun, start=self.iteration
         )
+        del begun
         self.status = RUNNING
         if self.iteration == 0:
             self._observe()
@@ -142,6 +153,7 @@ class Training:
             self.state = state
             self.record.update(state, info)
             self._observe()
+            self._keep()
             if self.iteration == self.config.iterations:
                 self._judge_last(info)
                 self.status = DIVERGED if self.record.ended_worse() else FINISHED
@@ -182,12 +194,15 @@ class Training:
         arrays |= record.to_arrays()
         if self.recorder is not None:
             arrays |= {_CURVATURE + name: a for name, a in self.recorder.state_dict().items()}
+        if self.snapshots is not None:
+            meta["snapshots"] = self.snapshots.described()
+            arrays |= self.snapshots.to_arrays()
         return Checkpoint(self.iteration, arrays, meta)
 
     def best(self) -> Tensor:
         """The best point so far, (p,); the first member where none was finite."""
         if self.record.best is None:
-            return self.state.position[0]
+            return self.state.position[0].to(self.problem.device)
         return torch.as_tensor(self.record.best, device=self.problem.device)
 
     def _judged(self, state: Any, info: Info) -> Info:
@@ -197,19 +212,32 @@ class Training:
         if judging.fitness is None:
             return judging.judged(objective, state, info)
         if self.iteration == 1:
-            self.record.offer(self.start, judging.measured(objective, self.start))
+            self._offer_starts(lambda z: judging.measured(objective, z))
         self.record.offer(*judging.elected(objective, self.method, state, info))
         return info
 
     def _observe(self) -> None:
         """Records the curvature where the run stands, if that is wanted in this round."""
         if self.recorder is not None:
-            position = self.start if self.state is None else self.state.position
+            first = slice(MEMBER, MEMBER + 1)
+            position = self.start(first) if self.state is None else self.state.position[first]
             stability = stability_of(self.method, self.state)
-            self.recorder(self.iteration, position[MEMBER], stability=stability)
+            place = position[0].to(self.problem.device)
+            self.recorder(self.iteration, place, stability=stability)
+
+    def _keep(self) -> None:
+        """Keeps the points of this round that are good enough, if it is judged."""
+        if self.snapshots is not None:
+            every = interval(self.config, self.problem)
+            if due(self.iteration, every, self.config.iterations):
+                self.snapshots.offer(self.iteration, self.state.position)
 
     def _begun(self) -> Any:
-        return self._mover.init(next(self.problem.stream(self.method, self._seed)), self.start)
+        """The state before the first round."""
+        objective, members = next(self.problem.stream(self.method, self._seed)), self.start.members
+        if self.population is not None:
+            return self.population.begun(objective, self.start, members)
+        return self.method.init(objective, self.start(slice(0, members)))
 
     @property
     def _mover(self) -> Method:
@@ -244,7 +272,7 @@ class Training:
             self.record.offer(self.state.best, self.state.best_fitness)
         else:
             objective = next(self.problem.stream(self.method, self._seed))
-            self.record.offer(*_valued(objective, self.start))
+            self._offer_starts(lambda z: self._losses(objective, z))
         if self.record.best is None:
             raise RuntimeError(
                 "the loss is finite at no member's start: look at the data, the loss and the "
@@ -256,7 +284,18 @@ class Training:
         if self.fitness_from is not None or info.position is self.state.position:
             return
         objective = next(self.problem.stream(self.method, self._seed, self.iteration))
-        self.record.offer(*_valued(objective, self.state.position))
+        self.record.offer(self.state.position, self._losses(objective, self.state.position))
+
+    def _offer_starts(self, judge: Callable[[Tensor], Tensor]) -> None:
+        """Offers the best of the starts to the record, by what ``judge`` says of points."""
+        fitness = baseline.begun(self.problem, self.start, judge)
+        member = int(torch.where(fitness.isnan(), torch.inf, fitness).argmin())
+        place = self.start(slice(member, member + 1))
+        self.record.offer(place.expand(len(fitness), -1), fitness)
+
+    def _losses(self, objective: Any, z: Tensor) -> Tensor:
+        """The losses (n,) at points (n, p), as a step with gradients finds them."""
+        return measured(objective, z, self.problem.device)[0]
 
     def _compare(self) -> None:
         """Notes whether the best point is better than a constant output, and than the starts."""
@@ -295,7 +334,8 @@ def train(
         resume: go on from the newest whole checkpoint, or begin where there is none.
         progress: called after every round.
         leave: asked after every round; where it says so, the run ends with a checkpoint.
-        warn: gets one line for each damaged checkpoint that was passed over.
+        warn: gets one line for each damaged checkpoint that was passed over, and one where members
+            live elsewhere than on the device although nobody asked for that.
 
     Raises:
         FileExistsError: if the folder exists and ``resume`` is False.
@@ -310,10 +350,14 @@ def train(
     found = _newest(folder, warn) if resume else None
     config = _settled(config, folder, found)
     if found is not None and found.meta["status"] in (FINISHED, DIVERGED):
+        # As the run would have left it, had it not been killed in its very last moment.
+        tidy(folder.snapshots, names_of(of_checkpoint(folder.snapshots, found)))
         return found
     with _threads(config.threads):
         training = Training.of(config, folder.path)
         config = training.config
+        if config.members_live == "auto" and training.population is not None:
+            warn(_moved_out(training))
         if found is None:
             folder.create(config, fresh=not resume)
         else:
@@ -321,7 +365,11 @@ def train(
                 training.restore(found)
             except ValueError as error:
                 raise DamagedFile(folder.checkpoints, str(error)) from None
+            # Its arrays are large, and what is needed of them is in the training now.
+            found = None
         folder.clear_stale()
+        if training.snapshots is not None:
+            training.snapshots.clear()
 
         def after(training: Training, info: Info) -> bool:
             if progress is not None:
@@ -330,15 +378,23 @@ def train(
                 return True
             if training.iteration % config.interval == 0:
                 save_recording(training.recorder, folder, config, training.identity)
-                checkpoint.save(folder.checkpoints, training.checkpoint())
+                _save(training, folder)
             return False
 
         training.advance(after)
         # What belongs to a finished run is in place before the checkpoint that says so.
         _export(training, folder)
-        last = training.checkpoint()
-        checkpoint.save(folder.checkpoints, last)
+        last = _save(training, folder)
     return last
+
+
+def _save(training: Training, folder: RunFolder) -> Checkpoint:
+    """The checkpoint of where the run stands, which is now in its folder."""
+    made = training.checkpoint()
+    checkpoint.save(folder.checkpoints, made)
+    if training.snapshots is not None:
+        training.snapshots.saved(last=training.status in (FINISHED, DIVERGED))
+    return made
 
 
 def _newest(folder: RunFolder, warn: Callable[[str], None]) -> Checkpoint | None:
@@ -371,7 +427,16 @@ def _settled(config: Config, folder: RunFolder, found: Checkpoint | None) -> Con
             f"{folder.path} was begun with {', '.join(different)}; give the same configuration, "
             "or choose another folder with --out"
         )
-    return begun
+    return replace(begun, members_live=config.members_live)
+
+
+def _moved_out(training: Training) -> str:
+    """Where members are that were not asked to live there."""
+    size = training.start.bytes / 2**20
+    return (
+        f"the members have {size:,.0f} MiB and live in host memory; they visit the device one at a "
+        "time, with the same bits. --members-live device keeps them there"
+    )
 
 
 @contextmanager
@@ -414,10 +479,6 @@ def _export(training: Training, folder: RunFolder) -> None:
     for path, tensors in files.items():
         with replacing(path) as temporary:
             temporary.write_bytes(encoded(tensors))
-
-
-def _valued(objective: Any, z: Tensor) -> tuple[Tensor, Tensor]:
-    return z, value_and_grad(objective, z)[0]
 
 
 @cache

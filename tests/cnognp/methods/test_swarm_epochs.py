@@ -17,7 +17,6 @@ from cnognp.methods.registry import completed, searches
 from cnognp.methods.schedule import Cosine, Scheduled, WarmUp
 from cnognp.methods.sharpness_aware import GCSAM, SAM
 from cnognp.methods.swarm import Swarm
-from cnognp.population import Population, home_of
 from cnognp.run import run
 from cnognp.training.config import Config
 from cnognp.training.judging import Judging
@@ -334,7 +333,7 @@ def test_a_lucky_epoch_is_not_the_best_point():
         cognitive=0.0, social=0.0,
     )  # fmt: skip
     z = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
-    record, judge = Record(), Judging(1, 6, True, method.fitness)
+    record, judge = Record(), Judging(1, 6, True, z.device, method.fitness)
     record.offer(z, judge.measured(objective, z))
     assert record.best_fitness == pytest.approx(4 + 0.5 * 4)
     Lucky.asked = 0
@@ -357,10 +356,3 @@ def test_a_lucky_epoch_is_not_the_best_point():
 def test_epochs_that_cannot_rank_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         METHODS["cnognp"](fitness_from="epoch", **options)
-
-
-def test_members_ranked_by_epochs_live_together():
-    method = METHODS["cnognp"](fitness_from="epoch", batch_size=8)
-    assert home_of("auto", method, 1 << 40) == "device"
-    with pytest.raises(ValueError, match="must fit together: set fitness_from to point"):
-        Population(method, "host", torch.device("cpu"))

@@ -58,7 +58,7 @@ def test_a_signal_leaves_a_checkpoint_and_a_resume_gives_the_same_bits(
 def test_an_interrupted_run_has_the_best_member_so_far_measured(forks, interrupted):
     best = forks(["show", interrupted, "--json"])[0].document["best"]
     assert best["loss"] > 0 and best["gradient_norm"] > 0
-    assert set(best["metrics"]["test"]) == {"loss", "accuracy"}
+    assert set(best["metrics"]["test"]) == {"loss", "accuracy", "macro_f1"}
     assert (interrupted / "best.safetensors").exists()
 
 
