@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from cnognp.method import Method
 from cnognp.methods import METHODS
 from cnognp.methods.descent import Epoch
-from cnognp.tasks import memory
+from cnognp.tasks import memory, outputs
 from cnognp.tasks.registry import load
 from cnognp.tasks.starts import begun_at
 from cnognp.tasks.task import Task
@@ -60,6 +60,7 @@ class Problem:
             None, measurements of it are refused.
         derivatives: how products with the Hessian are taken, as in `landscape.networks.risk.Risk`.
         check: whether the first measurement checks the loss, see `landscape.networks.gate`.
+        precision: ``"bfloat16"`` lets the network compute in that where training sees it.
     """
 
     def __init__(
@@ -71,8 +72,9 @@ class Problem:
         noise_seed: int | None = None,
         derivatives: Derivatives = "exact",
         check: bool = True,
+        precision: str = "float32",
     ):
-        self.task = task
+        self.task, self._precision = task, precision
         self.device = device
         self._model = _on(device, task.model)
         self._loss = _on(device, task.loss) if isinstance(task.loss, nn.Module) else task.loss
@@ -90,7 +92,17 @@ class Problem:
     @cached_property
     def training(self) -> Risk:
         """The loss on the training data, as training sees it."""
-        return self._on_training(statistics="batch")
+        own = self.task.training_loss
+        loss = own if own is None or not isinstance(own, nn.Module) else _on(self.device, own)
+        exact = self._on_training(loss, statistics="batch")
+        return exact.mixed(torch.bfloat16) if self._precision == "bfloat16" else exact
+
+    @property
+    def trained_apart(self) -> str:
+        """Why training minimises something else than what members are judged by; empty if not."""
+        if self.task.training_loss is not None:
+            return "a loss of training of its own (label_smoothing)"
+        return f"precision {self._precision}" if self._precision != "float32" else ""
 
     @cached_property
     def evaluation(self) -> Risk | Reestimated:
@@ -126,7 +138,7 @@ class Problem:
         any other takes steps on the whole training risk, its dropout drawn anew in every step.
         """
         random = bool(self.training.stochastic_modules() or self.training.data.random)
-        plain = not (random or self.normalised)
+        plain = not (random or self.normalised or self.trained_apart)
         fixed: Objective = self.training
         if takes_minibatches(method) and not plain:
             fixed, random = Stochastic(self.evaluation, self.training), False
@@ -135,20 +147,12 @@ class Problem:
 
     def metrics(self, z: Tensor) -> dict[str, dict[str, float]]:
         """Loss and metrics of the point ``z`` on every split that the task has."""
-        measures = {"loss": self._loss, **self.task.metrics}
-        found: dict[str, dict[str, float]] = {}
         frozen = self.at(z)
-        for split in SPLITS:
-            data = self.data(split)
-            found[split] = (
-                {}
-                if data is None
-                else {
-                    name: float(value(self._risk(data, measure, frozen), z))
-                    for name, measure in measures.items()
-                }
-            )
-        return found
+        splits = {split: self.data(split) for split in SPLITS}
+        return {
+            split: {} if data is None else self._measured(frozen, data, z)
+            for split, data in splits.items()
+        }
 
     def metric(self, name: str, z: Tensor, *, own_statistics: bool = False) -> Risk:
         """A metric of the task as a function of the point.
@@ -280,8 +284,8 @@ class Problem:
                 "detached, or computed under no_grad?"
             )
 
-    def _on_training(self, **options: Any) -> Risk:
-        """The loss on the training data.
+    def _on_training(self, loss: Any = None, **options: Any) -> Risk:
+        """The loss, or another one, on the training data.
 
         Raises:
             ValueError: if the loss cannot take what the model returns; says what that is.
@@ -289,7 +293,8 @@ class Problem:
         kind = ModelRisk if self.task.loss_of == "model" else EmpiricalRisk
         try:
             # Large batches are cut only where that leaves the loss what it is.
-            risk = kind(self._model, self.data("train"), self._loss, **self._options, **options)
+            loss = self._loss if loss is None else loss
+            risk = kind(self._model, self.data("train"), loss, **self._options, **options)
             if self._together is None:
                 self._together = memory.judged_together(risk)
             return risk.limited(self._together)
@@ -332,6 +337,15 @@ class Problem:
             f"that and {behind} behind it: choose there, for instance loss=lambda output, batch: "
             "output['loss']"
         )
+
+    def _measured(self, frozen: Risk, data: Data, z: Tensor) -> dict[str, float]:
+        """Loss and metrics of the point on data."""
+        loss = self._risk(data, self._loss, frozen)
+        found = outputs.measured(loss, data, self.task.metrics, z)
+        if found is not None:
+            return {"loss": found[0], **found[1]}
+        risks = {name: self._risk(data, m, frozen) for name, m in self.task.metrics.items()}
+        return {name: float(value(risk, z)) for name, risk in {"loss": loss, **risks}.items()}
 
     def _risk(self, data: Any, measure: Any, frozen: Risk) -> Risk:
         risk = frozen.measuring(measure, data)
