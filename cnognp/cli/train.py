@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser, Namespace
 from cnognp.cli import arguments, console, signals
 from cnognp.methods import METHODS
 from cnognp.tasks.registry import TASKS, builder
-from cnognp.training.config import HOMES, Config, RunFolder
+from cnognp.training.config import HOMES, PRECISIONS, Config, RunFolder
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
@@ -57,6 +57,10 @@ def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
     parser.add_argument(
         "--snapshots", type=int, default=0,
         help="points kept along each trajectory: lowest in training loss, best on validation data",
+    )  # fmt: skip
+    parser.add_argument(
+        "--precision", type=Literal[PRECISIONS], default="float32",  # type: ignore[valid-type]
+        help="in which networks compute in training; all else is float32",
     )  # fmt: skip
     parser.add_argument("--data", type=str, default=None, help="folder of the task's data")
     parser.add_argument(
@@ -133,6 +137,7 @@ def _config_of(options: Namespace) -> Config:
         snapshots=options.snapshots,
         weights=options.weights,
         spread=options.spread,
+        precision=options.precision,
         task_options=task,
         method_options=method,
     )

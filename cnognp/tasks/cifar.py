@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from cnognp.tasks.architectures import Norm, architecture, memory_format, torchvision
 from cnognp.tasks.classification import SCORES
 from cnognp.tasks.tabular import Splits, held_out, starts, tensors
-from cnognp.tasks.task import Task
+from cnognp.tasks.task import Task, smoothed
 from landscape.files import DamagedFile
 from landscape.networks import cropped_and_flipped, normalised
 
@@ -40,6 +40,7 @@ class _Options(NamedTuple):
     spread: float
     validation: int
     augment: bool
+    label_smoothing: float
     mean: Colour
     deviation: Colour
 
@@ -53,6 +54,7 @@ def cifar10(
     spread: float = 1e-4,
     validation: int = 5000,
     augment: bool = True,
+    label_smoothing: float = 0.0,
     mean: Colour = (0.4914, 0.4822, 0.4465),
     deviation: Colour = (0.2023, 0.1994, 0.2010),
 ) -> Task:
@@ -75,6 +77,8 @@ def cifar10(
         augment: shift every image of a training mini-batch by up to 4 pixels and mirror every
             other one, in the same way for all members. Who judges, measures or takes steps on the
             whole data sees the images as they are.
+        label_smoothing: share of a label that training gives to all classes alike, from 0 to below
+            1; members are judged and measured by the plain cross-entropy.
         mean: of the red, green and blue that a network takes as 0, from 0 to 1.
         deviation: from the mean that a network takes as 1.
 
@@ -86,7 +90,8 @@ def cifar10(
         ModuleNotFoundError: if torchvision is not installed.
     """
     return _task(_CIFAR10, _Options(
-        seed, data, network, norm, weights, spread, validation, augment, mean, deviation
+        seed, data, network, norm, weights, spread, validation, augment, label_smoothing, mean,
+        deviation,
     ))  # fmt: skip
 
 
@@ -99,6 +104,7 @@ def cifar100(
     spread: float = 1e-4,
     validation: int = 5000,
     augment: bool = True,
+    label_smoothing: float = 0.0,
     mean: Colour = (0.5071, 0.4867, 0.4408),
     deviation: Colour = (0.2675, 0.2565, 0.2761),
 ) -> Task:
@@ -114,6 +120,7 @@ def cifar100(
         spread: deviation of the normal noise that the other members start with beside them.
         validation: images of the validation split; 0 for none.
         augment: shift and mirror the images of training mini-batches, as in cifar10.
+        label_smoothing: share of a label that training gives to all classes, as in cifar10.
         mean: of the red, green and blue that a network takes as 0, from 0 to 1.
         deviation: from the mean that a network takes as 1.
 
@@ -125,7 +132,8 @@ def cifar100(
         ModuleNotFoundError: if torchvision is not installed.
     """
     return _task(_CIFAR100, _Options(
-        seed, data, network, norm, weights, spread, validation, augment, mean, deviation
+        seed, data, network, norm, weights, spread, validation, augment, label_smoothing, mean,
+        deviation,
     ))  # fmt: skip
 
 
@@ -152,6 +160,7 @@ def _task(known: _Set, options: _Options) -> Task:
             memory_format=memory_format(options.network),
         ),  # fmt: skip
         augment=_augmented if options.augment else None,
+        training_loss=smoothed(options.label_smoothing),
     )
 
 

@@ -14,7 +14,7 @@ from cnognp.tasks.architectures import Norm, architecture, memory_format, torchv
 from cnognp.tasks.cifar import Colour
 from cnognp.tasks.classification import SCORES
 from cnognp.tasks.tabular import held_out, starts
-from cnognp.tasks.task import Task
+from cnognp.tasks.task import Task, smoothed
 from landscape.networks import normalised, resized_and_flipped
 
 _SIDE, _SEEN = 256, 224
@@ -30,6 +30,7 @@ def imagenet(
     spread: float = 1e-7,
     validation: int = 10000,
     augment: bool = True,
+    label_smoothing: float = 0.0,
     batch: int = 256,
     workers: int = 4,
     mean: Colour = (0.485, 0.456, 0.406),
@@ -54,6 +55,8 @@ def imagenet(
         augment: cut a part of 8 to 100 percent out of every image of a training mini-batch, and
             mirror every other one, in the same way for all members. Who judges, measures or takes
             steps on the whole data sees the middle.
+        label_smoothing: share of a label that training gives to all classes alike, from 0 to below
+            1; members are judged and measured by the plain cross-entropy.
         batch: images that are read together; mini-batches have as many where not all stay in
             memory.
         workers: processes that read images; 0 reads in this one.
@@ -90,6 +93,7 @@ def imagenet(
         name="imagenet",
         prepare=partial(_prepared, mean=mean, deviation=deviation, lies=memory_format(network)),
         augment=_augmented if augment else None,
+        training_loss=smoothed(label_smoothing),
     )
 
 

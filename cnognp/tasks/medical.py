@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from cnognp.tasks.architectures import Norm, architecture, memory_format
 from cnognp.tasks.classification import SCORES
 from cnognp.tasks.tabular import Splits, starts, tensors
-from cnognp.tasks.task import Task
+from cnognp.tasks.task import Task, smoothed
 from landscape.files import DamagedFile
 from landscape.networks import cropped_and_flipped, normalised
 
@@ -41,6 +41,7 @@ def breastmnist(
     weights: str = "",
     spread: float = 1e-4,
     augment: bool = False,
+    label_smoothing: float = 0.0,
 ) -> Task:
     """BreastMNIST: malignant (0) or not (1), 780 ultrasound images of 28 x 28, networks by name.
 
@@ -58,6 +59,8 @@ def breastmnist(
         spread: deviation of the normal noise that the other members start with beside them.
         augment: shift every image of a training mini-batch by up to 2 pixels and mirror every
             other one, in the same way for all members.
+        label_smoothing: share of a label that training gives to all classes alike, from 0 to below
+            1; members are judged and measured by the plain cross-entropy.
 
     Raises:
         FileNotFoundError: if a file is missing.
@@ -65,7 +68,7 @@ def breastmnist(
         UnfitFile: if the weights are those of another network.
         ValueError: if there is no such network, or ``spread`` is negative.
     """
-    return _task(_BREAST, seed, data, network, norm, weights, spread, augment)
+    return _task(_BREAST, seed, data, network, norm, weights, spread, augment, label_smoothing)
 
 
 def pneumoniamnist(
@@ -76,6 +79,7 @@ def pneumoniamnist(
     weights: str = "",
     spread: float = 1e-4,
     augment: bool = False,
+    label_smoothing: float = 0.0,
 ) -> Task:
     """PneumoniaMNIST: pneumonia (1) or not (0), 5,856 chest X-rays of 28 x 28; as breastmnist.
 
@@ -89,6 +93,7 @@ def pneumoniamnist(
         weights: file of weights at which the first member starts, instead of fresh ones.
         spread: deviation of the normal noise that the other members start with beside them.
         augment: shift and mirror the images of training mini-batches, as in breastmnist.
+        label_smoothing: share of a label that training gives to all classes, as in breastmnist.
 
     Raises:
         FileNotFoundError: if a file is missing.
@@ -96,12 +101,12 @@ def pneumoniamnist(
         UnfitFile: if the weights are those of another network.
         ValueError: if there is no such network, or ``spread`` is negative.
     """
-    return _task(_PNEUMONIA, seed, data, network, norm, weights, spread, augment)
+    return _task(_PNEUMONIA, seed, data, network, norm, weights, spread, augment, label_smoothing)
 
 
 def _task(
     known: _File, seed: int, data: str, network: str, norm: Norm, weights: str, spread: float,
-    augment: bool,
+    augment: bool, label_smoothing: float,
 ) -> Task:  # fmt: skip
     return Task(
         **starts(partial(architecture, network, 2, norm), seed, weights, spread),
@@ -111,6 +116,7 @@ def _task(
         name=known.name,
         prepare=partial(_prepared, lies=memory_format(network)),
         augment=_augmented if augment else None,
+        training_loss=smoothed(label_smoothing),
     )
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from cnognp.method import Method
 from cnognp.methods import METHODS
 from cnognp.methods.descent import Epoch
-from cnognp.tasks import memory
+from cnognp.tasks import memory, outputs
 from cnognp.tasks.registry import load
 from cnognp.tasks.starts import begun_at
 from cnognp.tasks.task import Task
@@ -62,6 +62,7 @@ class Problem:
             None, measurements of it are refused.
         derivatives: how products with the Hessian are taken, as in `landscape.networks.risk.Risk`.
         check: whether the first measurement checks the loss, see `landscape.networks.gate`.
+        precision: ``"bfloat16"`` lets the network compute in that where training sees it.
     """
 
     def __init__(
@@ -73,8 +74,9 @@ class Problem:
         noise_seed: int | None = None,
         derivatives: Derivatives = "exact",
         check: bool = True,
+        precision: str = "float32",
     ):
-        self.task = task
+        self.task, self._precision = task, precision
         self.device = device
         self._model = _on(device, task.model)
         self._loss = _on(device, task.loss) if isinstance(task.loss, nn.Module) else task.loss
@@ -93,7 +95,17 @@ class Problem:
     @cached_property
     def training(self) -> Risk:
         """The loss on the training data, as training sees it."""
-        return self._on_training(statistics="batch")
+        own = self.task.training_loss
+        loss = own if own is None or not isinstance(own, nn.Module) else _on(self.device, own)
+        exact = self._on_training(loss, statistics="batch")
+        return exact.mixed(torch.bfloat16) if self._precision == "bfloat16" else exact
+
+    @property
+    def trained_apart(self) -> str:
+        """Why training minimises something else than what members are judged by; empty if not."""
+        if self.task.training_loss is not None:
+            return "a loss of training of its own (label_smoothing)"
+        return f"precision {self._precision}" if self._precision != "float32" else ""
 
     @cached_property
     def evaluation(self) -> Risk | Reestimated:
@@ -130,7 +142,7 @@ class Problem:
         any other takes steps on the whole training risk, its dropout drawn anew in every step.
         """
         random = bool(self.training.stochastic_modules() or self.training.data.random)
-        plain = not (random or self.normalised)
+        plain = not (random or self.normalised or self.trained_apart)
         fixed: Objective = self.training
         if takes_minibatches(method) and not plain:
             fixed, random = Stochastic(self.evaluation, self.training), False
@@ -147,14 +159,12 @@ class Problem:
             splits: which of them.
             only: ``"loss"`` and names of metrics; all where None.
         """
-        measures = {"loss": self._loss, **self.task.metrics}
-        names = measures if only is None else only
-        found: dict[str, dict[str, float]] = {split: {} for split in splits}
+        names = ("loss", *self.task.metrics) if only is None else only
         frozen = self.at(z)
-        for split in splits:
-            if self.data(split) is not None:
-                found[split] = {name: self._number(split, name, frozen, z) for name in names}
-        return found
+        return {
+            split: {} if self.data(split) is None else self._measured(split, names, frozen, z)
+            for split in splits
+        }
 
     def metric(self, name: str, z: Tensor, *, own_statistics: bool = False) -> Risk:
         """A metric of the task as a function of the point.
@@ -291,8 +301,8 @@ class Problem:
                 "detached, or computed under no_grad?"
             )
 
-    def _on_training(self, **options: Any) -> Risk:
-        """The loss on the training data.
+    def _on_training(self, loss: Any = None, **options: Any) -> Risk:
+        """The loss, or another one, on the training data.
 
         Raises:
             ValueError: if the loss cannot take what the model returns; says what that is.
@@ -300,7 +310,8 @@ class Problem:
         kind = ModelRisk if self.task.loss_of == "model" else EmpiricalRisk
         try:
             # Large batches are cut only where that leaves the loss what it is.
-            risk = kind(self._model, self.data("train"), self._loss, **self._options, **options)
+            loss = self._loss if loss is None else loss
+            risk = kind(self._model, self.data("train"), loss, **self._options, **options)
             if self._together is None:
                 self._together = memory.judged_together(risk)
             return risk.limited(self._together)
@@ -343,6 +354,18 @@ class Problem:
             f"that and {behind} behind it: choose there, for instance loss=lambda output, batch: "
             "output['loss']"
         )
+
+    def _measured(
+        self, split: str, names: Sequence[str], frozen: Risk, z: Tensor
+    ) -> dict[str, float]:
+        """Loss and metrics of one point on a split, in one pass of the network where that will do."""
+        metrics = {name: self.task.metrics[name] for name in names if name != "loss"}
+        loss = self._measuring(split, "loss", self._loss, frozen)
+        found = outputs.measured(loss, self.data(split), metrics, z)
+        if found is None:
+            return {name: self._number(split, name, frozen, z) for name in names}
+        numbers = {"loss": found[0], **found[1]}
+        return {name: numbers[name] for name in names}
 
     def _number(self, split: str, name: str, frozen: Risk, z: Tensor) -> float:
         """The loss or a metric of one point on a split."""

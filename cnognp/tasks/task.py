@@ -45,12 +45,15 @@ class Task:
         augment: ``augment(inputs, seed, step)`` of the inputs of a training mini-batch, before
             ``prepare``, on the device; must follow from its arguments. Who judges, measures or
             takes steps on the whole data sees every sample as it is.
+        training_loss: what steps on mini-batches minimise, where that is not ``loss``, by which
+            members are judged and measured; without parameters that are trained.
 
     Raises:
-        TypeError: if the model is no module, the loss, a metric, ``initial``, ``prepare`` or
+        TypeError: if the model is no module, a loss, a metric, ``initial``, ``prepare`` or
             ``augment`` cannot be called, or a split is of another kind.
         ValueError: if a split holds no sample, one input and a target of different lengths, or a
-            number that is not finite (minus infinity is allowed in a mask beside other inputs).
+            number that is not finite (minus infinity is allowed in a mask beside other inputs); or
+            ``training_loss`` has parameters that are trained.
             What a ``Dataset`` or a ``DataLoader`` gives is not read, so not checked.
     """
 
@@ -66,6 +69,7 @@ class Task:
     unpack: Unpack | None = None
     prepare: Callable[[Any], Any] | None = None
     augment: Callable[[Any, int, int], Any] | None = None
+    training_loss: Callable[..., Any] | None = None
 
     def __post_init__(self):
         if self.loss_of not in get_args(LossOf):
@@ -79,6 +83,11 @@ class Task:
             raise TypeError(f"model must be a torch.nn.Module, got {_kind(self.model)}")
         if not callable(self.loss):
             raise TypeError(f"loss must be a function (output, target), got {_kind(self.loss)}")
+        own = self.training_loss
+        if own is not None and not callable(own):
+            raise TypeError(f"training_loss must be a function (output, target), got {_kind(own)}")
+        if isinstance(own, nn.Module) and any(p.requires_grad for p in own.parameters()):
+            raise ValueError("training_loss has parameters that are trained: make it the loss")
         if self.initial is not None and not callable(self.initial):
             raise TypeError(
                 f"initial must be a function (layout, generator), got {_kind(self.initial)}"
@@ -167,6 +176,17 @@ def accuracy(output: Float[Tensor, "*batch classes"], target: Tensor) -> Float[T
 def binary_accuracy(output: Float[Tensor, "*batch 1"], target: Tensor) -> Float[Tensor, ""]:
     """The share of samples whose logit has the sign of their class: positive for 1, else 0."""
     return ((output.squeeze(-1) > 0) == (target > 0.5)).to(output.dtype).mean()
+
+
+def smoothed(label_smoothing: float) -> nn.CrossEntropyLoss | None:
+    """The mean cross-entropy against classes that give this share to all alike; None for 0.
+
+    Raises:
+        ValueError: if the share is not from 0 to below 1.
+    """
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"label_smoothing must be from 0 to below 1, got {label_smoothing}")
+    return nn.CrossEntropyLoss(label_smoothing=label_smoothing) if label_smoothing else None
 
 
 def binary_cross_entropy(output: Float[Tensor, "*batch 1"], target: Tensor) -> Float[Tensor, ""]:

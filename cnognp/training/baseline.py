@@ -13,6 +13,7 @@ from cnognp.population import LARGE, blocks
 from cnognp.tasks.problem import Problem
 from cnognp.tasks.starts import Starts
 from landscape.networks import RESIDENT_BYTES, Batch, EmpiricalRisk, tensors_of
+from landscape.networks import batches as data_batches
 from landscape.objective import value, value_and_grad
 
 Pair = tuple[Tensor, Any]
@@ -21,6 +22,7 @@ _ITERATIONS = 60
 # Of the loss where the search begins: steps that gain less say that the minimum is reached.
 _GAIN = 1e-6
 _WALL = 1e6
+_SEEN = 512  # samples whose mean output is a start
 # Outputs with more numbers than this are no predictions that one constant would stand for.
 _LARGEST = 1_000_000
 HARDLY = 0.01
@@ -144,7 +146,8 @@ def _no_better_metrics(own: Mapping[str, float], constant: Mapping[str, float]) 
 def _best(problem: Problem) -> Constant | None:
     if problem.task.loss_of != "output":
         return None
-    first = problem.training.data.first
+    # A few say as well where a search may begin, where samples can be taken.
+    first = data_batches.few(problem.training.data.first, _SEEN)
     output = _output(problem, first)
     if not _is_prediction(output, first.samples):
         return None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from cnognp.methods.registry import as_published, completed, flattened, grouped
+from cnognp.tasks.registry import given_or_default
 from landscape.files import DamagedFile, check_writable, replacing, temporaries
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ _CHANGED = "it is not the text that was written, its SHA-256 is another"
 SPREAD = 1e-4
 """Deviation of the starts beside weights of a file, where nobody has said another."""
 HOMES = ("auto", "device", "host", "files")
+PRECISIONS = ("float32", "bfloat16")
 # More than any configuration has: references in a hostile file unfold to billions of entries.
 _BYTES, _ENTRIES = 1 << 20, 10_000
 
@@ -64,6 +66,9 @@ class Config:
             gives its model.
         spread: deviation of the normal noise that the other members start with beside member 0; 0
             for the starts that the task gives them, or 0.0001 beside weights of a file.
+        precision: ``float32``; or ``bfloat16``, in which autocast then lets networks compute in
+            training. Parameters, gradients, losses of outputs and steps stay in float32, and so
+            does whatever judges and measures.
         task_options: keywords of the task.
         method_options: keywords of the method.
 
@@ -85,6 +90,7 @@ class Config:
     snapshots: int = 0
     weights: str = ""
     spread: float = 0.0
+    precision: str = "float32"
     task_options: dict[str, Any] = field(default_factory=dict)
     method_options: dict[str, Any] = field(default_factory=dict)
 
@@ -100,6 +106,8 @@ class Config:
             raise ValueError(f"device must be a name, got {self.device}")
         if self.members_live not in HOMES:
             raise ValueError(f"members_live must be one of {HOMES}, got {self.members_live!r}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {PRECISIONS}, got {self.precision!r}")
         if not isinstance(self.spread, (int, float)) or not 0 <= self.spread < math.inf:
             raise ValueError(f"spread must be at least 0 and finite, got {self.spread}")
         if ":" not in self.task:
@@ -144,7 +152,7 @@ class Config:
         """What ``other`` has otherwise, one entry for each key: ``"members 20, not 30"``.
 
         Where members live changes nothing that a run finds, so it is not listed. The keys of
-        another task or method are not listed beside its name. A keyword of the method that one does
+        another task or method are not listed beside its name. A keyword that one does
         not have, since an older version wrote it, is at its default.
         """
         ours, theirs = self._flat(), other._flat()
@@ -161,6 +169,7 @@ class Config:
         names = {noun: tree.pop(noun) for noun in ("task", "method")}
         nouns = {noun: tree.pop(f"{noun}_options") for noun in names}
         nouns["method"] = _plain(completed(self.method, nouns["method"]))
+        nouns["task"] = _plain(given_or_default(self.task, nouns["task"]))
         keys = {f"{noun}.{key}": part[key] for noun, part in nouns.items() for key in part}
         return {**names, **tree, **keys}
 

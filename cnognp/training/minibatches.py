@@ -71,6 +71,24 @@ def epoch_of(method: Any) -> Epoch | None:
     return next((epoch for epoch in inside if epoch is not None), None)
 
 
+def check_apart(config: Config, problem: Problem, method: Any) -> None:
+    """Nothing, if steps and judgements are of one function, or the method can tell them apart.
+
+    Raises:
+        ValueError: if not, or if products with the Hessian were to be taken in another precision.
+    """
+    if config.precision != "float32" and config.record_curvature:
+        raise ValueError(
+            f"the curvature of training in {config.precision} is not recorded: products with the "
+            "Hessian need float32. Leave out --record-curvature, or --precision"
+        )
+    if problem.trained_apart and epoch_of(method) is None:
+        raise ValueError(
+            f"{problem.trained_apart} is for steps on mini-batches, and {config.method} as it is "
+            "here steps by what judges its members: give --method.batch_size, or leave it out"
+        )
+
+
 def check(method: Any, problem: Problem) -> None:
     """Nothing, if the training data can be cut into the mini-batches of the method and their parts.
 

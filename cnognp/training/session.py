@@ -77,10 +77,11 @@ class Training:
                 the data are not finite.
         """
         # What is random is judged, and its curvature recorded, on one draw of it.
-        problem = problem_of(config, data_seed=0, noise_seed=0)
+        problem = problem_of(config, data_seed=0, noise_seed=0, precision=config.precision)
         problem.check_finite()
         config = minibatches.settled(config, problem)
         method = METHODS[config.method](**config.method_options)
+        minibatches.check_apart(config, problem, method)
         layout = problem.training.layout
         dtype = problem.training.point_dtype
         start = Starts(

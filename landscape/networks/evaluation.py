@@ -61,10 +61,12 @@ class Together:
             fixed = forward.fixed(rows.dtype)
             tensors |= {name: t.expand(len(rows), *t.shape) for name, t in fixed.items()}
             frozen = forward.model.statistics == "frozen"
-            output = grouped.outputs(self.chain, tensors, features, frozen=frozen)
+            with forward.mixed():
+                output = grouped.outputs(self.chain, tensors, features, frozen=frozen)
         else:
-            output = outputs(self.chain, tensors, features)  # type: ignore[arg-type]
-        return stacked_share(weights, output, target, share)
+            with forward.mixed():
+                output = outputs(self.chain, tensors, features)  # type: ignore[arg-type]
+        return stacked_share(weights, forward.widened(output), target, share)
 
     def members(self, samples: int, *, twice: bool = False) -> int:
         """How many points are best evaluated together on a batch of so many samples.
@@ -85,6 +87,8 @@ class Together:
         """The term of a batch at points (n, p) and its gradient; None where autograd has to."""
         forward, chain = weights.forward, self.chain
         if self.way != "stacked" or weights.idle(share) or not isinstance(chain, Stack):
+            return None
+        if forward.autocast is not None:
             return None
         if not chain_rule.suits(chain, forward.loss, rows, batch.target):
             return None

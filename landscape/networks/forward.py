@@ -1,7 +1,7 @@
 """A network with its loss at any vector: what a batch gives, and what the model does in a call."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -36,6 +36,8 @@ class Forward:
         live: whether it differentiates by its inputs.
         paired: whether the loss is (sum, weight).
         point_dtype: the type of the model's first parameter.
+        autocast: the type in which autocast lets the network compute; None for that of the point.
+            The loss of an output is in the latter anyway.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Forward:
         self.constants = constants(model, layout)
         self.random, self.written = model.stochastic(), list[str]()
         self.graphed = self.live = self.paired = self._overwrites = False
+        self.autocast: torch.dtype | None = None
         self._cast: dict[torch.dtype, dict[str, Tensor]] = {}
 
     def changed(self, **changes: Any) -> "Forward":
@@ -84,8 +87,24 @@ class Forward:
     def batch_loss(self, batch: Batch) -> Any:
         """The loss of a `prepared` batch, inside `given`: a mean, or (sum, weight)."""
         if self.whole:
-            return self.loss(self.model.module, batch.inputs)
-        return self.loss(self.model(batch.inputs), batch.target)
+            with self.mixed():
+                return self.loss(self.model.module, batch.inputs)
+        with self.mixed():
+            output = self.model(batch.inputs)
+        return self.loss(self.widened(output), batch.target)
+
+    def mixed(self) -> AbstractContextManager[Any]:
+        """Inside, the network computes in the type of ``autocast``."""
+        if self.autocast is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.autocast)
+
+    def widened(self, output: Any) -> Any:
+        """An output of the network as the loss gets it, in the type of parameters."""
+        if self.autocast is None:
+            return output
+        narrow, wide = self.autocast, self.point_dtype
+        return data_batches.mapped(output, lambda t: t.to(wide) if t.dtype == narrow else t)
 
     def through(self, network: Network, batch: Batch) -> Any:
         """The forward pass of a batch, for the statistics that it shows."""

@@ -90,6 +90,15 @@ class Gate:
                 raise
         return self._found or {"nothing": "the point is not finite"}
 
+    def of_other_data(self) -> "Gate":
+        """A gate for the same network and a loss of torch's own on other data.
+
+        Such a loss couples no samples, and whether the network does is not found out again.
+        """
+        twin = Gate(self.wanted)
+        twin._coupled = self._coupled
+        return twin
+
     def admit(self, risk: Mean) -> None:
         """Nothing, if a risk may be trained: its batches have a weight, and no parameter hides.
 

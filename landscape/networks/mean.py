@@ -218,6 +218,26 @@ class Mean:
         twin.forward, twin.weighting = forward, self.weighting.changed(forward)
         return twin
 
+    @property
+    def autocast(self) -> torch.dtype | None:
+        """The type in which autocast lets the network compute; None for that of the point."""
+        return self.forward.autocast
+
+    def mixed(self, narrow: torch.dtype) -> Any:
+        """The same in mixed precision: the forward pass under autocast to a narrower type.
+
+        Points, gradients and the loss of an output stay in float32. There are no products with the
+        Hessian.
+
+        Raises:
+            ValueError: if points are of another type.
+        """
+        if self.point_dtype != torch.float32:
+            raise ValueError(
+                f"{narrow} is for networks in float32, and the parameters are {self.point_dtype}"
+            )
+        return self.of(self.forward.changed(autocast=narrow))
+
     def seeded(self, seed: int) -> Any:
         """The same with what is random drawn from ``seed``: a deterministic objective.
 

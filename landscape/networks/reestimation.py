@@ -27,10 +27,17 @@ class Reestimated(Derived):
         self.dim = risk.dim
         how = "re-estimated at every point (batches by themselves), held fixed"
         self.normalisation = how if risk.normalisation else ""
+        self._last: tuple[Tensor, Risk] | None = None
 
     def at(self, z: Float[Tensor, " p"]) -> Risk:
-        """The frozen risk that belongs to ``z``."""
-        return self.risk.reestimated(z.detach(), self.estimation)
+        """The frozen risk that belongs to ``z``; the last one is kept, with a copy of its point."""
+        if torch.is_inference_mode_enabled():
+            return self.risk.reestimated(z.detach(), self.estimation)
+        known = self._last
+        if known is None or not _equal(known[0], z):
+            own = z.detach().clone()
+            known = self._last = own, self.risk.reestimated(own, self.estimation)
+        return known[1]
 
     def terms(self) -> Iterator[Term]:
         for term in self.batched_terms():
@@ -56,6 +63,11 @@ class Reestimated(Derived):
         pairs = [value_and_grad(self.at(row), row) for row in z]
         values, grads = zip(*pairs, strict=True)
         return torch.stack(values), torch.stack(grads)
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    alike = one.dtype == other.dtype and one.device == other.device
+    return alike and torch.equal(one, other)
 
 
 def reestimated(objective: Any) -> Any:

@@ -320,7 +320,8 @@ class Risk(Mean):
         twin.forward = forward.changed(
             model=network, loss=loss, constants=fixed, random=network.stochastic(), written=[]
         )
-        twin.gate = Gate(self.gate.wanted)
+        known_still = loss is self.loss and self.known is not None
+        twin.gate = self.gate.of_other_data() if known_still else Gate(self.gate.wanted)
         if data is not None:
             twin.data = self._like(data)
         twin.forward.begin(twin.data.first, twin.data.advice)

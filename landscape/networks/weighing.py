@@ -17,6 +17,7 @@ from landscape.networks.mean import Mean
 from landscape.objective import value
 
 _COUPLED = 512  # samples that are cut to see whether they are coupled
+_COUPLED_BY_NETWORK = 64  # of them where the loss is torch's own, which couples none
 _BATCHES = 32  # whose weights are checked
 _MEND = (
     "Let it return the sum and the weight instead of their quotient, for instance\n"
@@ -42,7 +43,7 @@ def coupling(risk: Mean, training: bool) -> str:
         )
     calm = _calm(risk, training)
     z = shifted(calm.point())
-    count = min(batch.samples, _COUPLED)
+    count = min(batch.samples, _COUPLED if risk.known is None else _COUPLED_BY_NETWORK)
     device = next(data_batches.tensors_of(batch[:2])).device
     for seed, first in enumerate((max(1, count // 3), max(1, count // 2), 1)):
         generator = torch.Generator(device="cpu").manual_seed(seed)
@@ -55,7 +56,7 @@ def coupling(risk: Mean, training: bool) -> str:
         head = data_batches.rows(batch, sets[0])
         if reason := _uneven(calm, head, found, z, _noise(calm, head, z)):
             return reason
-        count = min(count, _COUPLED // 8)
+        count = min(count, _COUPLED_BY_NETWORK)
     return ""
 
 
@@ -140,7 +141,7 @@ def _calm(risk: Mean, training: bool) -> Mean:
         calm.data = risk.data.like(risk.data.batches)
     own = risk.model.at_rest()
     random = [name for name in risk.forward.random if "draws random" in name]
-    calm = calm.of(calm.forward.changed(model=own, random=random))
+    calm = calm.of(calm.forward.changed(model=own, random=random, autocast=None))
     calm.together = Together(None, calm.data.resident)
     if training:
         for module in calm.model.modules():

@@ -203,9 +203,17 @@ class second_order:
 
     Args:
         objective: what will be differentiated.
+
+    Raises:
+        ValueError: if it is computed in a narrower type than that of its points.
     """
 
     def __init__(self, objective: Any = None):
+        if (narrow := trait(objective, "autocast")) is not None:
+            raise ValueError(
+                f"products with the Hessian are not taken in {narrow}, in which their rounding is "
+                "as large as they are: use precision float32"
+            )
         self._objective = objective
 
     def __enter__(self) -> None:

@@ -49,6 +49,8 @@ class Offer(Protocol):
         recurrent: whether there are recurrent layers of torch.
         normalisation: what BatchNorm normalises with.
         derivatives: ``"exact"``, or ``"differences"`` of gradients.
+        autocast: the narrower type that gradients are computed in, which rules out products with
+            the Hessian; None if none.
         samples: how many there are in the data.
         batches: the data.
         shares: the weight of every batch.
@@ -70,6 +72,7 @@ class Offer(Protocol):
     recurrent: bool = False
     normalisation: str = ""
     derivatives: str = "exact"
+    autocast: Any = None
     samples: int | None = None
     batches: Any = ()
     shares: list[float] | None = None

@@ -1,5 +1,6 @@
 """CIFAR against networks trained elsewhere, torchvision's own reader, and its own definition."""
 
+import copy
 import inspect
 import io
 import json
@@ -20,6 +21,8 @@ from cnognp.tasks import TASKS, cifar, initial_population, load
 from cnognp.tasks.architectures import architecture
 from cnognp.tasks.problem import Problem
 from cnognp.tasks.weights import load as load_weights
+from cnognp.training.config import Config
+from cnognp.training.session import Training
 from landscape.files import DamagedFile, UnfitFile
 from landscape.networks import Data, EmpiricalRisk, Layout, cropped_and_flipped, normalised
 from landscape.objective import value
@@ -93,6 +96,40 @@ def test_images_of_residual_networks_alone_have_channels_last_and_the_same_numbe
     with torch.no_grad():
         model = task.model.eval()
         torch.testing.assert_close(model(seen), model(plain), rtol=1e-4, atol=1e-4)
+
+
+def test_smoothed_labels_are_those_of_torch_in_training_alone(few, tmp_path):
+    task = task_of(few, network="resnet20", label_smoothing=0.1, augment=False)
+    problem = Problem(task, CPU)
+    images, target = task.prepare(task.train[0]), task.train[1]
+    z = problem.training.point()
+    with torch.no_grad():
+        output = copy.deepcopy(task.model).train()(images)
+    truth = F.cross_entropy(output, target, label_smoothing=0.1)
+    torch.testing.assert_close(value(problem.training, z), truth, rtol=1e-4, atol=1e-5)
+    # Statistics of one batch are those that it is normalised with, but for n / (n - 1).
+    plain, judged = F.cross_entropy(output, target), value(problem.evaluation, z)
+    torch.testing.assert_close(judged, plain, rtol=0.01, atol=0.01)
+    assert abs(float(truth - plain)) > 0.003
+    train, test = (problem.metrics(z)[split]["loss"] for split in ("train", "test"))
+    assert train == pytest.approx(float(judged), rel=1e-5) and np.isfinite(test)
+    with pytest.raises(ValueError, match="label_smoothing must be from 0 to below 1, got 1"):
+        task_of(few, label_smoothing=1.0)
+    config = Config(
+        task="cifar10", method="gd", members=1, device="cpu",
+        task_options={"data": str(few), "validation": 20, "label_smoothing": 0.1},
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="label_smoothing. is for steps on mini-batches"):
+        Training.of(config)
+
+
+def test_a_run_of_before_there_were_smoothed_labels_goes_on():
+    old, new, other = (
+        Config(task="cifar10", task_options={"network": "resnet32", **options})
+        for options in ({}, {"label_smoothing": 0.0}, {"label_smoothing": 0.1})
+    )
+    assert old.differences(new) == new.differences(old) == []
+    assert old.differences(other) == ["task.label_smoothing 0.1, not 0.0"]
 
 
 # ------------------------------------------------------------ networks that were trained elsewhere
