@@ -21,6 +21,9 @@ class Basis:
     Args:
         like: (p,), gives length, type and device.
         room: most rows.
+
+    Attributes:
+        products: that were taken to have the rows again.
     """
 
     def __init__(self, like: Float[Tensor, " p"], room: int):
@@ -30,6 +33,17 @@ class Basis:
         self._like = like
         self._rows = min(_ROWS, max(_FEWEST, _BLOCK // max(1, self.dim)))
         self._blocks: list[Tensor] = []
+        self.products = 0
+
+    @property
+    def owed(self) -> int:
+        """Products that combining the rows will cost."""
+        return 0
+
+    @property
+    def kept(self) -> bool:
+        """Whether the rows are held, and orthogonal to rounding."""
+        return True
 
     def append(self, vector: Float[Tensor, " p"]) -> None:
         """Nothing; the vector, of length one and orthogonal to the others, is the last row."""
@@ -123,6 +137,7 @@ class Krylov:
         room: most rows, at least 2.
         generator: source of the random starts.
         start: (p,), the first row, of length one; random where None.
+        basis: an empty one; one that is kept where None.
     """
 
     def __init__(
@@ -131,16 +146,17 @@ class Krylov:
         room: int,
         generator: torch.Generator,
         start: Float[Tensor, " p"] | None = None,
+        basis: Basis | None = None,
     ):
         self.operator = operator
-        self.basis = Basis(operator.point, room)
+        self.basis = Basis(operator.point, room) if basis is None else basis
         self.matrix = np.zeros((0, 0))
         self.leaks = np.zeros((0, 0))
         self.left: list[Tensor] = []
         self.beta = 0.0
         self.closed = False
         self.finite = True
-        self.products = 0
+        self._own = 0
         self._generator = generator
         self._ahead = start
 
@@ -150,9 +166,14 @@ class Krylov:
         return self.basis.size
 
     @property
+    def products(self) -> int:
+        """All products, those of second passes included."""
+        return self._own + self.basis.products
+
+    @property
     def complete(self) -> bool:
         """Whether the basis spans the whole space."""
-        return self.size == self.basis.dim
+        return self.basis.kept and self.size == self.basis.dim
 
     def extend(self) -> None:
         """Nothing; one more product, and one more row."""
@@ -161,7 +182,7 @@ class Krylov:
         self.basis.append(vector)
         del ahead
         image = self.operator @ vector
-        self.products += 1
+        self._own += 1
         row, beta = self.basis.split(image)
         self.finite = bool(np.isfinite(beta) and np.isfinite(row).all())
         if not self.finite:

@@ -36,7 +36,7 @@ def uncover(search: Search) -> None:
         search.verdict, hidden = _look(search)
         if hidden:
             search.hidden += hidden
-            search.pairs = krylov.pairs()
+            search.pairs = search.ritz()
             search.lock()
         else:
             krylov.trim(locked)
@@ -61,7 +61,7 @@ def _look(search: Search) -> tuple[str, int]:
         inner = krylov.pairs(first)
         hidden = int(((inner.values > high + slack) | (inner.values < low - slack)).sum())
         if hidden:
-            if krylov.closed or settled(krylov.pairs(), search.k, which, search.tolerance):
+            if krylov.closed or settled(search.ritz(), search.k, which, search.tolerance):
                 return "", hidden
             continue
         verdict = "the rest of the space was seen"
