@@ -130,9 +130,10 @@ class Ranks:
             exchange()
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
+            if "onnection" in reason:
+                reason = "it was killed, or ran out of memory"
             raise Lost(
-                f"{other} of {self.size} has ended before its part was there: it was killed, or "
-                f"ran out of memory ({reason})"
+                f"{other} of {self.size} has ended before its part was there: {reason}"
             ) from error
 
 

@@ -24,6 +24,7 @@ class Basis:
 
     Attributes:
         products: that were taken to have the rows again.
+        skew: how far rows were from orthonormal when they were last combined.
     """
 
     def __init__(self, like: Float[Tensor, " p"], room: int):
@@ -33,7 +34,7 @@ class Basis:
         self._like = like
         self._rows = min(_ROWS, max(_FEWEST, _BLOCK // max(1, self.dim)))
         self._blocks: list[Tensor] = []
-        self.products = 0
+        self.products, self.skew = 0, 0.0
 
     @property
     def owed(self) -> int:
@@ -233,6 +234,17 @@ class Krylov:
         self.left.append(self.basis.zero() if self._ahead is None else self._ahead)
         self.beta, self._ahead = 0.0, None
         self.keep(pairs.coefficients[:, chosen])
+
+    def measure(self) -> None:
+        """Nothing; projection and residuals are those of the rows as they are, from products."""
+        rows = self.basis.rows()
+        self.matrix, self.left = np.empty((len(rows), len(rows))), []
+        self.leaks = np.zeros_like(self.matrix)
+        for place, row in enumerate(rows):
+            image = self.operator @ row
+            self._own += 1
+            self.matrix[place], self.leaks[place, place] = self.basis.split(image)
+        self.matrix = (self.matrix + self.matrix.T) / 2
 
     def trim(self, rows: int) -> None:
         """Nothing; the first rows stay, and the next one will be a fresh start."""

@@ -84,7 +84,7 @@ class Recomputed(Basis):
         del vector
         self._locked = rows
         self.trim(len(rows))
-        self._straighten()
+        self.skew = self._straighten()
 
     def trim(self, rows: int) -> None:
         """Nothing; only the locked rows stay, which are no fewer than ``rows``."""
@@ -95,13 +95,15 @@ class Recomputed(Basis):
         """The locked rows."""
         return self._locked
 
-    def _straighten(self) -> None:
-        """Nothing; the locked rows are orthonormal to rounding."""
-        generator = torch.Generator(device="cpu").manual_seed(0)
+    def _straighten(self) -> float:
+        """How far the locked rows were from orthonormal, which they are now to rounding."""
+        generator, skew = torch.Generator(device="cpu").manual_seed(0), 0.0
         for place, row in enumerate(self._locked):
-            row /= norm(row) or 1.0
-            for _ in range(2):
-                _removed(row, self._locked[:place])
+            length = norm(row)
+            row /= length or 1.0
+            overlap = _removed(row, self._locked[:place])
+            skew = max(skew, abs(length - 1), float(np.abs(overlap).max(initial=0.0)))
+            _removed(row, self._locked[:place])
             if not norm(row) > _SAME:
                 fresh = torch.randn(self.dim, generator=generator, device="cpu")
                 row.copy_(fresh.to(row))
@@ -109,6 +111,7 @@ class Recomputed(Basis):
                     row /= norm(row)
                     _removed(row, self._locked[:place])
             row /= norm(row)
+        return skew
 
 
 def originals(pairs: Pairs, limit: float, eps: float) -> Pairs:

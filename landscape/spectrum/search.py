@@ -14,6 +14,8 @@ from landscape.spectrum.recomputed import originals
 GUARDS = 2
 # What a start along a given vector has of a random one: of everything there is, a little.
 _RANDOM = 0.1
+# A projection on rows that were so far from orthonormal is off by about its square.
+_SKEW = 1e-2
 
 
 class Search:
@@ -67,7 +69,8 @@ class Search:
     @property
     def spent(self) -> bool:
         """Whether there are no products left."""
-        return self.krylov.products + self.krylov.basis.owed >= self.limit
+        owed = self.krylov.basis.owed + (0 if self.krylov.basis.kept else self.k + GUARDS)
+        return self.krylov.products + owed >= self.limit
 
     @property
     def slack(self) -> float:
@@ -91,9 +94,9 @@ class Search:
         reached = self.status == "converged" and not check
         return {"check": "not asked for" if reached else "not reached"}
 
-    def ritz(self) -> Pairs:
-        """The Ritz pairs of all rows, without copies that are made by rounding."""
-        pairs = self.krylov.pairs()
+    def ritz(self, first: int = 0) -> Pairs:
+        """The Ritz pairs of the rows from ``first``, without copies that are made by rounding."""
+        pairs = self.krylov.pairs(first)
         if self.krylov.basis.kept:
             return pairs
         limit = self.tolerance * float(np.abs(pairs.values).max())
@@ -106,9 +109,37 @@ class Search:
 
     def lock(self) -> None:
         """Nothing; the rows become the wanted Ritz vectors, and behind them those after them."""
+        self.krylov.lock(self._wanted(), self.pairs)
+        self._mend()
+
+    def add(self, found: np.ndarray, inner: Pairs) -> None:
+        """Nothing; the rows are again as after `lock`, with some pairs of the last chain in them.
+
+        Args:
+            found: which pairs.
+            inner: the pairs of the operator projected on that chain.
+        """
+        krylov = self.krylov
+        first = krylov.size - len(inner.coefficients)
+        krylov.keep(inner.coefficients[:, found], first)
+        krylov.trim(krylov.size)
+        self.pairs = krylov.pairs()
+        krylov.keep(self.pairs.coefficients[:, self._wanted()])
+        self._mend()
+
+    def _wanted(self) -> np.ndarray:
+        """Which pairs are wanted, and behind them those after them."""
         chosen = ends(self.pairs.values, self.which, self.k)
         after = np.setdiff1d(ends(self.pairs.values, self.which, self.k + GUARDS), chosen)
-        self.krylov.lock(np.concatenate([chosen, after]), self.pairs)
+        return np.concatenate([chosen, after])
+
+    def _mend(self) -> None:
+        """Nothing; rows that were no Ritz vectors, since theirs were lost, are measured anew."""
+        krylov = self.krylov
+        if krylov.basis.skew > _SKEW:
+            krylov.measure()
+            self.pairs = krylov.pairs()
+            krylov.keep(self.pairs.coefficients[:, self._wanted()])
 
 
 def look(search: Search) -> None:
