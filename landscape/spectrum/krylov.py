@@ -69,6 +69,10 @@ class Basis:
             total += torch.cat(parts).cpu().double().numpy()
         return total, norm(vector)
 
+    def fill(self, count: int) -> bool:
+        """Whether rows had to be added, so that there are at least ``count``: none are here."""
+        return False
+
     def fresh(self, generator: torch.Generator) -> Tensor:
         """A random unit vector orthogonal to the basis; one that is full has none."""
         vector = torch.randn(

@@ -95,6 +95,16 @@ class Recomputed(Basis):
         """The locked rows."""
         return self._locked
 
+    def fill(self, count: int) -> bool:
+        """Whether random rows had to be locked too, so that there are at least ``count``."""
+        missing = min(count, self.dim) - len(self._locked)
+        if missing > 0:
+            rows = self._like.new_zeros((missing, self.dim))
+            self._locked = torch.cat([self._locked, rows])
+            self.size = len(self._locked)
+            self._straighten()
+        return missing > 0
+
     def _straighten(self) -> float:
         """How far the locked rows were from orthonormal, which they are now to rounding."""
         generator, skew = torch.Generator(device="cpu").manual_seed(0), 0.0

@@ -136,7 +136,7 @@ class Search:
     def _mend(self) -> None:
         """Nothing; rows that were no Ritz vectors, since theirs were lost, are measured anew."""
         krylov = self.krylov
-        if krylov.basis.skew > _SKEW:
+        if krylov.basis.fill(self.k) or krylov.basis.skew > _SKEW:
             krylov.measure()
             self.pairs = krylov.pairs()
             krylov.keep(self.pairs.coefficients[:, self._wanted()])
