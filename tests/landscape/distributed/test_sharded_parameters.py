@@ -1,6 +1,9 @@
 """Why parameters that FSDP2 has sharded are refused: their gradients have no graph."""
 
+import json
+
 import pytest
+import ranks
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -21,11 +24,31 @@ def sharded():
         dist.destroy_process_group()
 
 
-def test_gradients_through_fsdp_cannot_be_differentiated_and_are_refused(sharded):
+def test_sharded_parameters_are_refused_with_the_reason(sharded):
     batch = torch.ones(6, 4, device="cpu"), torch.arange(6, device="cpu") % 3
     with pytest.raises(TypeError, match="weight is sharded over devices"):
         EmpiricalRisk(sharded, batch, cross_entropy)
-    loss = cross_entropy(sharded(batch[0]), batch[1])
-    # Where this changes, so may the refusal.
-    with pytest.raises(RuntimeError, match="not have been used in the graph"):
-        torch.autograd.grad(loss, list(sharded.parameters()), create_graph=True)
+
+
+# Where this changes, so may the refusal.
+SHARDED = """
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+ranks = start()
+model = fully_shard(torch.nn.Linear(9, 4), mesh=init_device_mesh("cpu", (2,)))
+loss = torch.nn.functional.cross_entropy(model(x), y)
+loss.backward(create_graph=True)
+slopes = [p.grad for p in model.parameters()]
+if ranks.leads:
+    print(json.dumps([slope is not None and slope.requires_grad for slope in slopes]))
+ranks.close()
+"""
+
+
+@pytest.mark.slow
+def test_gradients_through_two_shards_have_no_graph():
+    first, second = ranks.together(SHARDED, 2)
+    assert (first[0], second[0]) == (0, 0), (first, second)
+    assert json.loads(first[1]) == [False, False]

@@ -172,9 +172,10 @@ def language(recompute, batches):
         nn.init.normal_(p, std=0.4, generator=generator)
     words = torch.randint(11, (8, 6), generator=generator)
     data = [(w[:, :-1], w[:, 1:]) for w in words.split(8 // batches)]
-    loss = lambda output, target: nn.functional.cross_entropy(
-        output.flatten(0, 1), target.flatten()
-    )
+
+    def loss(output, target):
+        return nn.functional.cross_entropy(output.flatten(0, 1), target.flatten())
+
     return EmpiricalRisk(model, data, loss)
 
 
