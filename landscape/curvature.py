@@ -19,6 +19,7 @@ from landscape.objective import (
     first_order,
     judged,
     normalisation_of,
+    offered,
     second_order,
     trait,
     value_and_grad,
@@ -87,9 +88,14 @@ class Hessian:
         self.products = 0
         self.blocks: bool | None = False
         self.differences = derivatives == "differences"
+        self._shared: Any = None
         self.name = "Hessian by differences" if self.differences else "Hessian"
         if self.differences:
             self.graph_bytes, self.cached = 0, False
+            return
+        if (shared := offered(objective, "products")) is not None:
+            self._shared = shared(self.point, memory)
+            self.graph_bytes, self.cached = self._shared.graph_bytes, self._shared.cached
             return
         with second_order(objective):
             self._graph, self.graph_bytes, largest, self.cached = graphs(self._built, memory)
@@ -104,6 +110,8 @@ class Hessian:
         self.products += len(probes)
         if self.differences:
             return torch.stack([self._difference(p) for p in probes]).reshape(u.shape)
+        if self._shared is not None:
+            return (self._shared @ probes).reshape(u.shape)
         if len(probes) == 1:
             return self._sum(_alone, probes[0]).reshape(u.shape)
         total = None if len(probes) == 0 or self.blocks is False else self._together(probes)
@@ -111,9 +119,14 @@ class Hessian:
             total = self._sum(_one_by_one, probes)
         return total.reshape(u.shape)
 
+    @property
+    def shared(self) -> bool:
+        """Whether several processes multiply, each with its own part."""
+        return self._shared is not None
+
     def value_and_grad(self) -> tuple[float, Float[Tensor, " p"]]:
         """The objective and its gradient at the point, which the first-order graph holds."""
-        if self.differences:
+        if self.differences or self._shared is not None:
             value, slope = value_and_grad(self.objective, self.point)
             return float(value), slope
         with second_order(self.objective):
@@ -122,6 +135,16 @@ class Hessian:
                 total += float(value)
                 gradient += slope.detach()
         return total, gradient
+
+    def each(self, u: Float[Tensor, "n p"]) -> Iterator[Float[Tensor, "n p"]]:
+        """The products of one term after the other; they are counted by whoever adds them up."""
+        with second_order(self.objective):
+            for leaf, _, slope in self._first_order():
+                part = torch.zeros_like(u)
+                if slope.requires_grad:
+                    _one_by_one(leaf, slope, u, part)
+                del leaf, slope
+                yield part
 
     def error(self, u: Float[Tensor, " p"]) -> float:
         r"""How far the product with u may be off, :math:`\|\cdot\|_2`; 0 for exact derivatives.
@@ -148,6 +171,8 @@ class Hessian:
             for leaf, _, slope in self._first_order():
                 if slope.requires_grad:
                     multiply(leaf, slope, probes, total)
+                # One graph is gone when the next one is built.
+                del leaf, slope
         return total
 
     def _together(self, probes: Tensor) -> Tensor | None:

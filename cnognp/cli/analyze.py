@@ -16,6 +16,7 @@ from cnognp.training.config import RunFolder
 
 if TYPE_CHECKING:
     from cnognp.measuring.settings import Settings
+    from landscape.distributed import Ranks
 
 _KINDS = "gradient,spectrum,trace,line,plane"
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -65,6 +66,12 @@ def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
         "--unchecked", action="store_true",
         help="do not check that the loss is one function of the parameters alone",
     )  # fmt: skip
+    parser.add_argument(
+        "--shards", type=int, default=0,
+        help="cut the data into this many parts, whose sums have the same bits whatever the number "
+        "of ranks under torchrun (torchrun --nproc-per-node N -m cnognp analyze ...); 8 there, or "
+        "the batches of a loader",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="one object on standard output")
     parser.add_argument(
         "--crosscheck", action="store_true", help="eigenvalues and trace by PyHessian too"
@@ -112,17 +119,29 @@ def _settings_by_name() -> dict[str, Keyword]:
     return {name: entry for kind in KINDS for name, entry in keywords(kind).items()}
 
 
-def command(options: Namespace) -> None:
+def command(options: Namespace) -> int:
+    """The exit code, once all is measured; under torchrun its first rank measures and prints."""
+    from cnognp.cli import ranks
+
+    return ranks.together(lambda found: _measure(options, found))
+
+
+def _measure(options: Namespace, ranks: "Ranks") -> None:
     """Measures, saves, and prints what came out.
 
     Raises:
-        ValueError: if a measurement does not exist.
+        ValueError: if a measurement does not exist, or there is no such number of shards.
         Exception: what a measurement raises, when it is said what was saved before.
         KeyboardInterrupt: likewise.
     """
     from cnognp.measuring import subjects
     from cnognp.measuring.settings import names
+    from cnognp.measuring.sharing import Sharing
 
+    if options.shards < 0:
+        raise ValueError(f"--shards must not be negative, got {options.shards}")
+    alone = ranks.size == 1 and not options.shards
+    sharing = None if alone else Sharing(ranks, options.shards)
     settings = _settings_of(options)
     named = [*names(options.only), *["crosscheck"] * options.crosscheck]
     for name in named:
@@ -140,12 +159,17 @@ def command(options: Namespace) -> None:
         try:
             for subject in _subjects(options):
                 _check(subject)
-                for name, result in subjects.measured(subject, folder, kinds, told):
+                for name, result in subjects.measured(subject, folder, kinds, told, sharing):
                     found[name] = result
         except (Exception, KeyboardInterrupt):
             if found:
                 console.note(f"saved before that, in {folder}: {', '.join(found)}")
             raise
+    if not ranks.leads:
+        return
+    single = [kind.kind for kind in kinds if not kind.summed]
+    if ranks.size > 1 and single:
+        console.note(f"measured by rank 0 alone, since they are no sums: {', '.join(single)}")
     if options.unchecked:
         console.note("not checked: whether the loss is one function of the parameters alone")
     for name, result in found.items():

@@ -29,6 +29,8 @@ VERBS = MappingProxyType({
     "methods": "the methods that there are, or the keys of one",
 })
 
+# Verbs that write, and that every process of torchrun would do anew.
+_ALONE = ("train", "study", "demo")
 GOOD, FAILED, USAGE, DAMAGED = 0, 1, 2, 3
 _COMPLETION = "--print_completion"
 
@@ -59,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get("CNOGNP_TRACEBACK"):
             traceback.print_exc()
         with suppress(OSError):
-            sys.stderr.write(f"cnognp{' ' + verb if verb in VERBS else ''}: {_line(error)}\n")
+            if not _follows():
+                sys.stderr.write(f"cnognp{' ' + verb if verb in VERBS else ''}: {_line(error)}\n")
         try:
             sys.stdout.flush()
         except OSError:
@@ -77,6 +80,8 @@ def _run(verb: str, argv: list[str]) -> int:
         sys.stdout.write(script(shell, VERBS))
         return GOOD
     helps = "-h" in argv or "--help" in argv
+    if verb in _ALONE and not helps and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise ValueError(f"{verb} is not shared among ranks: start it without torchrun")
     try:
         # Already reading the arguments may run a file of the user's, which may print.
         with only_objects() if "--json" in argv and not helps else nullcontext():
@@ -135,6 +140,11 @@ def _leaving(leaving: signals.Leaving) -> Iterator[None]:
     finally:
         for number, was in taken.items():
             signal.signal(number, was)
+
+
+def _follows() -> bool:
+    """Whether another process of torchrun says what all of them would say."""
+    return os.environ.get("RANK", "0") != "0" and "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def _code_of(error: Exception) -> int:

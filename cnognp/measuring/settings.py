@@ -62,6 +62,11 @@ class Settings:
     whole: ClassVar[bool] = False
     """Whether it is of all members at once, and not of each point."""
 
+    @property
+    def summed(self) -> bool:
+        """Whether it takes sums over the data alone, which several processes can share."""
+        return False
+
     def __post_init__(self):
         """Nothing: classes with ranges check theirs, and call this one."""
 
@@ -124,6 +129,10 @@ class Matrix(Seeded):
         """
         if self.where:
             selected(objective, list(self.where), torch.device("cpu"))
+
+    @property
+    def summed(self) -> bool:
+        return self.operator == "hessian"
 
     @property
     def matrix(self) -> dict[str, Any]:

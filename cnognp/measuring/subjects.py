@@ -4,6 +4,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor
 from cnognp.measuring.directions import check_apart
 from cnognp.measuring.place import Place
 from cnognp.measuring.settings import Settings, Slice
+from cnognp.measuring.sharing import Sharing
 from cnognp.tasks import weights
 from cnognp.tasks.problem import Problem, problem_of
 from cnognp.training import checkpoint, snapshots
@@ -188,6 +190,7 @@ def measured(
     folder: Path,
     kinds: Sequence[Settings],
     told: Told = lambda name, done, total: None,
+    sharing: Sharing | None = None,
 ) -> Iterator[tuple[str, Result]]:
     """File names and results, one after the other, each when it is saved in ``folder``.
 
@@ -201,6 +204,8 @@ def measured(
         folder: made where it is missing.
         kinds: what to measure, each from `cnognp.measuring.kinds.KINDS`.
         told: called with the name of a file and how many of its parts are done, of how many.
+        sharing: the ranks that share what is a sum over the data, and into how many shards; every
+            rank calls this, and all but the first get nothing.
 
     Raises:
         ValueError: if no kind is named, a metric or a layer is not known, or a kind does
@@ -211,6 +216,11 @@ def measured(
     """
     if not kinds:
         raise ValueError("no measurement is named")
+    if sharing is not None and not sharing.ranks.leads:
+        for kind in kinds:
+            for z in [None] if kind.whole else subject.points.values():
+                sharing.follow(kind, z, subject.objective)
+        return
     for kind in kinds:
         kind.check(subject.problem.as_given)
     sliced = [kind for kind in kinds if isinstance(kind, Slice)]
@@ -228,7 +238,9 @@ def measured(
             path = folder / f"{file}.h5"
             told(file, 0, 1)
             began = time.perf_counter()
-            result = kind.measure(_place(at, kind, z, path.with_suffix(".part"), told))
+            place = _place(at, kind, z, path.with_suffix(".part"), told)
+            with nullcontext(place) if sharing is None else sharing.shared(kind, place) as place:
+                result = kind.measure(place)
             how: dict[str, Any] = {"wall_seconds": time.perf_counter() - began}
             how["settings"] = asdict(kind)  # type: ignore[call-overload]
             if (older := _set_aside(path, how["settings"])) is not None:

@@ -408,3 +408,12 @@ def _check_options(model: Any, **options: str) -> None:
             raise ValueError(f"{name} must be {one!r} or {other!r}, got {given!r}")
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    for name, parameter in model.named_parameters():
+        # What FSDP2 reduces in its backward pass is no part of a graph: gradients taken with
+        # create_graph have none, in torch 2.14, and products by differences need a vector.
+        if hasattr(parameter, "device_mesh"):
+            raise TypeError(
+                f"the parameter {name} is sharded over devices (fully_shard, or another DTensor), "
+                "and a gradient through that cannot be differentiated again: give the model before "
+                "it is sharded, and share the data instead (landscape.distributed)"
+            )

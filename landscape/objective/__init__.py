@@ -17,8 +17,10 @@ from landscape.objective.derivatives import (
     hvp,
     ordinary,
     second_order,
+    slopes_by_term,
     value,
     value_and_grad,
+    values_by_term,
     widened,
 )  # fmt: skip
 from landscape.objective.protocol import (
@@ -34,6 +36,6 @@ from landscape.objective.protocol import (
 __all__ = [
     "Analytic", "Critical", "Derived", "Objective", "Offer", "Ridge", "Sum", "Term",
     "backward", "batched_terms", "check_deterministic", "difference", "first_order", "hvp",
-    "judged", "leaves", "normalisation_of", "offered", "ordinary", "second_order", "trait",
-    "value", "value_and_grad", "widened",
+    "judged", "leaves", "normalisation_of", "offered", "ordinary", "second_order",
+    "slopes_by_term", "trait", "value", "value_and_grad", "values_by_term", "widened",
 ]  # fmt: skip

@@ -48,11 +48,22 @@ def value(
         return rows.new_zeros(z.shape[:-1])
     # A term may keep tensors for later, which would be useless if made in inference mode.
     with torch.inference_mode(False), torch.no_grad():
+        if (own := offered(objective, "value")) is not None:
+            return own(rows).reshape(z.shape[:-1])
         total = None
-        for term in batched_terms(objective):
-            part = torch.cat([term(piece) for piece in _pieces(objective, rows, chunk)])
+        for part in values_by_term(objective, rows, chunk):
             total = part if total is None else total + part
     return _some(total, objective).reshape(z.shape[:-1])
+
+
+def values_by_term(
+    objective: Objective, rows: Float[Tensor, "n p"], chunk: int | None = None
+) -> Iterator[Float[Tensor, " n"]]:
+    """The values of one term after the other."""
+    for term in batched_terms(objective):
+        with torch.inference_mode(False), torch.no_grad():
+            part = torch.cat([term(piece) for piece in _pieces(objective, rows, chunk)])
+        yield part
 
 
 def value_and_grad(
@@ -80,13 +91,21 @@ def value_and_grad(
         return values.detach().reshape(z.shape[:-1]), grads.detach().reshape(z.shape)
     total: Any = None
     gradient: Any = None
-    for term in batched_terms(objective):
-        pieces = [differentiated(term, piece) for piece in _pieces(objective, rows, chunk)]
-        values, grads = map(_joined, zip(*pieces, strict=True))
+    for values, grads in slopes_by_term(objective, rows, chunk):
         first = total is None
         total, gradient = (values, grads) if first else (total + values, gradient + grads)
     values = _some(total, objective)
     return values.reshape(z.shape[:-1]), gradient.reshape(z.shape)
+
+
+def slopes_by_term(
+    objective: Objective, rows: Float[Tensor, "n p"], chunk: int | None = None
+) -> Iterator[tuple[Float[Tensor, " n"], Float[Tensor, "n p"]]]:
+    """The values and the gradients of one term after the other."""
+    for term in batched_terms(objective):
+        pieces = [differentiated(term, piece) for piece in _pieces(objective, rows, chunk)]
+        values, grads = map(_joined, zip(*pieces, strict=True))
+        yield values, grads
 
 
 def hvp(

@@ -30,6 +30,10 @@ class Offer(Protocol):
     Attributes:
         batched_terms: ``batched_terms()``: the same terms from (n, p) to (n,), where it is faster
             than vmap.
+        value: ``value(z)``: from (n, p) to (n,), where it is not the sum of the terms of this
+            process.
+        products: ``products(point, memory)``: the Hessian at a point, which multiplies (n, p),
+            likewise.
         value_and_grad: ``value_and_grad(z)``: from (n, p) to (n,) and (n, p), where it is faster
             than autograd.
         minibatches: ``minibatches(size, generator, epochs)``: a stream of one-term objectives; with
@@ -58,6 +62,8 @@ class Offer(Protocol):
     """
 
     batched_terms: Callable[[], Iterator[Term]] | None = None
+    value: Callable[[Tensor], Tensor] | None = None
+    products: Callable[[Tensor, int], Any] | None = None
     value_and_grad: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
     minibatches: Callable[..., Iterator[Objective]] | None = None
     judge: Callable[[Tensor, bool], dict[str, Any]] | None = None

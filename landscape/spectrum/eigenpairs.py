@@ -1,7 +1,7 @@
 """Eigenvalues of the Hessian, each with a bound that is proved and not guessed."""
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -15,8 +15,11 @@ from landscape.operators.selection import Where, describe, selected
 from landscape.results import Spectrum, provenance
 from landscape.spectrum.krylov import Which, ends, precise
 from landscape.spectrum.multiplicity import uncover
+from landscape.spectrum.recomputed import Recomputed
 from landscape.spectrum.residuals import DOUBLE_DIM, explicit, unit
 from landscape.spectrum.search import GUARDS, Search, estimates, look
+
+Kept = Literal["kept", "recomputed"]
 
 # Below this length the whole matrix costs no more than the search for its ends.
 _DENSE_DIM = 32
@@ -54,6 +57,7 @@ def top_eigenpairs(
     *,
     max_products: int | None = None,
     memory: int | None = None,
+    basis: Kept = "kept",
     check: bool = True,
     double: bool = True,
     where: Where | None = None,
@@ -101,6 +105,11 @@ def top_eigenpairs(
         memory: bytes for the basis and what it needs beside it, the graph not counted. The basis
             is restarted when it is full. Where None, that is 4 GiB up to a million coordinates, and
             beyond that at most 2 k + 9 vectors.
+        basis: ``"kept"``, or ``"recomputed"`` where not even k + 4 vectors and those of the proof
+            fit: Lanczos then holds three vectors beside the k + 2 that it finds, and takes the
+            products of the first look twice (`landscape.spectrum.recomputed`). Its vectors lose
+            orthogonality once a pair is known to rounding, so that it may need more products, or
+            end not converged; bounds come from explicit products in either case.
         check: whether to take the second look.
         double: whether a point in float32 of at most 10 million parameters has its residuals taken
             in float64. Without that they are taken in float32 from the graph that is there, which
@@ -128,7 +137,7 @@ def top_eigenpairs(
     limit = 20 * k + 200 if max_products is None else max_products
     places = None if where is None else selected(objective, where, z.device)
     dim = objective.dim if places is None else len(places)
-    _check_arguments(dim, k, which, tolerance, limit)
+    _check_arguments(dim, k, which, tolerance, limit, basis)
     z, kind = arithmetic(z)
     check_deterministic(objective, z)
     operator = differentiated(operator, derivatives)
@@ -136,8 +145,8 @@ def top_eigenpairs(
     generator = generator or torch.Generator(device="cpu").manual_seed(0)
     # The first graph is gone when the one in float64 is built.
     double = double and z.dtype == torch.float32 and objective.dim <= DOUBLE_DIM
-    room = _room(dim, k, z, memory, double)
-    found = _search(make(z), k, which, tolerance, limit, room, check, double, generator)
+    room = _room(dim, k, z, memory, double, basis)
+    found = _search(make(z), k, which, tolerance, limit, room, basis, check, double, generator)
     named: dict[str, Any] = {
         "dim": dim, "which": which, "tolerance": tolerance, "operator": found.operator,
         "where": describe(where), "statistics": normalisation_of(objective),
@@ -179,6 +188,7 @@ def _search(
     tolerance: float,
     limit: int,
     room: int,
+    basis: Kept,
     check: bool,
     double: bool,
     generator: torch.Generator,
@@ -192,8 +202,9 @@ def _search(
         facts["check"] = "not needed: the whole matrix was built"
     else:
         search = Search(
-            operator, k, which, tolerance, left, generator, room=room, start=_slope(operator)
-        )
+            operator, k, which, tolerance, left, generator, room=room, start=_slope(operator),
+            basis=Recomputed(operator) if basis == "recomputed" else None,
+        )  # fmt: skip
         look(search)
         if search.status == "converged" and check and not search.krylov.complete:
             uncover(search)
@@ -204,6 +215,9 @@ def _search(
         )
         checked = search.checked
         facts |= search.said(check)
+        if basis == "recomputed":
+            again = search.krylov.basis.products
+            facts["basis"] = f"recomputed: two passes, {again} products in the second"
     if status == "not finite":
         spent = operator.products - checked
         return Found(vectors, np.empty(0), status, spent, checked, vectors[:0], name, {})
@@ -213,7 +227,9 @@ def _search(
     return Found(vectors, everything, status, products, checked, images, name, facts)
 
 
-def _check_arguments(dim: int, k: int, which: Which, tolerance: float, limit: int) -> None:
+def _check_arguments(
+    dim: int, k: int, which: Which, tolerance: float, limit: int, basis: Kept
+) -> None:
     """Nothing, if they are in range.
 
     Raises:
@@ -225,11 +241,13 @@ def _check_arguments(dim: int, k: int, which: Which, tolerance: float, limit: in
         raise ValueError(f"which must be LM, LA, SA or BE, got {which!r}")
     if not 0 < tolerance < 1:
         raise ValueError(f"tolerance must lie between 0 and 1, got {tolerance}")
+    if basis not in get_args(Kept):
+        raise ValueError(f"basis must be {' or '.join(get_args(Kept))}, got {basis!r}")
     if limit < 2 * k + 1:
         raise ValueError(f"max_products must be at least 2 k + 1 = {2 * k + 1}, got {limit}")
 
 
-def _room(dim: int, k: int, z: Tensor, memory: int | None, double: bool) -> int:
+def _room(dim: int, k: int, z: Tensor, memory: int | None, double: bool, basis: Kept) -> int:
     """How many basis vectors fit beside what else the search and the explicit products hold.
 
     Raises:
@@ -241,6 +259,8 @@ def _room(dim: int, k: int, z: Tensor, memory: int | None, double: bool) -> int:
         return min(max(least, usual), dim)
     # The explicit products hold the basis no longer, but residuals of its vectors.
     proof = 2 * k + GUARDS + (_WIDE if double else 0)
+    if basis == "recomputed":
+        least = min(k + GUARDS, dim)
     room, needed = memory // vector - _BESIDE, max(least + _BESIDE, proof)
     if memory // vector < needed:
         raise ValueError(
@@ -262,7 +282,10 @@ def _dense(operator: Any, k: int, which: Which) -> tuple[Tensor, np.ndarray, str
 
 def _slope(operator: Any) -> Tensor | None:
     """The gradient at the point, which lies mostly along few eigenvectors; None for a block."""
-    if not isinstance(operator, Hessian) or operator.differences or not operator.cached:
+    if not isinstance(operator, Hessian) or operator.differences:
+        return None
+    # Whether the graph of a part fits depends on how many share it, and the start must not.
+    if not operator.cached and not operator.shared:
         return None
     return operator.value_and_grad()[1]
 

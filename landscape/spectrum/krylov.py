@@ -21,6 +21,10 @@ class Basis:
     Args:
         like: (p,), gives length, type and device.
         room: most rows.
+
+    Attributes:
+        products: that were taken to have the rows again.
+        skew: how far rows were from orthonormal when they were last combined.
     """
 
     def __init__(self, like: Float[Tensor, " p"], room: int):
@@ -30,6 +34,17 @@ class Basis:
         self._like = like
         self._rows = min(_ROWS, max(_FEWEST, _BLOCK // max(1, self.dim)))
         self._blocks: list[Tensor] = []
+        self.products, self.skew = 0, 0.0
+
+    @property
+    def owed(self) -> int:
+        """Products that combining the rows will cost."""
+        return 0
+
+    @property
+    def kept(self) -> bool:
+        """Whether the rows are held, and orthogonal to rounding."""
+        return True
 
     def append(self, vector: Float[Tensor, " p"]) -> None:
         """Nothing; the vector, of length one and orthogonal to the others, is the last row."""
@@ -53,6 +68,10 @@ class Basis:
                 vector.addmv_(rows.T, part, alpha=-1)
             total += torch.cat(parts).cpu().double().numpy()
         return total, norm(vector)
+
+    def fill(self, count: int) -> bool:
+        """Whether rows had to be added, so that there are at least ``count``: none are here."""
+        return False
 
     def fresh(self, generator: torch.Generator) -> Tensor:
         """A random unit vector orthogonal to the basis; one that is full has none."""
@@ -123,6 +142,7 @@ class Krylov:
         room: most rows, at least 2.
         generator: source of the random starts.
         start: (p,), the first row, of length one; random where None.
+        basis: an empty one; one that is kept where None.
     """
 
     def __init__(
@@ -131,16 +151,17 @@ class Krylov:
         room: int,
         generator: torch.Generator,
         start: Float[Tensor, " p"] | None = None,
+        basis: Basis | None = None,
     ):
         self.operator = operator
-        self.basis = Basis(operator.point, room)
+        self.basis = Basis(operator.point, room) if basis is None else basis
         self.matrix = np.zeros((0, 0))
         self.leaks = np.zeros((0, 0))
         self.left: list[Tensor] = []
         self.beta = 0.0
         self.closed = False
         self.finite = True
-        self.products = 0
+        self._own = 0
         self._generator = generator
         self._ahead = start
 
@@ -150,9 +171,14 @@ class Krylov:
         return self.basis.size
 
     @property
+    def products(self) -> int:
+        """All products, those of second passes included."""
+        return self._own + self.basis.products
+
+    @property
     def complete(self) -> bool:
         """Whether the basis spans the whole space."""
-        return self.size == self.basis.dim
+        return self.basis.kept and self.size == self.basis.dim
 
     def extend(self) -> None:
         """Nothing; one more product, and one more row."""
@@ -161,7 +187,7 @@ class Krylov:
         self.basis.append(vector)
         del ahead
         image = self.operator @ vector
-        self.products += 1
+        self._own += 1
         row, beta = self.basis.split(image)
         self.finite = bool(np.isfinite(beta) and np.isfinite(row).all())
         if not self.finite:
@@ -212,6 +238,17 @@ class Krylov:
         self.left.append(self.basis.zero() if self._ahead is None else self._ahead)
         self.beta, self._ahead = 0.0, None
         self.keep(pairs.coefficients[:, chosen])
+
+    def measure(self) -> None:
+        """Nothing; projection and residuals are those of the rows as they are, from products."""
+        rows = self.basis.rows()
+        self.matrix, self.left = np.empty((len(rows), len(rows))), []
+        self.leaks = np.zeros_like(self.matrix)
+        for place, row in enumerate(rows):
+            image = self.operator @ row
+            self._own += 1
+            self.matrix[place], self.leaks[place, place] = self.basis.split(image)
+        self.matrix = (self.matrix + self.matrix.T) / 2
 
     def trim(self, rows: int) -> None:
         """Nothing; the first rows stay, and the next one will be a fresh start."""

@@ -34,10 +34,13 @@ def uncover(search: Search) -> None:
     while not search.verdict:
         locked = krylov.size
         search.verdict, hidden = _look(search)
-        if hidden:
-            search.hidden += hidden
+        search.hidden += hidden
+        if hidden and krylov.basis.kept:
             search.pairs = krylov.pairs()
             search.lock()
+        elif hidden:
+            inner = search.ritz(locked)
+            search.add(np.flatnonzero(_beyond(inner, search)), inner)
         else:
             krylov.trim(locked)
     search.checked = krylov.products - before
@@ -58,10 +61,11 @@ def _look(search: Search) -> tuple[str, int]:
         steps += full
         if not krylov.finite:
             return "met a product that is not finite", 0
-        inner = krylov.pairs(first)
-        hidden = int(((inner.values > high + slack) | (inner.values < low - slack)).sum())
+        inner = search.ritz(first)
+        beyond = _beyond(inner, search)
+        hidden = int(beyond.sum())
         if hidden:
-            if krylov.closed or settled(krylov.pairs(), search.k, which, search.tolerance):
+            if krylov.closed or _found(search, inner.residuals[beyond]):
                 return "", hidden
             continue
         verdict = "the rest of the space was seen"
@@ -70,6 +74,20 @@ def _look(search: Search) -> tuple[str, int]:
         if verdict:
             return verdict if full == 1.0 else f"{verdict}, by an estimate for restarts", 0
     return "the whole space was seen", hidden
+
+
+def _beyond(inner: Pairs, search: Search) -> np.ndarray:
+    """Which Ritz values are beyond the wanted ones by more than the tolerance."""
+    which, slack = search.which, search.slack
+    low, high = _edges(search.pairs.values[ends(search.pairs.values, which, search.k)], which)
+    return (inner.values > high + slack) | (inner.values < low - slack)
+
+
+def _found(search: Search, residuals: np.ndarray) -> bool:
+    """Whether what is beyond the wanted ones is known as well as they are."""
+    if not search.krylov.basis.kept:
+        return bool((residuals <= search.slack).all())
+    return settled(search.krylov.pairs(), search.k, search.which, search.tolerance)
 
 
 def _edges(values: np.ndarray, which: Which) -> tuple[float, float]:

@@ -7,12 +7,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from landscape.spectrum.krylov import Krylov, Pairs, Which, ends, norm
+from landscape.spectrum.krylov import Basis, Krylov, Pairs, Which, ends, norm
+from landscape.spectrum.recomputed import originals
 
 # Pairs after the wanted ones that have to be known too.
 GUARDS = 2
 # What a start along a given vector has of a random one: of everything there is, a little.
 _RANDOM = 0.1
+# A projection on rows that were so far from orthonormal is off by about its square.
+_SKEW = 1e-2
 
 
 class Search:
@@ -31,6 +34,7 @@ class Search:
         room: most rows of the basis; as many as there are products where None.
         start: (p,), along which the first look mostly starts; random where it is None, zero or not
             finite.
+        basis: an empty one; one that is kept where None.
 
     Attributes:
         krylov: the basis, the projection on it, and the products so far.
@@ -52,10 +56,12 @@ class Search:
         *,
         room: int | None = None,
         start: Float[Tensor, " p"] | None = None,
+        basis: Basis | None = None,
     ):
         self.k, self.which, self.tolerance, self.limit = k, which, tolerance, limit
         room = min(operator.point.numel(), limit if room is None else room)
-        self.krylov = Krylov(operator, room, generator, _start(operator, start, generator))
+        start = _start(operator, start, generator)
+        self.krylov = Krylov(operator, room, generator, start, basis)
         self.pairs = Pairs(np.empty(0), np.empty((0, 0)), np.empty(0))
         self.status = self.verdict = ""
         self.hidden = self.checked = 0
@@ -63,7 +69,8 @@ class Search:
     @property
     def spent(self) -> bool:
         """Whether there are no products left."""
-        return self.krylov.products >= self.limit
+        owed = self.krylov.basis.owed + (0 if self.krylov.basis.kept else self.k + GUARDS)
+        return self.krylov.products + owed >= self.limit
 
     @property
     def slack(self) -> float:
@@ -87,16 +94,52 @@ class Search:
         reached = self.status == "converged" and not check
         return {"check": "not asked for" if reached else "not reached"}
 
+    def ritz(self, first: int = 0) -> Pairs:
+        """The Ritz pairs of the rows from ``first``, without copies that are made by rounding."""
+        pairs = self.krylov.pairs(first)
+        if self.krylov.basis.kept:
+            return pairs
+        limit = self.tolerance * float(np.abs(pairs.values).max())
+        return originals(pairs, limit, torch.finfo(self.krylov.operator.point.dtype).eps)
+
     def settled(self) -> bool:
         """Whether the Ritz pairs, taken anew, meet the tolerance."""
-        self.pairs = self.krylov.pairs()
+        self.pairs = self.ritz()
         return settled(self.pairs, self.k, self.which, self.tolerance)
 
     def lock(self) -> None:
         """Nothing; the rows become the wanted Ritz vectors, and behind them those after them."""
+        self.krylov.lock(self._wanted(), self.pairs)
+        self._mend()
+
+    def add(self, found: np.ndarray, inner: Pairs) -> None:
+        """Nothing; the rows are again as after `lock`, with some pairs of the last chain in them.
+
+        Args:
+            found: which pairs.
+            inner: the pairs of the operator projected on that chain.
+        """
+        krylov = self.krylov
+        first = krylov.size - len(inner.coefficients)
+        krylov.keep(inner.coefficients[:, found], first)
+        krylov.trim(krylov.size)
+        self.pairs = krylov.pairs()
+        krylov.keep(self.pairs.coefficients[:, self._wanted()])
+        self._mend()
+
+    def _wanted(self) -> np.ndarray:
+        """Which pairs are wanted, and behind them those after them."""
         chosen = ends(self.pairs.values, self.which, self.k)
         after = np.setdiff1d(ends(self.pairs.values, self.which, self.k + GUARDS), chosen)
-        self.krylov.lock(np.concatenate([chosen, after]), self.pairs)
+        return np.concatenate([chosen, after])
+
+    def _mend(self) -> None:
+        """Nothing; rows that were no Ritz vectors, since theirs were lost, are measured anew."""
+        krylov = self.krylov
+        if krylov.basis.fill(self.k) or krylov.basis.skew > _SKEW:
+            krylov.measure()
+            self.pairs = krylov.pairs()
+            krylov.keep(self.pairs.coefficients[:, self._wanted()])
 
 
 def look(search: Search) -> None:
@@ -114,10 +157,15 @@ def look(search: Search) -> None:
         if not krylov.finite:
             search.status = "not finite"
             return
-        last = krylov.complete or search.spent
+        last = krylov.complete or search.spent or _stuck(krylov)
         if last or (krylov.size >= wanted and _due(krylov)):
             if search.settled() or krylov.complete:
                 search.status = "converged"
+            elif _stuck(krylov):
+                search.status = (
+                    f"stopped: the space closed after {krylov.size} products, and a basis that is "
+                    "not kept cannot go on from there"
+                )
             elif last:
                 search.status = f"stopped after {search.limit} products"
     search.lock()
@@ -164,6 +212,11 @@ def _start(
     ).to(operator.point)
     mixed = start / length + random * (_RANDOM / norm(random))
     return mixed / norm(mixed)
+
+
+def _stuck(krylov: Krylov) -> bool:
+    """Whether a next row would have to be orthogonal to rows that are gone."""
+    return krylov.closed and not krylov.basis.kept
 
 
 def _due(krylov: Krylov) -> bool:

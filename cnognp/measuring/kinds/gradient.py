@@ -13,6 +13,7 @@ class Gradient(Settings):
     """The loss and the norm of its gradient for every member."""
 
     whole = True
+    summed = True
 
     def measure(self, place: Place) -> Result:
         """The losses and gradient norms of the population."""
