@@ -3,50 +3,20 @@
 import math
 import mmap
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from cnognp.method import Info, norms, traits_of
+from cnognp.homes import Home, apart, blocks
+from cnognp.method import Info
 from cnognp.state import to_tensors
-from landscape.objective import Objective, offered, value, value_and_grad
+from landscape.objective import Objective
 from landscape.randomness import from_member
-
-Home = Literal["auto", "device", "host", "files"]
-LARGE = 1 << 28
-"""Bytes of all members from which on these do not live on the device by themselves."""
-_COPIES = 8  # of all members that a step on a device may need
-_ROWS = 1 << 24  # numbers of all members from which on these are evaluated one after another
-
-
-def home_of(home: Home, method: Any, size: int, device: torch.device) -> Home:
-    """Where members live: ``auto`` is the device, or the host where they are large.
-
-    Those of a swarm are large from `LARGE` bytes on. Those of other methods are, too, where the
-    device is the host, whose memory is saved; on an accelerator they stay as long as they fit.
-
-    Args:
-        home: what is asked for.
-        method: how they move.
-        size: bytes of all members.
-        device: that they visit.
-    """
-    if home != "auto":
-        return home
-    if size < LARGE or not apart(method):
-        return "device"
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
-    return "host" if hasattr(method, "leader") or _COPIES * size > free else "device"
-
-
-def apart(method: Any) -> bool:
-    """Whether the members of a method can move a few at a time, as they do together."""
-    return getattr(method, "apart", not traits_of(method).couples)
 
 
 @dataclass(frozen=True)
@@ -111,7 +81,9 @@ class Population:
         method = self.method
         if not hasattr(method, "leader"):
             return self._visited(objective, state, generator, method.step)
-        leader = method.leader(state).to(self.device, copy=True)
+        # Held only where it is needed after members have been written over.
+        passing = hasattr(method, "searched") and not method.published
+        leader = method.leader(state).to(self.device, copy=not passing)
         if not hasattr(method, "searched"):
 
             def moved(objective: Objective, few: Any, drawn: torch.Generator) -> tuple[Any, Info]:
@@ -268,39 +240,6 @@ class _Best(NamedTuple):
         if not float(fitness[member]) < self.fitness:
             return self
         return _Best(float(fitness[member]), info.position[member].clone())
-
-
-def blocks(objective: Objective, members: int) -> Iterator[slice]:
-    """The members in order, cut as the objective evaluates them together; else one by one."""
-    size = offered(objective, "chunk") or 1
-    return (slice(k, min(k + size, members)) for k in range(0, members, size))
-
-
-def measured(
-    objective: Objective, z: Tensor, device: torch.device, gradient: bool = True
-) -> tuple[Tensor, Tensor | None]:
-    """Loss, and norm of the gradient where it is wanted, (n,) each, at points that live anywhere.
-
-    There need be room for the gradients of a few of them only.
-
-    Args:
-        objective: what is evaluated.
-        z: (n, p).
-        device: where.
-        gradient: whether it is wanted.
-    """
-    together = z.device == device and (z.numel() <= _ROWS or not offered(objective, "chunk"))
-    cut = [slice(0, len(z))] if together else blocks(objective, len(z))
-    losses, lengths = [], []
-    for block in cut:
-        rows = z[block].to(device)
-        if not gradient:
-            losses.append(value(objective, rows))
-            continue
-        loss, grad = value_and_grad(objective, rows)
-        losses.append(loss)
-        lengths.append(norms(grad))
-    return torch.cat(losses), torch.cat(lengths) if gradient else None
 
 
 def _built(like: Any, tensors: Mapping[str, Tensor], prefix: str = "state") -> Any:

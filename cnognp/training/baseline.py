@@ -9,7 +9,7 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor, nn
 
-from cnognp.population import LARGE, blocks
+from cnognp.homes import LARGE, blocks
 from cnognp.tasks.problem import Problem
 from cnognp.tasks.starts import Starts
 from landscape.networks import RESIDENT_BYTES, Batch, EmpiricalRisk, tensors_of

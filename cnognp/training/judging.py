@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cnognp.homes import measured
 from cnognp.method import Info, Method
 from cnognp.methods.averaging import SWA
 from cnognp.methods.descent import Epoch
 from cnognp.methods.schedule import Scheduled
-from cnognp.population import measured
 from cnognp.tasks.problem import Problem
 from cnognp.training.config import Config
 from landscape.objective import Objective

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cnognp.homes import home_of, measured
 from cnognp.method import Info, Method
 from cnognp.methods import METHODS
-from cnognp.population import Population, home_of, measured
+from cnognp.population import Population
 from cnognp.run import run
 from cnognp.state import from_arrays, to_tensors
 from cnognp.tasks.problem import Problem, choose_device, problem_of

@@ -285,4 +285,5 @@ def _place(own: Sequence[Snapshot], point: Snapshot) -> int:
 
 
 def _digest(position: np.ndarray) -> str:
-    return hashlib.sha256(memoryview(np.ascontiguousarray(position)).cast("B")).hexdigest()
+    data: Any = np.ascontiguousarray(position)
+    return hashlib.sha256(data).hexdigest()

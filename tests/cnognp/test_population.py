@@ -7,14 +7,15 @@ import pytest
 import torch
 from runs import annotations_unchecked
 
-from cnognp import METHODS, population
+from cnognp import METHODS, homes
+from cnognp.homes import home_of
 from cnognp.methods import attraction
 from cnognp.methods.averaging import SWA
 from cnognp.methods.descent import SGD, Epoch
 from cnognp.methods.fitness import GradientNormPenalty
 from cnognp.methods.noise import NiG
 from cnognp.methods.swarm import Swarm, WaveletMutation
-from cnognp.population import Population, home_of
+from cnognp.population import Population
 from cnognp.run import run
 from cnognp.state import from_tensors, to_arrays, to_tensors
 from cnognp.tasks.problem import Problem
@@ -187,7 +188,7 @@ def test_a_run_goes_on_elsewhere_than_it_began(tmp_path, method):
 
 
 def test_members_that_are_moved_out_unasked_are_told_of_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(population, "LARGE", 1)
+    monkeypatch.setattr(homes, "LARGE", 1)
     said = []
     config = Config("wine", "sgd", members=3, iterations=2, device="cpu", threads=1)
     train(config, RunFolder(tmp_path / "auto"), warn=said.append)
