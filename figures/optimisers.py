@@ -11,6 +11,8 @@ from figures import style
 from figures.picture import picture
 from landscape.results.optimisers import Optimisers
 
+_SHOWN = ("test accuracy", "lambda-max", "trace")
+
 
 @style.context()
 def ratios(result: Optimisers, network: int, ax: Axes) -> dict[str, Any]:
@@ -101,8 +103,7 @@ def _ratios(result: Optimisers) -> Figure | None:
 
 @picture("ends", Optimisers)
 def _ends(result: Optimisers) -> Figure:
-    shown = ("test accuracy", "lambda-max", "trace")
-    shown = tuple(name for name in shown if name in result.scores)
+    shown = [name for name in _SHOWN if name in result.scores]
     count = len(result.networks)
     figure = style.new_figure(0.9 + 2.9 * len(shown), 0.9 + 1.9 * count)
     axes = figure.subplots(count, len(shown), squeeze=False, sharey=True)

@@ -1,6 +1,6 @@
 """Loss and metrics from one pass of the network over the data."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ class _Given(nn.Module):
 
 
 def measured(
-    risk: Risk, data: Data, metrics: Mapping[str, Callable[..., Any]], z: Tensor
+    risk: Risk, data: Data, metrics: Mapping[str, Any], z: Tensor
 ) -> tuple[float, dict[str, float]] | None:
     """The risk at a point and the metrics there; None where outputs cannot stand for the network.
 

@@ -358,10 +358,11 @@ class Problem:
     def _measured(
         self, split: str, names: Sequence[str], frozen: Risk, z: Tensor
     ) -> dict[str, float]:
-        """Loss and metrics of one point on a split, in one pass of the network where that will do."""
+        """Loss and metrics of one point on a split, from one pass of the network if it does."""
         metrics = {name: self.task.metrics[name] for name in names if name != "loss"}
         loss = self._measuring(split, "loss", self._loss, frozen)
-        found = outputs.measured(loss, self.data(split), metrics, z)
+        data: Any = self.data(split)
+        found = outputs.measured(loss, data, metrics, z)
         if found is None:
             return {name: self._number(split, name, frozen, z) for name in names}
         numbers = {"loss": found[0], **found[1]}
