@@ -132,6 +132,7 @@ def of_run(
         "member": member,
         "model": model,
         "data": problem.data_digest,
+        **problem.task.provenance,
     }
     suffix = "" if step == "last" else f"step{step}"
     return Subject(problem, points, population, origin, suffix)
@@ -154,6 +155,7 @@ def of_weights(problem: Problem, file: Path | None) -> Subject:
         **named,
         "model": problem.as_given.layout.digest,
         "data": problem.data_digest,
+        **problem.task.provenance,
     }
     return Subject(problem, {"": z}, z.unsqueeze(0), origin, own_statistics=True)
 

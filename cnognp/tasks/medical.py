@@ -4,7 +4,7 @@ import hashlib
 import io
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -13,10 +13,11 @@ from torch.nn import functional as F
 from cnognp.tasks.architectures import Norm, architecture
 from cnognp.tasks.tabular import Splits, starts, tensors
 from cnognp.tasks.task import Task, accuracy
-from landscape.files import DamagedFile
+from landscape.files import DamagedFile, UnfitFile
 from landscape.networks import cropped_and_flipped, normalised
 
 _MIDDLE, _EDGE, _SHIFT = 0.5, 2, 2
+_SPLITS, _CLASSES, _SHAPE = ("train", "val", "test"), (0, 1), (28, 28)
 
 
 class _File(NamedTuple):
@@ -39,6 +40,7 @@ def breastmnist(
     weights: str = "",
     spread: float = 1e-4,
     augment: bool = False,
+    verify: bool = True,
 ) -> Task:
     """BreastMNIST: malignant (0) or not (1), 780 ultrasound images of 28 x 28, networks by name.
 
@@ -56,14 +58,17 @@ def breastmnist(
         spread: deviation of the normal noise that the other members start with beside them.
         augment: shift every image of a training mini-batch by up to 2 pixels and mirror every
             other one, in the same way for all members.
+        verify: take nothing but the published file; false takes any file of its form, and results
+            say that it is another.
 
     Raises:
         FileNotFoundError: if a file is missing.
         DamagedFile: if it is not the published one, or the weights cannot be read.
-        UnfitFile: if the weights are those of another network.
+        UnfitFile: if a file that is not verified has another form, or the weights are those of
+            another network.
         ValueError: if there is no such network, or ``spread`` is negative.
     """
-    return _task(_BREAST, seed, data, network, norm, weights, spread, augment)
+    return _task(_BREAST, seed, data, network, norm, weights, spread, augment, verify)
 
 
 def pneumoniamnist(
@@ -74,6 +79,7 @@ def pneumoniamnist(
     weights: str = "",
     spread: float = 1e-4,
     augment: bool = False,
+    verify: bool = True,
 ) -> Task:
     """PneumoniaMNIST: pneumonia (1) or not (0), 5,856 chest X-rays of 28 x 28; as breastmnist.
 
@@ -87,28 +93,33 @@ def pneumoniamnist(
         weights: file of weights at which the first member starts, instead of fresh ones.
         spread: deviation of the normal noise that the other members start with beside them.
         augment: shift and mirror the images of training mini-batches, as in breastmnist.
+        verify: take nothing but the published file, as in breastmnist.
 
     Raises:
         FileNotFoundError: if a file is missing.
         DamagedFile: if it is not the published one, or the weights cannot be read.
-        UnfitFile: if the weights are those of another network.
+        UnfitFile: if a file that is not verified has another form, or the weights are those of
+            another network.
         ValueError: if there is no such network, or ``spread`` is negative.
     """
-    return _task(_PNEUMONIA, seed, data, network, norm, weights, spread, augment)
+    return _task(_PNEUMONIA, seed, data, network, norm, weights, spread, augment, verify)
 
 
 def _task(
     known: _File, seed: int, data: str, network: str, norm: Norm, weights: str, spread: float,
-    augment: bool,
+    augment: bool, verify: bool,
 ) -> Task:  # fmt: skip
+    begun = starts(partial(architecture, network, len(_CLASSES), norm), seed, weights, spread)
+    splits, provenance = _read(known, Path(data).expanduser(), verify)
     return Task(
-        **starts(partial(architecture, network, 2, norm), seed, weights, spread),
-        **_read(known, Path(data).expanduser())._asdict(),
+        **begun,
+        **splits._asdict(),
         loss=F.cross_entropy,
         metrics={"accuracy": accuracy},
         name=known.name,
         prepare=_prepared,
         augment=_augmented if augment else None,
+        provenance=provenance,
     )
 
 
@@ -121,12 +132,13 @@ def _augmented(images: Tensor, seed: int, step: int) -> Tensor:
     return cropped_and_flipped(images, seed, 0, step, _SHIFT)
 
 
-def _read(known: _File, folder: Path) -> Splits:
-    """Pairs of images (n, 1, 28, 28), bytes, and classes (n,), from the published file.
+def _read(known: _File, folder: Path, verify: bool) -> tuple[Splits, dict[str, Any]]:
+    """Pairs of images (n, 1, 28, 28), bytes, and classes (n,), and what is to be said of the file.
 
     Raises:
         FileNotFoundError: if there is none; says how to get it.
-        DamagedFile: if it is another.
+        DamagedFile: if it is another than the published one, and that is not allowed.
+        UnfitFile: if another one has another form.
     """
     path = folder / f"{known.name}.npz"
     fetch = f"https://zenodo.org/records/10519652/files/{known.name}.npz?download=1 ({known.size})"
@@ -135,10 +147,50 @@ def _read(known: _File, folder: Path) -> Splits:
             f"no file {path}: name the folder that holds it with --data, or fetch it from {fetch}"
         )
     content = path.read_bytes()
-    if hashlib.md5(content, usedforsecurity=False).hexdigest() != known.md5:
-        raise DamagedFile(path, "it is not the published file, its MD5 is another", f"see {fetch}")
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        return tensors(Splits(*(
-            (arrays[f"{split}_images"][:, None], arrays[f"{split}_labels"][:, 0])
-            for split in ("train", "val", "test")
-        )))  # fmt: skip
+    md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if md5 == known.md5:
+        return tensors(_splits(path, content)), {}
+    if verify:
+        raise DamagedFile(
+            path,
+            "it is not the published file, its MD5 is another",
+            f"see {fetch}; a file of your own in its place is taken with --task.verify false",
+        )
+    said = {"name": path.name, "official": False, "md5": md5, "official_md5": known.md5}
+    return tensors(_splits(path, content)), {"data_file": said}
+
+
+def _splits(path: Path, content: bytes) -> Splits:
+    """Pairs of images (n, 1, 28, 28) and classes (n,) in the bytes of a file.
+
+    Raises:
+        DamagedFile: if they are no NumPy archive.
+        UnfitFile: if it holds something else, or a class is missing in a split.
+    """
+    names = [f"{split}_{part}" for split in _SPLITS for part in ("images", "labels")]
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in names if name in archive}
+    except Exception as error:  # bytes of anybody's meet every part of the reader
+        raise DamagedFile(path, f"it is no whole archive of NumPy ({error})") from None
+    advice = f"A file in the form of MedMNIST at 28 x 28 pixels has {', '.join(names)}"
+    if missing := [name for name in names if name not in arrays]:
+        raise UnfitFile(path, f"it has no {', '.join(missing)}", advice)
+    pairs = [(arrays[f"{split}_images"], arrays[f"{split}_labels"]) for split in _SPLITS]
+    for split, (images, labels) in zip(_SPLITS, pairs, strict=True):
+        if reason := _unlike(images, labels):
+            raise UnfitFile(path, f"{split}_{reason}", advice)
+    return Splits(*((images[:, None], labels.reshape(-1)) for images, labels in pairs))
+
+
+def _unlike(images: np.ndarray, labels: np.ndarray) -> str:
+    """What of a split is not as it should be, behind the name of the split; empty if nothing."""
+    if images.dtype != np.uint8 or images.shape[1:] != _SHAPE or images.ndim != 3:
+        return f"images are {images.dtype} {images.shape}, expected uint8 (n, 28, 28)"
+    if labels.dtype.kind not in "iu" or labels.shape not in ((len(images), 1), (len(images),)):
+        return f"labels are {labels.dtype} {labels.shape}, expected integers ({len(images)}, 1)"
+    if wrong := sorted({*labels.flat} - {*_CLASSES}):
+        return f"labels hold {wrong[0]}, expected {' or '.join(map(str, _CLASSES))}"
+    if empty := [c for c in _CLASSES if c not in labels]:
+        return f"labels hold no {empty[0]}, so that class is empty in this split"
+    return ""

@@ -99,6 +99,13 @@ def builder(spec: str, /) -> Callable[..., Any]:
     )
 
 
+def defaults(name: str) -> dict[str, Any]:
+    """The keywords of a built-in task at their defaults; none of one in a file."""
+    if name not in TASKS:
+        return {}
+    return {p.name: p.default for p in inspect.signature(TASKS[name]).parameters.values()}
+
+
 def describe() -> dict[str, str]:
     """One line on each built-in task, by name.
 

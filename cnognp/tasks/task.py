@@ -45,6 +45,7 @@ class Task:
         augment: ``augment(inputs, seed, step)`` of the inputs of a training mini-batch, before
             ``prepare``, on the device; must follow from its arguments. Who judges, measures or
             takes steps on the whole data sees every sample as it is.
+        provenance: what results say beside their own of where the data come from, as JSON has it.
 
     Raises:
         TypeError: if the model is no module, the loss, a metric, ``initial``, ``prepare`` or
@@ -66,6 +67,7 @@ class Task:
     unpack: Unpack | None = None
     prepare: Callable[[Any], Any] | None = None
     augment: Callable[[Any, int, int], Any] | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
         if self.loss_of not in get_args(LossOf):

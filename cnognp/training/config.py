@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from cnognp.methods.registry import as_published, completed, flattened, grouped
+from cnognp.tasks.registry import defaults
 from landscape.files import DamagedFile, check_writable, replacing, temporaries
 
 if TYPE_CHECKING:
@@ -134,8 +135,8 @@ class Config:
     def differences(self, other: "Config") -> list[str]:
         """What ``other`` has otherwise, one entry for each key: ``"members 20, not 30"``.
 
-        The keys of another task or method are not listed beside its name. A keyword of the method
-        that one does not have, since an older version wrote it, is at its default.
+        The keys of another task or method are not listed beside its name. A keyword that one does
+        not have, since an older version wrote it, is at its default.
         """
         ours, theirs = self._flat(), other._flat()
         renamed = tuple(f"{n}." for n in ("task", "method") if ours[n] != theirs[n])
@@ -151,6 +152,7 @@ class Config:
         names = {noun: tree.pop(noun) for noun in ("task", "method")}
         nouns = {noun: tree.pop(f"{noun}_options") for noun in names}
         nouns["method"] = _plain(completed(self.method, nouns["method"]))
+        nouns["task"] = _plain({**defaults(self.task), **nouns["task"]})
         keys = {f"{noun}.{key}": part[key] for noun, part in nouns.items() for key in part}
         return {**names, **tree, **keys}
 

@@ -402,6 +402,7 @@ def _export(training: Training, folder: RunFolder) -> None:
         "seed": config.seed,
         "wall_seconds": time.perf_counter() - training.began,
         **training.identity,
+        **training.problem.task.provenance,
     }
     if training.fitness_from is not None:
         origin["fitness_from"] = training.fitness_from
