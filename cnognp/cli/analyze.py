@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 _KINDS = "gradient,spectrum,trace,line,plane"
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 _DIGITS = tuple(".0123456789")
+_SHORT = (
+    "there is no memory left ({}): ask for fewer eigenvalues, probes or steps (--k, --probes, "
+    "--density-steps), have the task give its data in smaller batches, or measure with --device cpu"
+)
 
 
 def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
@@ -113,11 +117,13 @@ def command(options: Namespace) -> None:
 
     Raises:
         ValueError: if a measurement does not exist.
+        RuntimeError: if there is no memory left; says what to lower.
         Exception: what a measurement raises, when it is said what was saved before.
         KeyboardInterrupt: likewise.
     """
     from cnognp.measuring import subjects
     from cnognp.measuring.settings import names
+    from cnognp.tasks.memory import exhausted
 
     settings = _settings_of(options)
     named = [*names(options.only), *["crosscheck"] * options.crosscheck]
@@ -138,9 +144,11 @@ def command(options: Namespace) -> None:
                 _check(subject)
                 for name, result in subjects.measured(subject, folder, kinds, told):
                     found[name] = result
-        except (Exception, KeyboardInterrupt):
+        except (Exception, KeyboardInterrupt) as error:
             if found:
                 console.note(f"saved before that, in {folder}: {', '.join(found)}")
+            if exhausted(error):
+                raise RuntimeError(_SHORT.format(" ".join(str(error).split())[:160])) from error
             raise
     if options.unchecked:
         console.note("not checked: whether the loss is one function of the parameters alone")

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from cnognp.method import Method
 from cnognp.methods import METHODS
 from cnognp.methods.descent import Epoch
-from cnognp.tasks import memory
+from cnognp.tasks import fit, memory
+from cnognp.tasks.memory import exhausted
 from cnognp.tasks.registry import load
 from cnognp.tasks.starts import begun_at
 from cnognp.tasks.task import Task
@@ -74,9 +75,9 @@ class Problem:
     ):
         self.task = task
         self.device = device
-        self._model = _on(device, task.model)
+        self.model = _on(device, task.model)
         self._loss = _on(device, task.loss) if isinstance(task.loss, nn.Module) else task.loss
-        self.normalised = any(is_batchnorm(module) for module in self._model.modules())
+        self.normalised = any(is_batchnorm(module) for module in self.model.modules())
         self._seed = data_seed
         self._options: dict[str, Any] = {"derivatives": derivatives, "check": check}
         self.options: dict[str, Any] = {
@@ -289,7 +290,7 @@ class Problem:
         kind = ModelRisk if self.task.loss_of == "model" else EmpiricalRisk
         try:
             # Large batches are cut only where that leaves the loss what it is.
-            risk = kind(self._model, self.data("train"), self._loss, **self._options, **options)
+            risk = kind(self.model, self.data("train"), self._loss, **self._options, **options)
             if self._together is None:
                 self._together = memory.judged_together(risk)
             return risk.limited(self._together)
@@ -318,7 +319,7 @@ class Problem:
             inputs = data.first.inputs
             words = isinstance(inputs, Mapping)
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
-                output = called(self._model, inputs)
+                output = called(self.model, inputs)
         except Exception:
             return ""
         if isinstance(output, Tensor):
@@ -356,14 +357,33 @@ def problem_of(config: "Config", **options: Any) -> Problem:
     Raises:
         ValueError: if the task, the method or the device does not exist, the loss or a metric does
             not fit the model, the loss does not depend on the parameters, its batches are weighed
-            by something that is not known, or parameters have a type that checkpoints do not hold.
+            by something that is not known, parameters have a type that checkpoints do not hold, or
+            a target is no class of the model's outputs.
         RuntimeError: if a parameter reaches the loss past the model.
+        IndexError: if the loss raises that and it is not known of which split.
     """
     if config.method not in METHODS:
         raise ValueError(f"unknown method {config.method!r}; there are {', '.join(METHODS)}")
     task = task_of(config.task, config.seed, config.task_options)
     task = begun_at(task, config.weights, config.spread)
     problem = Problem(task, choose_device(config.device), **options)
+    fit.check_classes(problem)
+    try:
+        _check(problem)
+    except (RuntimeError, IndexError, ValueError) as error:
+        if exhausted(error) or not (reason := fit.explained(problem, error)):
+            raise
+        # Where in a user's file it came from is told as well.
+        raise ValueError(reason).with_traceback(error.__traceback__) from error
+    return problem
+
+
+def _check(problem: Problem) -> None:
+    """Nothing, if what is needed at the end of a training is there at its beginning.
+
+    Raises:
+        ValueError: if parameters have a type that checkpoints do not hold, or see `problem_of`.
+    """
     if problem.training.point_dtype not in _KEPT:
         raise ValueError(
             f"the model's parameters are {problem.training.point_dtype}, which a checkpoint cannot "
@@ -372,7 +392,6 @@ def problem_of(config: "Config", **options: Any) -> Problem:
     problem.check_metrics()
     problem.check_slope()
     problem.check_means()
-    return problem
 
 
 def task_of(name: str, seed: int, options: Mapping[str, Any]) -> Task:

@@ -33,6 +33,7 @@ from cnognp.training.curvature import (
 )
 from cnognp.training.judging import Judging, judging
 from cnognp.training.record import Record
+from cnognp.training.remarks import remarks, told_of_memory
 from landscape import results
 from landscape.files import DamagedFile, replacing
 from landscape.objective import value_and_grad
@@ -295,13 +296,15 @@ def train(
         resume: go on from the newest whole checkpoint, or begin where there is none.
         progress: called after every round.
         leave: asked after every round; where it says so, the run ends with a checkpoint.
-        warn: gets one line for each damaged checkpoint that was passed over.
+        warn: gets one line for each damaged checkpoint that was passed over, and for what is odd
+            about the data.
 
     Raises:
         FileExistsError: if the folder exists and ``resume`` is False.
         ValueError: if the configuration does not fit, or not that of the folder.
         DamagedFile: if there are checkpoints but none is whole, or of another model.
         OSError: if the disk refuses.
+        OutOfMemory: if there is no memory left; says what to lower.
     """
     if folder.path.exists() and not resume:
         raise FileExistsError(
@@ -311,8 +314,10 @@ def train(
     config = _settled(config, folder, found)
     if found is not None and found.meta["status"] in (FINISHED, DIVERGED):
         return found
-    with _threads(config.threads):
+    with _threads(config.threads), told_of_memory(config, folder):
         training = Training.of(config, folder.path)
+        for line in remarks(config, training.problem):
+            warn(line)
         config = training.config
         if found is None:
             folder.create(config, fresh=not resume)
