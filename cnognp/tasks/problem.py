@@ -136,20 +136,25 @@ class Problem:
 
     def metrics(self, z: Tensor) -> dict[str, dict[str, float]]:
         """Loss and metrics of the point ``z`` on every split that the task has."""
-        measures = {"loss": self._loss, **self.task.metrics}
-        found: dict[str, dict[str, float]] = {}
         frozen = self.at(z)
-        for split in SPLITS:
-            data = self.data(split)
-            found[split] = (
-                {}
-                if data is None
-                else {
-                    name: float(value(self._risk(data, measure, frozen), z))
-                    for name, measure in measures.items()
-                }
-            )
-        return found
+        return {split: self.measured(z, frozen, split) for split in SPLITS}
+
+    def measured(self, z: Tensor, frozen: Risk, split: str) -> dict[str, float]:
+        """Loss and metrics of the point ``z`` on a split; empty where the task has none.
+
+        Args:
+            z: the point.
+            frozen: what is measured there, as `at` gives it.
+            split: of the data.
+        """
+        data = self.data(split)
+        measures = {"loss": self._loss, **self.task.metrics}
+        if data is None:
+            return {}
+        return {
+            name: float(value(self._risk(data, measure, frozen), z))
+            for name, measure in measures.items()
+        }
 
     def metric(self, name: str, z: Tensor, *, own_statistics: bool = False) -> Risk:
         """A metric of the task as a function of the point.

@@ -25,6 +25,7 @@ _DIGEST = "# sha256 of the lines below: "
 _CHANGED = "it is not the text that was written, its SHA-256 is another"
 SPREAD = 1e-4
 """Deviation of the starts beside weights of a file, where nobody has said another."""
+LOGS = ("tensorboard", "wandb")
 HOMES = ("auto", "device", "host", "files")
 # More than any configuration has: references in a hostile file unfold to billions of entries.
 _BYTES, _ENTRIES = 1 << 20, 10_000
@@ -202,6 +203,11 @@ class RunFolder:
     def analysis(self) -> Path:
         """Folder of results."""
         return self.path / "analysis"
+
+    @property
+    def log(self) -> Path:
+        """Folder of curves for other programs."""
+        return self.path / "log"
 
     @property
     def figures(self) -> Path:
