@@ -40,7 +40,7 @@ def told(
     pace, writer, things = Pace(always=bool(log)), None, ""
     began = last = time.monotonic()
     with console.bar(timed=False, hidden=quiet) as bar:
-        task = bar.add_task(f"{config.method} on {config.task}", total=config.iterations, note="")
+        task = bar.add_task(config.method, total=config.iterations, note="")
 
         def progress(training: "Training", info: Any) -> None:
             nonlocal writer, things, last

@@ -55,7 +55,10 @@ def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
     )  # fmt: skip
     parser.add_argument("--data", type=str, default=None, help="folder of the task's data")
     parser.add_argument(
-        "--weights", type=str, default="", help="file of weights at which member 0 starts"
+        "--weights",
+        type=str,
+        default="",
+        help="at which member 0 starts: a file, a run's folder, or a name such as IMAGENET1K_V1",
     )
     parser.add_argument(
         "--spread", type=float, default=0.0,

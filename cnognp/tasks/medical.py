@@ -54,7 +54,8 @@ def breastmnist(
         data: folder that holds ``breastmnist.npz``.
         network: as in cifar10: resnet20, wrn16-4, vgg11, vit-t, torchvision:NAME and others.
         norm: ``"group"`` puts GroupNorm in the place of BatchNorm.
-        weights: file of weights at which the first member starts, instead of fresh ones.
+        weights: at which the first member starts, instead of fresh ones: a file, a run's folder for
+            its best member, or one of torchvision's names, such as IMAGENET1K_V1.
         spread: deviation of the normal noise that the other members start with beside them.
         augment: shift every image of a training mini-batch by up to 2 pixels and mirror every
             other one, in the same way for all members.
@@ -90,7 +91,8 @@ def pneumoniamnist(
         data: folder that holds ``pneumoniamnist.npz``.
         network: as in cifar10: resnet20, wrn16-4, vgg11, vit-t, torchvision:NAME and others.
         norm: ``"group"`` puts GroupNorm in the place of BatchNorm.
-        weights: file of weights at which the first member starts, instead of fresh ones.
+        weights: at which the first member starts, instead of fresh ones: a file, a run's folder for
+            its best member, or one of torchvision's names, such as IMAGENET1K_V1.
         spread: deviation of the normal noise that the other members start with beside them.
         augment: shift and mirror the images of training mini-batches, as in breastmnist.
         verify: take nothing but the published file, as in breastmnist.

@@ -16,7 +16,7 @@ from cnognp.methods import METHODS
 from cnognp.methods.descent import Epoch
 from cnognp.tasks import fit, memory
 from cnognp.tasks.memory import exhausted
-from cnognp.tasks.registry import load
+from cnognp.tasks.registry import defaults, load
 from cnognp.tasks.starts import begun_at
 from cnognp.tasks.task import Task
 from landscape.networks import (
@@ -370,7 +370,8 @@ def problem_of(config: "Config", **options: Any) -> Problem:
     if config.method not in METHODS:
         raise ValueError(f"unknown method {config.method!r}; there are {', '.join(METHODS)}")
     task = task_of(config.task, config.seed, config.task_options)
-    task = begun_at(task, config.weights, config.spread)
+    network = {**defaults(config.task), **config.task_options}.get("network", "")
+    task = begun_at(task, config.weights, config.spread, str(network))
     problem = Problem(task, choose_device(config.device), **options)
     fit.check_classes(problem)
     try:

@@ -55,7 +55,8 @@ class Config:
             members have 256 MiB or more. Elsewhere than on the device one state is held, written
             over in every round: of a run that diverges, the last checkpoint has the members where
             they diverged, not the round before. Files are in the run's folder, without a name.
-        weights: file of weights at which member 0 starts exactly; empty for those that the task
+        weights: at which member 0 starts exactly: a file, a run's folder for its best member, or
+            one of torchvision's names for a network of torchvision; empty for those that the task
             gives its model.
         spread: deviation of the normal noise that the other members start with beside member 0; 0
             for the starts that the task gives them, or 0.0001 beside weights of a file.

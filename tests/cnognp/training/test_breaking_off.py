@@ -111,6 +111,7 @@ def test_the_judgement_of_the_end_is_broken_off_and_made_up_for(
     reference, _ = whole("sgd")
     run = tmp_path / "run"
     owner, name, call, rounds = JUDGED[what]
+    capsys.readouterr()
     with pytest.MonkeyPatch.context() as patch:
         Breaking(patch, owner, name, call, signal.SIGINT)
         code = main([*argv(folder, run, "sgd"), "--json"])
