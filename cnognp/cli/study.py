@@ -102,6 +102,8 @@ def studied(name: str, config: Any, options: Namespace) -> "Result":
         units, joined = [Unit(name, module.study, config)], _alone(name)
     with Pool(options.workers, options.threads) as pool:
         folder = check_writable(Path(options.out) / "analysis").parent
+        if not options.resume:
+            _set_aside(folder / "units")
         with _progress(name, len(units)) as told:
             found = results_of(
                 units, folder / "units", pool=pool, resume=options.resume, progress=told
@@ -112,6 +114,17 @@ def studied(name: str, config: Any, options: Namespace) -> "Result":
         save(result, file)
     draw(files, folder / "figures")
     return results[next(iter(results))]
+
+
+def _set_aside(units: Path) -> None:
+    """Nothing; units that an earlier run left, which this one does not take, have a new folder."""
+    if not any(units.glob("*.h5")):
+        return
+    number = 2
+    while (other := units.with_name(f"{units.name}-{number}")).exists():
+        number += 1
+    units.rename(other)
+    console.note(f"units of an earlier run are now in {other}; --resume would have taken them")
 
 
 def studies() -> dict[str, str]:
