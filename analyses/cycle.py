@@ -34,7 +34,7 @@ class Config:
     """What is run.
 
     Args:
-        function: a name in `landscape.functions.CATALOGUE`, of two coordinates.
+        function: a test function (cnognp demo --help lists them), of two coordinates.
         minimum: name of one of its minima; the sharpest where None.
         lr: step length, positive and below 2 / l, where gradient descent itself is unstable.
         rho: radius, positive.

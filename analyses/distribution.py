@@ -43,8 +43,8 @@ class Config:
     """What is run.
 
     Args:
-        functions: names in `landscape.functions.CATALOGUE`.
-        methods: names in `cnognp.METHODS`.
+        functions: names of test functions; cnognp demo --help lists them.
+        methods: names of methods; cnognp methods lists them.
         restarts: of each method on each function.
         members: particles in a swarm; other methods ignore it.
         seed: of the starts, which all methods share, and of the methods.

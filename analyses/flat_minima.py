@@ -54,8 +54,8 @@ class Config:
     """What is run.
 
     Args:
-        functions: names in `landscape.functions.CATALOGUE`, with tied minima.
-        fitnesses: names in `FITNESSES`.
+        functions: names of test functions, with tied minima; cnognp demo --help lists them.
+        fitnesses: any of gradient norm, ball, SAM sharpness and Hessian.
         penalties: weights of what the fitness adds; 0 is CNO, whatever the fitness, and runs once.
         restarts: independent swarms.
         members: particles in a swarm.

@@ -60,7 +60,7 @@ class Config:
     """What is run.
 
     Args:
-        function: a name in `landscape.functions.CATALOGUE`.
+        function: a test function (cnognp demo --help lists them).
         method: a name in `cnognp.METHODS`.
         restarts: number of independent starts; of a swarm, number of independent swarms.
         iterations: steps of the method, a step of basin hopping being a whole hop. Where this and

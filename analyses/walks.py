@@ -41,7 +41,7 @@ class Config:
     """What is run.
 
     Args:
-        function: a name in `landscape.functions.CATALOGUE`, of two coordinates.
+        function: a test function (cnognp demo --help lists them), of two coordinates.
         methods: names in `cnognp.METHODS`.
         members: of each method; they are one swarm where the method is one.
         evaluations: gradient evaluations of each member; what settles on the function where None.

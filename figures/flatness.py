@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from figures import sharpness, style
+from figures import legends, sharpness, style
 from figures.picture import picture
 from landscape.results import Flatness, Panel
 
@@ -80,7 +80,13 @@ def _gaps(result: Flatness) -> Figure:
     what = "loss" if result.criterion == "loss" else result.criterion
     sign = f"{result.split} − training" if what == "loss" else f"training − {result.split}"
     figure.supxlabel(f"generalisation gap of the {what} ({sign})", fontsize=9.0)
-    style.note(figure, *_where(result), "marks are runs" if sharpness.by_run(result) else "")
+    style.note(figure, *_where(result))
+    if artists and sharpness.by_run(result):
+        handles = [drawn for drawn in max(artists.values(), key=len)]
+        legends.fitted(
+            figure, handles, figure.get_figwidth(), loc="outside lower center", title="run"
+        )
+        legends.make_room(figure)
     return figure
 
 

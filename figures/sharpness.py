@@ -123,9 +123,16 @@ def gaps(result: Flatness, axes: np.ndarray) -> dict[str, Any]:
         finite = np.isfinite(result.value[:, k]) & np.isfinite(result.gap)
         style.scale(ax, "y", result.value[finite, k], signed="symlog")
         artists[result.measures[k]] = [
-            _run(result, k, finite & chosen, ax, 0 if one else number)
-            for number, chosen in enumerate(result.run == run for run in np.unique(result.run))
-            if (finite & chosen).any()
+            _run(
+                result,
+                k,
+                finite & (result.run == run),
+                ax,
+                0 if one else number,
+                _named(result, run),
+            )
+            for number, run in enumerate(np.unique(result.run))
+            if (finite & (result.run == run)).any()
         ]
         ax.set_title(style.wrap(result.measures[k], 1.9))
         ax.set_ylabel(result.units[k], fontsize=style.SMALL)
@@ -147,13 +154,20 @@ def shown(result: Flatness) -> list[int]:
     return np.flatnonzero(known.any(axis=0)).tolist()
 
 
-def _run(result: Flatness, k: int, chosen: np.ndarray, ax: Axes, number: int) -> Any:
+def _named(result: Flatness, run: int) -> str:
+    """What a run is called."""
+    return result.runs[run] if run < len(result.runs) else str(run)
+
+
+def _run(
+    result: Flatness, k: int, chosen: np.ndarray, ax: Axes, number: int, name: str
+) -> Any:  # fmt: skip
     value = result.value[chosen, k]
     low, high = (end[chosen, k] for end in (result.low, result.high))
     error = [_length(value, low), _length(value, high)]
     look: dict[str, Any] = {"linestyle": "none", "markersize": 4, "elinewidth": 0.8}
     look |= {"color": _COLOURS[number], "marker": _MARKS[number]}
-    return ax.errorbar(result.gap[chosen], value, yerr=error, label=str(number), **look)
+    return ax.errorbar(result.gap[chosen], value, yerr=error, label=name, **look)
 
 
 def _columns(result: Panel, place: Mapping[str, int]) -> tuple[np.ndarray, ...]:

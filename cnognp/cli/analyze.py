@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 _KINDS = "gradient,spectrum,trace,line,plane"
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 _DIGITS = tuple(".0123456789")
+_SHORT = (
+    "there is no memory left ({}): ask for fewer eigenvalues, probes or steps (--k, --probes, "
+    "--density-steps), have the task give its data in smaller batches, or measure with --device cpu"
+)
 
 
 def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
@@ -131,12 +135,14 @@ def _measure(options: Namespace, ranks: "Ranks") -> None:
 
     Raises:
         ValueError: if a measurement does not exist, or there is no such number of shards.
+        RuntimeError: if there is no memory left; says what to lower.
         Exception: what a measurement raises, when it is said what was saved before.
         KeyboardInterrupt: likewise.
     """
     from cnognp.measuring import subjects
     from cnognp.measuring.settings import names
     from cnognp.measuring.sharing import Sharing
+    from cnognp.tasks.memory import exhausted
 
     if options.shards < 0:
         raise ValueError(f"--shards must not be negative, got {options.shards}")
@@ -161,9 +167,11 @@ def _measure(options: Namespace, ranks: "Ranks") -> None:
                 _check(subject)
                 for name, result in subjects.measured(subject, folder, kinds, told, sharing):
                     found[name] = result
-        except (Exception, KeyboardInterrupt):
+        except (Exception, KeyboardInterrupt) as error:
             if found:
                 console.note(f"saved before that, in {folder}: {', '.join(found)}")
+            if exhausted(error):
+                raise RuntimeError(_SHORT.format(" ".join(str(error).split())[:160])) from error
             raise
     if not ranks.leads:
         return

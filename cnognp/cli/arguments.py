@@ -15,7 +15,7 @@ from cnognp.methods.registry import flattened
 from cnognp.training.config import text_of, tree_in
 
 # Flags that take no value, so that the word behind them may be the TASK.
-_SWITCHES = ("--resume", "--json", "--help", "--eval-mode")
+_SWITCHES = ("--resume", "--json", "--quiet", "--help", "--eval-mode")
 _NOUNS = ("task", "method")
 # What is composed with a method is said without its group, too.
 _COMPOSED = {f"--{key.replace('_', '-')}": key for key in COMPOSED}
@@ -156,11 +156,19 @@ def explained(error: Exception, parser: ArgumentParser) -> str:
         text,
     )
     text = re.sub(r"Expected an? (.*)\. Got value: (.*)", r"expected \1, got \2", text)
+    text = re.sub(r"typing\.Literal\[(.*?)\]", _choices, text)
+    text = re.sub(r"got None$", "got null", text)
     if (words := text.partition("unrecognized arguments: ")[2].split()) and words[0][:1] != "-":
         return f"unexpected word {words[0]!r}; several values are comma-separated, see --help"
     keys = re.findall(r"unrecognized arguments: (--[\w.-]+)", text)
     keys += re.findall(r"Subcommand '\w+' does not accept option '(.+?)'", text)
     return _unknown_option(keys[0], parser) if keys else text
+
+
+def _choices(literal: re.Match[str]) -> str:
+    """The words of a type that is a choice of them."""
+    words = re.findall(r"'([^']+)'", literal[1])
+    return f"one of {', '.join(words) or literal[1]}"
 
 
 def _unknown_option(key: str, parser: ArgumentParser) -> str:

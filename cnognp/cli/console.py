@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+_WIDE = 120
 _OUTPUT: ContextVar[TextIO | None] = ContextVar("output", default=None)
 
 
@@ -84,8 +85,14 @@ def note(message: str) -> None:
     Console(stderr=True, highlight=False, soft_wrap=True).print(message, markup=False)
 
 
-def bar() -> "Progress":
-    """A progress bar on standard error, shown where that is a terminal."""
+def bar(*, timed: bool = True, hidden: bool = False) -> "Progress":
+    """A progress bar on standard error, shown where that is a terminal.
+
+    Args:
+        timed: with the time that is left, by the pace of all that was done; where not, the note
+            has more room.
+        hidden: not shown there either.
+    """
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -94,16 +101,22 @@ def bar() -> "Progress":
         TextColumn,
         TimeRemainingColumn,
     )
+    from rich.table import Column
 
     console = Console(stderr=True)
+    # A narrow terminal has no room for a bar beside much text.
+    drawn = [BarColumn()] if timed or console.width >= _WIDE else []
+    count = [MofNCompleteColumn(), TimeRemainingColumn()]
+    whole = Column(no_wrap=True)
+    if not timed:
+        count = [TextColumn("{task.completed}/{task.total}", table_column=whole)]
     return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")),
+        *drawn,
+        *count,
+        TextColumn("{task.fields[note]}", table_column=whole),
         console=console,
-        disable=not console.is_terminal,
+        disable=hidden or not console.is_terminal,
         transient=True,
     )
 

@@ -109,6 +109,8 @@ def studied(name: str, config: Any, options: Namespace) -> "dict[str, Result]":
         tree = console.plain(asdict(config))
         with replacing(folder / "config.yaml") as temporary:
             temporary.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
+        if not options.resume:
+            _set_aside(folder / "units")
         with _progress(name, len(units)) as told:
             found = results_of(
                 units, folder / "units", pool=pool, resume=options.resume, progress=told
@@ -121,6 +123,17 @@ def studied(name: str, config: Any, options: Namespace) -> "dict[str, Result]":
         temporary.write_text(findings.summary(results), encoding="utf-8")
     draw(files, folder / "figures")
     return results
+
+
+def _set_aside(units: Path) -> None:
+    """Nothing; units that an earlier run left, which this one does not take, have a new folder."""
+    if not any(units.glob("*.h5")):
+        return
+    number = 2
+    while (other := units.with_name(f"{units.name}-{number}")).exists():
+        number += 1
+    units.rename(other)
+    console.note(f"units of an earlier run are now in {other}; --resume would have taken them")
 
 
 def studies() -> dict[str, str]:

@@ -3,7 +3,6 @@
 import inspect
 import signal
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 from cnognp.cli import arguments, console, signals
 from cnognp.methods import METHODS
 from cnognp.tasks.registry import TASKS, builder
-from cnognp.training.config import HOMES, PRECISIONS, Config, RunFolder
+from cnognp.training.config import HOMES, LOGS, PRECISIONS, Config, RunFolder
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
@@ -64,7 +63,10 @@ def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
     )  # fmt: skip
     parser.add_argument("--data", type=str, default=None, help="folder of the task's data")
     parser.add_argument(
-        "--weights", type=str, default="", help="file of weights at which member 0 starts"
+        "--weights",
+        type=str,
+        default="",
+        help="at which member 0 starts: a file, a run's folder, or a name such as IMAGENET1K_V1",
     )
     parser.add_argument(
         "--spread", type=float, default=0.0,
@@ -72,6 +74,11 @@ def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
     )  # fmt: skip
     parser.add_argument("--out", type=str, default=None, help="the run's folder; runs/TASK if none")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
+    parser.add_argument(
+        "--log", type=Literal[("", *LOGS)], default="",  # type: ignore[valid-type]
+        help=f"curves for {' or '.join(LOGS)}, under OUT/log",
+    )  # fmt: skip
+    parser.add_argument("--quiet", action="store_true", help="say nothing while it is trained")
     parser.add_argument("--json", action="store_true", help="one object on standard output")
     hint = f"one of {', '.join(METHODS)}; the keys shown are those of {method}"
     arguments.add_group(parser, "method", method, METHODS, hint)
@@ -159,6 +166,7 @@ def command(options: Namespace) -> int:
 
     Raises:
         FileExistsError: if the run's folder exists and is not to be resumed.
+        KeyboardInterrupt: if it came by no signal.
     """
     config = _config_of(options)
     folder = RunFolder(Path(options.out or f"runs/{_stem(config.task)}"))
@@ -166,29 +174,25 @@ def command(options: Namespace) -> int:
         raise FileExistsError(
             f"{folder.path} exists; go on with --resume, or choose another folder with --out"
         )
-    from cnognp.training.session import INTERRUPTED, Training, train
+    from cnognp.cli.progress import told
+    from cnognp.training.session import INTERRUPTED, train
 
-    received: list[int] = []
-    before = {s: signal.signal(s, partial(_receive, received)) for s in _SIGNALS}
-    for handler in before.values():
-        received += signals.noted(handler)
-    try:
-        with console.bar() as bar:
-            line = bar.add_task(
-                f"{config.method} on {config.task}", total=config.iterations, note=""
-            )
-
-            def progress(training: Training, _: Any) -> None:
-                note = f"best fitness {training.record.best_fitness:.6g}"
-                bar.update(line, completed=training.iteration, note=note)
-
+    heeding = signals.Heeding()
+    with heeding.heeded(_SIGNALS), told(
+        config, folder, options.log, options.quiet or options.json, heeding.breakable
+    ) as progress:  # fmt: skip
+        try:
             last = train(
-                config, folder, resume=options.resume, progress=progress,
-                leave=lambda: bool(received), warn=console.note,
+                config, folder, resume=options.resume, progress=progress, warn=console.note,
+                leave=lambda: bool(heeding.received), breakable=heeding.breakable,
             )  # fmt: skip
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        except KeyboardInterrupt:
+            if not heeding.received:
+                raise
+            console.note(
+                f"left after a signal, and nothing new was saved; {_again(options, folder)}"
+            )
+            return 128 + heeding.received[0]
     from cnognp.cli.show import print_summary, summary
 
     document = summary(folder, last.meta, folder.kept() if config.snapshots else None)
@@ -196,21 +200,16 @@ def command(options: Namespace) -> int:
         console.emit(document)
     else:
         print_summary(document)
-    if received and last.meta["status"] == INTERRUPTED:
-        console.note(f"left after a signal; go on with: cnognp train --resume --out {folder.path}")
-        return 128 + received[0]
+    if heeding.received and last.meta["status"] == INTERRUPTED:
+        console.note(f"left after a signal; {_again(options, folder)}")
+        return 128 + heeding.received[0]
     return 0
 
 
-def _receive(received: list[int], number: int, frame: Any) -> None:
-    """Notes a signal.
-
-    Raises:
-        KeyboardInterrupt: at a second Ctrl-C, which does not wait for the round to end.
-    """
-    if number == signal.SIGINT and received:
-        raise KeyboardInterrupt
-    received.append(number)
+def _again(options: Namespace, folder: RunFolder) -> str:
+    """What to type to go on."""
+    log = f" --log {options.log}" if options.log else ""
+    return f"go on with: cnognp train --resume --out {folder.path}{log}"
 
 
 def _span(parser: ArgumentParser, iterations: Any) -> None:

@@ -146,6 +146,7 @@ def of_run(
         "model": model,
         "data": problem.data_digest,
         **noted,
+        **problem.task.provenance,
     }
     suffix = "" if step == "last" else f"step{step}"
     return Subject(problem, points, population, origin, suffix)
@@ -168,6 +169,7 @@ def of_weights(problem: Problem, file: Path | None) -> Subject:
         **named,
         "model": problem.as_given.layout.digest,
         "data": problem.data_digest,
+        **problem.task.provenance,
     }
     return Subject(problem, {"": z}, z.unsqueeze(0), origin, own_statistics=True)
 

@@ -16,7 +16,8 @@ from cnognp.tasks.vit import vit
 from cnognp.tasks.wide import wide_resnet
 
 Norm = Literal["batch", "group"]
-_FOREIGN = "torchvision:"
+FOREIGN = "torchvision:"
+"""What comes before the name of a network of torchvision."""
 _FASTER_LAST = ("resnet", "wide_resnet", "wrn")
 _PER_GROUP = 8
 
@@ -65,7 +66,7 @@ def memory_format(name: str) -> torch.memory_format:
     where activations are many beside the weights. Those of a VGG are not, since weights are
     arranged anew for every mini-batch; a vision transformer has none but the first.
     """
-    last = name.removeprefix(_FOREIGN).startswith(_FASTER_LAST)
+    last = name.removeprefix(FOREIGN).startswith(_FASTER_LAST)
     return torch.channels_last if last else torch.contiguous_format
 
 
@@ -75,14 +76,14 @@ def _builder(name: str) -> Callable[..., nn.Module]:
     Raises:
         ValueError: if there is none of this name.
     """
-    if name.startswith(_FOREIGN):
-        return partial(_foreign, name.removeprefix(_FOREIGN))
+    if name.startswith(FOREIGN):
+        return partial(_foreign, name.removeprefix(FOREIGN))
     if name not in _KNOWN:
         near = difflib.get_close_matches(name.lower().replace("_", "-"), NETWORKS, n=1)
         advice = f"Did you mean {near[0]!r}? " if near else ""
         raise ValueError(
             f"no network is called {name!r}. {advice}There are {', '.join(NETWORKS)}, and "
-            f"{_FOREIGN}NAME for those of torchvision"
+            f"{FOREIGN}NAME for those of torchvision"
         )
     return _KNOWN[name]
 

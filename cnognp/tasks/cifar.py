@@ -71,7 +71,8 @@ def cifar10(
         network: resnet20, resnet32, resnet44, resnet56, resnet110, wrn16-4, vgg11, vgg16, vit-t,
             vit-s, or torchvision:NAME for a classifier of torchvision.
         norm: ``"group"`` puts GroupNorm in the place of BatchNorm.
-        weights: file of weights at which the first member starts, instead of fresh ones.
+        weights: at which the first member starts, instead of fresh ones: a file, a run's folder for
+            its best member, or one of torchvision's names, such as IMAGENET1K_V1.
         spread: deviation of the normal noise that the other members start with beside them.
         validation: images of the validation split; 0 for none.
         augment: shift every image of a training mini-batch by up to 4 pixels and mirror every
@@ -116,7 +117,8 @@ def cifar100(
         network: resnet20, resnet32, resnet44, resnet56, resnet110, wrn16-4, vgg11, vgg16, vit-t,
             vit-s, or torchvision:NAME for a classifier of torchvision.
         norm: ``"group"`` puts GroupNorm in the place of BatchNorm.
-        weights: file of weights at which the first member starts, instead of fresh ones.
+        weights: at which the first member starts, instead of fresh ones: a file, a run's folder for
+            its best member, or one of torchvision's names, such as IMAGENET1K_V1.
         spread: deviation of the normal noise that the other members start with beside them.
         validation: images of the validation split; 0 for none.
         augment: shift and mirror the images of training mini-batches, as in cifar10.

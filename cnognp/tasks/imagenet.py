@@ -49,7 +49,8 @@ def imagenet(
         network: torchvision:NAME, a classifier of torchvision for images of 224 x 224, or one of
             the networks of cifar10.
         norm: ``"group"`` puts GroupNorm in the place of BatchNorm.
-        weights: file of weights at which the first member starts, instead of fresh ones.
+        weights: at which the first member starts, instead of fresh ones: a file, a run's folder for
+            its best member, or one of torchvision's names, such as IMAGENET1K_V1.
         spread: deviation of the normal noise that the other members start with beside them.
         validation: images of the validation split; 0 for none.
         augment: cut a part of 8 to 100 percent out of every image of a training mini-batch, and

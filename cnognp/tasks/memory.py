@@ -1,5 +1,6 @@
 """How many samples are evaluated together, so that memory does not grow with the data."""
 
+import re
 from contextlib import nullcontext
 from typing import Any
 
@@ -11,8 +12,17 @@ from landscape.networks import batches as data_batches
 
 # A power of two between these, so that what a version of torch keeps more or less of is no matter.
 MOST, LEAST = 4096, 32
+# What torch says on a host, and other accelerators and their libraries.
+_FULL = re.compile(r"out of memory|not enough memory|can't allocate memory|ALLOC_FAILED")
 # What a gradient may keep of a batch.
 _BYTES = 1 << 27
+
+
+def exhausted(error: BaseException) -> bool:
+    """Whether an error says that a device, or the host, has no memory left."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and bool(_FULL.search(str(error)))
 
 
 def judged_together(risk: Risk) -> int:

@@ -38,6 +38,8 @@ def mlp(
     >>> sum(p.numel() for p in mlp(13, (10,), 3).parameters())
     173
     """
+    if hidden is None:
+        raise ValueError("hidden must be the units of each layer, such as [10], or [], got null")
     widths = (inputs, *hidden, outputs)
     if min(widths) < 1:
         raise ValueError(f"every layer needs at least 1 unit, got widths {widths}")

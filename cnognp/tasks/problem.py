@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from cnognp.method import Method
 from cnognp.methods import METHODS
 from cnognp.methods.descent import Epoch
-from cnognp.tasks import memory, outputs
-from cnognp.tasks.registry import load
+from cnognp.tasks import fit, memory, outputs
+from cnognp.tasks.memory import exhausted
+from cnognp.tasks.registry import defaults, load
 from cnognp.tasks.starts import begun_at
 from cnognp.tasks.task import Task
 from landscape.networks import (
@@ -78,9 +79,9 @@ class Problem:
     ):
         self.task, self._precision = task, precision
         self.device = device
-        self._model = _on(device, task.model)
+        self.model = _on(device, task.model)
         self._loss = _on(device, task.loss) if isinstance(task.loss, nn.Module) else task.loss
-        self.normalised = any(is_batchnorm(module) for module in self._model.modules())
+        self.normalised = any(is_batchnorm(module) for module in self.model.modules())
         self._seed = data_seed
         self._options: dict[str, Any] = {"derivatives": derivatives, "check": check}
         self.options: dict[str, Any] = {
@@ -159,12 +160,33 @@ class Problem:
             splits: which of them.
             only: ``"loss"`` and names of metrics; all where None.
         """
-        names = ("loss", *self.task.metrics) if only is None else only
         frozen = self.at(z)
-        return {
-            split: {} if self.data(split) is None else self._measured(split, names, frozen, z)
-            for split in splits
-        }
+        return {split: self.measured(z, frozen, split, only) for split in splits}
+
+    def measured(
+        self, z: Tensor, frozen: Risk, split: str, only: Sequence[str] | None = None
+    ) -> dict[str, float]:
+        """Loss and metrics of the point ``z`` on a split; empty where the task has none.
+
+        They come from one pass of the network where that will do.
+
+        Args:
+            z: (p,), the point.
+            frozen: what is measured there, as `at` gives it.
+            split: of the data.
+            only: as in `metrics`.
+        """
+        data = self.data(split)
+        if data is None:
+            return {}
+        names = ("loss", *self.task.metrics) if only is None else only
+        metrics = {name: self.task.metrics[name] for name in names if name != "loss"}
+        loss = self._measuring(split, "loss", self._loss, frozen)
+        found = outputs.measured(loss, data, metrics, z)
+        if found is None:
+            return {name: self._number(split, name, frozen, z) for name in names}
+        numbers = {"loss": found[0], **found[1]}
+        return {name: numbers[name] for name in names}
 
     def metric(self, name: str, z: Tensor, *, own_statistics: bool = False) -> Risk:
         """A metric of the task as a function of the point.
@@ -311,7 +333,7 @@ class Problem:
         try:
             # Large batches are cut only where that leaves the loss what it is.
             loss = self._loss if loss is None else loss
-            risk = kind(self._model, self.data("train"), loss, **self._options, **options)
+            risk = kind(self.model, self.data("train"), loss, **self._options, **options)
             if self._together is None:
                 self._together = memory.judged_together(risk)
             return risk.limited(self._together)
@@ -340,7 +362,7 @@ class Problem:
             inputs = data.first.inputs
             words = isinstance(inputs, Mapping)
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
-                output = called(self._model, inputs)
+                output = called(self.model, inputs)
         except Exception:
             return ""
         if isinstance(output, Tensor):
@@ -354,19 +376,6 @@ class Problem:
             f"that and {behind} behind it: choose there, for instance loss=lambda output, batch: "
             "output['loss']"
         )
-
-    def _measured(
-        self, split: str, names: Sequence[str], frozen: Risk, z: Tensor
-    ) -> dict[str, float]:
-        """Loss and metrics of one point on a split, from one pass of the network if it does."""
-        metrics = {name: self.task.metrics[name] for name in names if name != "loss"}
-        loss = self._measuring(split, "loss", self._loss, frozen)
-        data: Any = self.data(split)
-        found = outputs.measured(loss, data, metrics, z)
-        if found is None:
-            return {name: self._number(split, name, frozen, z) for name in names}
-        numbers = {"loss": found[0], **found[1]}
-        return {name: numbers[name] for name in names}
 
     def _number(self, split: str, name: str, frozen: Risk, z: Tensor) -> float:
         """The loss or a metric of one point on a split."""
@@ -410,14 +419,34 @@ def problem_of(config: "Config", **options: Any) -> Problem:
     Raises:
         ValueError: if the task, the method or the device does not exist, the loss or a metric does
             not fit the model, the loss does not depend on the parameters, its batches are weighed
-            by something that is not known, or parameters have a type that checkpoints do not hold.
+            by something that is not known, parameters have a type that checkpoints do not hold, or
+            a target is no class of the model's outputs.
         RuntimeError: if a parameter reaches the loss past the model.
+        IndexError: if the loss raises that and it is not known of which split.
     """
     if config.method not in METHODS:
         raise ValueError(f"unknown method {config.method!r}; there are {', '.join(METHODS)}")
     task = task_of(config.task, config.seed, config.task_options)
-    task = begun_at(task, config.weights, config.spread)
+    network = {**defaults(config.task), **config.task_options}.get("network", "")
+    task = begun_at(task, config.weights, config.spread, str(network))
     problem = Problem(task, choose_device(config.device), **options)
+    fit.check_classes(problem)
+    try:
+        _check(problem)
+    except (RuntimeError, IndexError, ValueError) as error:
+        if exhausted(error) or not (reason := fit.explained(problem, error)):
+            raise
+        # Where in a user's file it came from is told as well.
+        raise ValueError(reason).with_traceback(error.__traceback__) from error
+    return problem
+
+
+def _check(problem: Problem) -> None:
+    """Nothing, if what is needed at the end of a training is there at its beginning.
+
+    Raises:
+        ValueError: if parameters have a type that checkpoints do not hold, or see `problem_of`.
+    """
     if problem.training.point_dtype not in _KEPT:
         raise ValueError(
             f"the model's parameters are {problem.training.point_dtype}, which a checkpoint cannot "
@@ -426,7 +455,6 @@ def problem_of(config: "Config", **options: Any) -> Problem:
     problem.check_metrics()
     problem.check_slope()
     problem.check_means()
-    return problem
 
 
 def task_of(name: str, seed: int, options: Mapping[str, Any]) -> Task:

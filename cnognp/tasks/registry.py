@@ -99,12 +99,11 @@ def builder(spec: str, /) -> Callable[..., Any]:
     )
 
 
-def given_or_default(spec: str, /, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The keywords of a built-in task, those that are not given at their defaults."""
-    if spec not in TASKS:
-        return dict(given)
-    known = inspect.signature(TASKS[spec]).parameters.values()
-    return {**{p.name: p.default for p in known if p.default is not p.empty}, **given}
+def defaults(name: str) -> dict[str, Any]:
+    """The keywords of a built-in task at their defaults; none of one in a file."""
+    if name not in TASKS:
+        return {}
+    return {p.name: p.default for p in inspect.signature(TASKS[name]).parameters.values()}
 
 
 def describe() -> dict[str, str]:

@@ -1,16 +1,21 @@
 """Populations that begin at weights that are there already, and beside them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlparse
 
 import torch
 from torch import Tensor
 
 from cnognp.ranges import require
+from cnognp.tasks.architectures import FOREIGN, torchvision
 from cnognp.tasks.task import Task, given_point, initial_population
-from cnognp.tasks.weights import load
+from cnognp.tasks.weights import SUFFIXES, load
 from landscape.networks import Layout
+
+_BEST = "best.safetensors"
 
 
 @dataclass(frozen=True)
@@ -56,27 +61,87 @@ class Starts:
         return self.members * self.layout.dim * self.dtype.itemsize
 
 
-def begun_at(task: Task, weights: str, spread: float) -> Task:
-    """The task, member 0 of whose populations starts at weights of a file, the others beside it.
+def begun_at(task: Task, weights: str, spread: float, network: str = "") -> Task:
+    """The task, member 0 of whose populations starts at weights that are there, the others beside.
 
     Args:
         task: whose model gets the weights.
-        weights: a file; empty for the weights that the model has.
+        weights: as in `file_of`; empty for the weights that the model has.
         spread: deviation of the normal noise on every parameter of the other members; 0 for the
             starts that the task gives them.
+        network: what the model is called, where it has a name.
 
     Raises:
-        ValueError: if the spread is negative.
+        ValueError: if the spread is negative, or torchvision has no such weights.
         FileNotFoundError: if there is no such file.
         DamagedFile: if it cannot be read.
         UnfitFile: if its weights are those of another network.
     """
     require(spread >= 0, "spread", "at least 0", spread)
     if weights:
-        load(Path(weights).expanduser(), task.model)
-    return replace(task, initial=partial(_beside, task, spread)) if spread else task
+        load(file_of(weights, network), task.model)
+    point = partial(given_point, task=task)
+    return replace(task, initial=partial(beside, point, spread)) if spread else task
 
 
-def _beside(task: Task, spread: float, layout: Layout, generator: torch.Generator) -> Tensor:
-    own = given_point(layout, task)
+def file_of(weights: str, network: str = "") -> Path:
+    """The file that a word for weights means.
+
+    Args:
+        weights: a file; the folder of a run, for its best member; or the name of weights that
+            torchvision publishes for the network, which are fetched where they are not there yet.
+        network: ``torchvision:NAME`` for one of torchvision.
+
+    Raises:
+        ValueError: if torchvision has no such weights for the network.
+        FileNotFoundError: if a folder has no best member, or a file cannot be fetched; says where
+            it belongs.
+    """
+    path = Path(weights).expanduser()
+    if path.is_dir():
+        if not (path / _BEST).is_file():
+            raise FileNotFoundError(
+                f"{path} is a folder without {_BEST}: name a file of weights, or a run that has "
+                "come to an end or was left with a checkpoint"
+            )
+        return path / _BEST
+    named = path.suffix not in SUFFIXES and path.name == weights and not path.is_file()
+    return _published(weights, network) if named and network.startswith(FOREIGN) else path
+
+
+def beside(
+    point: Callable[[Layout], Tensor], spread: float, layout: Layout, generator: torch.Generator
+) -> Tensor:
+    """A start (p,) beside a point, with normal noise of deviation ``spread``."""
+    own = point(layout)
     return own + spread * torch.randn(own.shape, generator=generator, device="cpu")
+
+
+def _published(name: str, network: str) -> Path:
+    """Where the weights of that name lie, once they are there.
+
+    Raises:
+        ValueError: if there are none for the network.
+        FileNotFoundError: if they cannot be fetched.
+    """
+    known = torchvision("models").get_model_weights(network.removeprefix(FOREIGN)).__members__
+    if name not in known:
+        raise ValueError(
+            f"no file {name}, and torchvision has no weights of that name for {network}; there "
+            f"are {', '.join(known)}"
+        )
+    url = known[name].url
+    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
+    if path.is_file():
+        return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Their names end in the first digits of their SHA-256.
+        digits = path.stem.rpartition("-")[2]
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=digits, progress=False)
+    except (OSError, RuntimeError) as error:
+        raise FileNotFoundError(
+            f"no file {path}, and {url} cannot be fetched ({' '.join(str(error).split())}): put "
+            "that file there, or have TORCH_HOME name the folder above hub/checkpoints where it is"
+        ) from None
+    return path

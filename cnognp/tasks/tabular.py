@@ -6,7 +6,6 @@ Tensors are float32 on the CPU.
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +17,7 @@ from torch.nn import functional as F
 
 from cnognp.tasks.classification import BINARY, SCORES
 from cnognp.tasks.networks import mlp
+from cnognp.tasks.starts import beside, file_of
 from cnognp.tasks.task import Task, binary_cross_entropy
 from cnognp.tasks.weights import load
 from landscape.randomness import derived_seed
@@ -121,7 +121,8 @@ def starts(
     Args:
         build: ``build(generator=...)`` gives a module with weights from that generator.
         seed: any integer.
-        weights: a file whose weights the model has instead; its siblings then begin beside it.
+        weights: what the model has instead, as in `cnognp.tasks.starts.file_of`; its siblings then
+            begin beside it.
         spread: deviation of the normal noise between them.
 
     Raises:
@@ -136,8 +137,9 @@ def starts(
     model = build(generator=generator)
     if not weights:
         return {"model": model, "initial": partial(_sibling, build)}
-    load(Path(weights).expanduser(), model)
-    return {"model": model, "initial": partial(_beside, model, spread)}
+    network = getattr(build, "args", ())
+    load(file_of(weights, str(network[0]) if network else ""), model)
+    return {"model": model, "initial": partial(beside, partial(_point, model), spread)}
 
 
 def perceptron(
@@ -166,13 +168,11 @@ def perceptron(
 
 
 def _sibling(build: Callable[..., Any], layout: Any, generator: Any) -> Any:
-    fresh = build(generator=generator)
-    return layout.flatten({name: p.detach() for name, p in fresh.named_parameters()})
+    return _point(build(generator=generator), layout)
 
 
-def _beside(model: Any, spread: float, layout: Any, generator: Any) -> Any:
-    own = layout.flatten({name: p.detach() for name, p in model.named_parameters()})
-    return own + spread * torch.randn(own.shape, generator=generator, device="cpu")
+def _point(model: Any, layout: Any) -> Any:
+    return layout.flatten({name: p.detach() for name, p in model.named_parameters()})
 
 
 def _standardised(inputs: np.ndarray, target: np.ndarray, seed: int) -> Splits:

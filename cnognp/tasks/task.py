@@ -47,6 +47,7 @@ class Task:
             takes steps on the whole data sees every sample as it is.
         training_loss: what steps on mini-batches minimise, where that is not ``loss``, by which
             members are judged and measured; without parameters that are trained.
+        provenance: what results say beside their own of where the data come from, as JSON has it.
 
     Raises:
         TypeError: if the model is no module, a loss, a metric, ``initial``, ``prepare`` or
@@ -70,6 +71,7 @@ class Task:
     prepare: Callable[[Any], Any] | None = None
     augment: Callable[[Any, int, int], Any] | None = None
     training_loss: Callable[..., Any] | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
         if self.loss_of not in get_args(LossOf):

@@ -394,10 +394,32 @@ def _converted(weights: Weights, model: nn.Module, best: _Comparison) -> dict[st
             trial.load_state_dict(weights.tensors)
             return trial.state_dict()
     advice = "Name a file of the model that the task makes, or have the task make this one"
+    if classes := _class_counts(weights, model, best):
+        advice = (
+            f"It is of a network with {classes[0]} outputs, and this one has {classes[1]}: name "
+            "one of as many classes"
+        )
     if not (best.missing or best.wrong):
-        advice = "All that the model has is there: save it without the rest"
+        advice = (
+            "All that the model has is there: name the network that it is of, or save it without "
+            "the rest"
+        )
     reason = f"it holds another model's weights, or more than them: {_said(best)}"
     raise UnfitFile(weights.path, reason, advice)
+
+
+def _class_counts(weights: Weights, model: nn.Module, best: _Comparison) -> tuple[int, int] | None:
+    """How many outputs the file and the model have, where they differ in nothing else."""
+    if best.missing or best.unexpected:
+        return None
+    own = model.state_dict()
+    pairs = [(weights.tensors[place], own[name]) for name, place in best.placed.items()]
+    if not all(isinstance(t, Tensor) and t.ndim == mine.ndim for t, mine in pairs):
+        return None
+    differing = [(t.shape, mine.shape) for t, mine in pairs if t.shape != mine.shape]
+    counts = {(theirs[0], ours[0]) for theirs, ours in differing if theirs[1:] == ours[1:]}
+    alike = all(theirs[1:] == ours[1:] for theirs, ours in differing)
+    return counts.pop() if alike and len(counts) == 1 else None
 
 
 def _check_finite(path: Path, state: Mapping[str, Any], own: Mapping[str, Any]) -> None:

@@ -40,10 +40,15 @@ class Checkpoint:
             raise ValueError(f"iteration must be at least 0, got {self.iteration}")
 
 
-def save(folder: PathLike, checkpoint: Checkpoint) -> Path:
+def save(folder: PathLike, checkpoint: Checkpoint, *, instead: bool = False) -> Path:
     """The path of the checkpoint in ``folder``, where it now is, wholly or not at all.
 
     A whole checkpoint of that iteration is kept as it is; a damaged one is replaced.
+
+    Args:
+        folder: of all checkpoints of the run.
+        checkpoint: what is saved.
+        instead: replace a whole one, too. A kill in that moment leaves neither, but those before.
 
     Raises:
         TypeError: if an array or an entry of ``meta`` has a type that cannot be stored.
@@ -52,7 +57,7 @@ def save(folder: PathLike, checkpoint: Checkpoint) -> Path:
     """
     path = _path(folder, checkpoint.iteration)
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists():
+    if path.exists() and not instead:
         try:
             verify(path)
             return path

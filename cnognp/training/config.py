@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from cnognp.methods.registry import as_published, completed, flattened, grouped
-from cnognp.tasks.registry import given_or_default
+from cnognp.tasks.registry import defaults
 from landscape.files import DamagedFile, check_writable, replacing, temporaries
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ _DIGEST = "# sha256 of the lines below: "
 _CHANGED = "it is not the text that was written, its SHA-256 is another"
 SPREAD = 1e-4
 """Deviation of the starts beside weights of a file, where nobody has said another."""
+LOGS = ("tensorboard", "wandb")
 HOMES = ("auto", "device", "host", "files")
 PRECISIONS = ("float32", "bfloat16")
 # More than any configuration has: references in a hostile file unfold to billions of entries.
@@ -62,7 +63,8 @@ class Config:
             judged: so many of the lowest loss on the whole training split, and as many that are
             best on the validation split, by accuracy where the task has one and then by loss; each
             with its loss and metrics on every split. 0 keeps none.
-        weights: file of weights at which member 0 starts exactly; empty for those that the task
+        weights: at which member 0 starts exactly: a file, a run's folder for its best member, or
+            one of torchvision's names for a network of torchvision; empty for those that the task
             gives its model.
         spread: deviation of the normal noise that the other members start with beside member 0; 0
             for the starts that the task gives them, or 0.0001 beside weights of a file.
@@ -169,7 +171,7 @@ class Config:
         names = {noun: tree.pop(noun) for noun in ("task", "method")}
         nouns = {noun: tree.pop(f"{noun}_options") for noun in names}
         nouns["method"] = _plain(completed(self.method, nouns["method"]))
-        nouns["task"] = _plain(given_or_default(self.task, nouns["task"]))
+        nouns["task"] = _plain({**defaults(self.task), **nouns["task"]})
         keys = {f"{noun}.{key}": part[key] for noun, part in nouns.items() for key in part}
         return {**names, **tree, **keys}
 
@@ -224,6 +226,11 @@ class RunFolder:
     def snapshots(self) -> Path:
         """Folder of the points that were kept along trajectories."""
         return self.path / "snapshots"
+
+    @property
+    def log(self) -> Path:
+        """Folder of curves for other programs."""
+        return self.path / "log"
 
     @property
     def figures(self) -> Path:

@@ -4,7 +4,7 @@ import importlib.metadata
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -34,6 +34,7 @@ from cnognp.training.curvature import (
 )
 from cnognp.training.judging import Judging, due, interval, judging
 from cnognp.training.record import Record
+from cnognp.training.remarks import remarks, told_of_memory
 from cnognp.training.snapshots import Snapshots, names_of, of_checkpoint, tidy
 from landscape import results
 from landscape.files import DamagedFile, replacing
@@ -41,6 +42,7 @@ from landscape.objective import value_and_grad
 from landscape.randomness import derived_seed
 from landscape.recorder import CurvatureRecorder
 
+Breakable = Callable[[], AbstractContextManager[Any]]
 _CURVATURE = "curvature/"
 FINISHED, DIVERGED, INTERRUPTED, RUNNING = "finished", "diverged", "interrupted", "running"
 
@@ -59,7 +61,7 @@ class Training:
     judging: Judging | None = None
     iteration: int = 0
     status: str = RUNNING
-    measured: dict[str, Any] = field(default_factory=dict)
+    measured: dict[str, Any] | None = None
     population: Population | None = None
     snapshots: Snapshots | None = None
     began: float = field(default_factory=time.perf_counter)
@@ -129,11 +131,44 @@ class Training:
             self.snapshots.restore(found.arrays, found.meta)
         self.iteration = found.iteration
 
-    def advance(self, after: Callable[["Training", Info], bool]) -> None:
+    def advance(
+        self, after: Callable[["Training", Info], bool], breakable: Breakable = nullcontext
+    ) -> None:
         """Rounds until the last, a divergence, or until ``after`` says to leave.
 
-        Where all members diverge in a round, the state before that round is kept.
+        Where all members diverge in a round, the state before that round is kept. So is it where a
+        round is broken off; what is judged at the end is done by who goes on.
+
+        Args:
+            after: called after every round.
+            breakable: what takes long runs inside, and may be ended there by a KeyboardInterrupt.
+
+        Raises:
+            KeyboardInterrupt: if the first round of all is broken off.
         """
+        self.status = RUNNING
+        if self.iteration == 0:
+            self._observe()
+        self._go(after, breakable)
+        if self.state is None:
+            self._stay_at_the_start()
+        if self.status == RUNNING and self.iteration == self.config.iterations:
+            # It was left when all rounds were done, and not yet compared.
+            self.status = self._end()
+        try:
+            with breakable():
+                self.measured = self._best_measured()
+                if self.status != RUNNING:
+                    self._compare()
+        except KeyboardInterrupt:
+            self.measured, self.status = self.measured or {}, RUNNING
+            # A round in which all diverged is not kept, and is done again.
+            self.iteration = len(self.record.rows["evaluations"])
+        if self.status == RUNNING:
+            self.status = INTERRUPTED
+
+    def _go(self, after: Callable[["Training", Info], bool], breakable: Breakable) -> None:
+        """Rounds; one that is broken off is the last, and has changed nothing."""
         stream = self.problem.stream(self.method, self._seed, self.iteration)
         generator = torch.Generator(device="cpu").manual_seed(self._seed)
         begun = self._begun() if self.state is None else self.state
@@ -141,14 +176,14 @@ class Training:
             self._mover, stream, begun.position, generator, state=begun, start=self.iteration
         )
         del begun
-        self.status = RUNNING
-        if self.iteration == 0:
-            self._observe()
         while self.iteration < self.config.iterations:
-            state, info = next(rounds)
-            self.iteration += 1
-            if self.judging is not None and self.judging.due(self.iteration):
-                info = self._judged(state, info)
+            number = self.iteration + 1
+            if (found := self._round(number, rounds, breakable)) is None:
+                break
+            state, info, judged = found
+            for points, fitness in judged:
+                self.record.offer(points, fitness)
+            self.iteration = number
             if self.record.exploded(state, info):
                 self.status = DIVERGED
                 break
@@ -158,15 +193,32 @@ class Training:
             self._keep()
             if self.iteration == self.config.iterations:
                 self._judge_last(info)
-                self.status = DIVERGED if self.record.ended_worse() else FINISHED
+                self.status = self._end()
             if after(self, info):
                 break
-        if self.state is None:
-            self._stay_at_the_start()
-        if self.status == RUNNING:
-            self.status = INTERRUPTED
-        else:
-            self._compare()
+
+    def _round(
+        self, number: int, rounds: Iterator[tuple[Any, Info]], breakable: Breakable
+    ) -> tuple[Any, Info, list[tuple[Tensor, Tensor]]] | None:
+        """State and info after a round, and what the record is offered; None if it is broken off.
+
+        Raises:
+            KeyboardInterrupt: if it is, and the state before it is not there to be kept.
+        """
+        # Members that live elsewhere are written over in a round.
+        written_over = self.population is not None
+        try:
+            with nullcontext() if written_over else breakable():
+                state, info = next(rounds)
+                return state, *self._judged(number, state, info)
+        except KeyboardInterrupt:
+            if written_over or self.state is None:
+                raise
+            return None
+
+    def _end(self) -> str:
+        """How a run has ended whose rounds are all done."""
+        return DIVERGED if self.record.ended_worse() else FINISHED
 
     def checkpoint(self) -> Checkpoint:
         """Everything that a resumed run needs, and what ``show`` prints."""
@@ -188,7 +240,7 @@ class Training:
             **self.identity,
         }
         if self.status != RUNNING:
-            meta["best"] |= self.measured or self._best_measured()
+            meta["best"] |= self._best_measured() if self.measured is None else self.measured
         if record.judgement:
             meta["judgement"] = record.judgement
         # Not copied: what is large is written to the disk before anything moves again.
@@ -207,16 +259,23 @@ class Training:
             return self.state.position[0].to(self.problem.device)
         return torch.as_tensor(self.record.best, device=self.problem.device)
 
-    def _judged(self, state: Any, info: Info) -> Info:
-        """What is to be told of the round; where epochs rank, the best is offered to the record."""
-        judging: Any = self.judging
-        objective = next(self.problem.stream(self.method, self._seed, self.iteration))
+    def _judged(
+        self, number: int, state: Any, info: Info
+    ) -> tuple[Info, list[tuple[Tensor, Tensor]]]:
+        """What is to be told of a round, and the points and fitness that the record is offered.
+
+        The latter where epochs rank; it is the best of each that is judged.
+        """
+        judging = self.judging
+        if judging is None or not judging.due(number):
+            return info, []
+        objective = next(self.problem.stream(self.method, self._seed, number))
         if judging.fitness is None:
-            return judging.judged(objective, state, info)
-        if self.iteration == 1:
-            self._offer_starts(lambda z: judging.measured(objective, z))
-        self.record.offer(*judging.elected(objective, self.method, state, info))
-        return info
+            return judging.judged(objective, state, info), []
+        offers = [judging.elected(objective, self.method, state, info)]
+        if number == 1:
+            offers.insert(0, self._best_start(lambda z: judging.measured(objective, z)))
+        return info, offers
 
     def _observe(self) -> None:
         """Records the curvature where the run stands, if that is wanted in this round."""
@@ -274,7 +333,7 @@ class Training:
             self.record.offer(self.state.best, self.state.best_fitness)
         else:
             objective = next(self.problem.stream(self.method, self._seed))
-            self._offer_starts(lambda z: self._losses(objective, z))
+            self.record.offer(*self._best_start(lambda z: self._losses(objective, z)))
         if self.record.best is None:
             raise RuntimeError(
                 "the loss is finite at no member's start: look at the data, the loss and the "
@@ -288,12 +347,12 @@ class Training:
         objective = next(self.problem.stream(self.method, self._seed, self.iteration))
         self.record.offer(self.state.position, self._losses(objective, self.state.position))
 
-    def _offer_starts(self, judge: Callable[[Tensor], Tensor]) -> None:
-        """Offers the best of the starts to the record, by what ``judge`` says of points."""
+    def _best_start(self, judge: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """The best of the starts by what ``judge`` says of points, and the fitness of all."""
         fitness = baseline.begun(self.problem, self.start, judge)
         member = int(torch.where(fitness.isnan(), torch.inf, fitness).argmin())
         place = self.start(slice(member, member + 1))
-        self.record.offer(place.expand(len(fitness), -1), fitness)
+        return place.expand(len(fitness), -1), fitness
 
     def _losses(self, objective: Any, z: Tensor) -> Tensor:
         """The losses (n,) at points (n, p), as a step with gradients finds them."""
@@ -301,8 +360,8 @@ class Training:
 
     def _compare(self) -> None:
         """Notes whether the best point is better than a constant output, and than the starts."""
-        self.measured = self._best_measured()
-        self.record.judgement = baseline.judgement(self.problem, self.start, self.measured)
+        measured: Any = self.measured
+        self.record.judgement = baseline.judgement(self.problem, self.start, measured)
 
     def _best_measured(self) -> dict[str, Any]:
         """The best point judged on the whole data, without penalty."""
@@ -327,6 +386,7 @@ def train(
     progress: Callable[[Training, Info], None] | None = None,
     leave: Callable[[], bool] = lambda: False,
     warn: Callable[[str], None] = lambda message: None,
+    breakable: Breakable = nullcontext,
 ) -> Checkpoint:
     """The last checkpoint of the run in ``folder``, which is trained, or trained to its end.
 
@@ -336,14 +396,19 @@ def train(
         resume: go on from the newest whole checkpoint, or begin where there is none.
         progress: called after every round.
         leave: asked after every round; where it says so, the run ends with a checkpoint.
-        warn: gets one line for each damaged checkpoint that was passed over, and one where members
-            live elsewhere than on the device although nobody asked for that.
+        warn: gets one line for each damaged checkpoint that was passed over, one where members live
+            elsewhere than on the device although nobody asked for that, and for what is odd about
+            the data.
+        breakable: what takes long, a round or a judgement, runs inside; a KeyboardInterrupt there
+            ends the run with a checkpoint of all rounds that were done.
 
     Raises:
         FileExistsError: if the folder exists and ``resume`` is False.
         ValueError: if the configuration does not fit, or not that of the folder.
         DamagedFile: if there are checkpoints but none is whole, or of another model.
         OSError: if the disk refuses.
+        OutOfMemory: if there is no memory left; says what to lower.
+        KeyboardInterrupt: if there was one before the first round was done.
     """
     if folder.path.exists() and not resume:
         raise FileExistsError(
@@ -355,8 +420,10 @@ def train(
         # As the run would have left it, had it not been killed in its very last moment.
         tidy(folder.snapshots, names_of(of_checkpoint(folder.snapshots, found)))
         return found
-    with _threads(config.threads):
+    with _threads(config.threads), told_of_memory(config, folder):
         training = Training.of(config, folder.path)
+        for line in remarks(config, training.problem):
+            warn(line)
         config = training.config
         if config.members_live == "auto" and training.population is not None:
             warn(_moved_out(training))
@@ -383,17 +450,19 @@ def train(
                 _save(training, folder)
             return False
 
-        training.advance(after)
+        training.advance(after, breakable)
         # What belongs to a finished run is in place before the checkpoint that says so.
-        _export(training, folder)
-        last = _save(training, folder)
+        _export(training, folder, breakable)
+        # Of a run that was left when its rounds were done, the same round says now how it ended.
+        told = found is not None and found.iteration == training.iteration
+        last = _save(training, folder, instead=told and training.status != INTERRUPTED)
     return last
 
 
-def _save(training: Training, folder: RunFolder) -> Checkpoint:
+def _save(training: Training, folder: RunFolder, *, instead: bool = False) -> Checkpoint:
     """The checkpoint of where the run stands, which is now in its folder."""
     made = training.checkpoint()
-    checkpoint.save(folder.checkpoints, made)
+    checkpoint.save(folder.checkpoints, made, instead=instead)
     if training.snapshots is not None:
         training.snapshots.saved(last=training.status in (FINISHED, DIVERGED))
     return made
@@ -455,12 +524,18 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _export(training: Training, folder: RunFolder) -> None:
+def _export(training: Training, folder: RunFolder, breakable: Breakable) -> None:
     """Writes the learning curves, and the best member as a state dict; beside it that of a loss.
 
-    The latter have the digest of their tensors and no other metadata, so that equal runs give equal
-    bytes.
+    Where that is broken off, as statistics are re-estimated for it, there are the curves alone, of
+    a run that is interrupted. The state dicts have the digest of their tensors and no other
+    metadata, so that equal runs give equal bytes.
     """
+    try:
+        with breakable():
+            files = _state_dicts(training, folder)
+    except KeyboardInterrupt:
+        files, training.status = {}, INTERRUPTED
     folder.analysis.mkdir(exist_ok=True)
     config = training.config
     history = training.record.history(config.method, config.task, training.status)
@@ -469,18 +544,24 @@ def _export(training: Training, folder: RunFolder) -> None:
         "seed": config.seed,
         "wall_seconds": time.perf_counter() - training.began,
         **training.identity,
+        **training.problem.task.provenance,
     }
     if training.fitness_from is not None:
         origin["fitness_from"] = training.fitness_from
     history = replace(history, provenance={**history.provenance, **origin})
     results.save(history, folder.analysis / "history.h5")
     save_recording(training.recorder, folder, config, training.identity)
-    files = {folder.best: training.problem.state_dict(training.best())}
-    if of_loss := training.problem.training.loss_state_dict(training.best()):
-        files[folder.best_loss] = {name: tensor.cpu() for name, tensor in of_loss.items()}
     for path, tensors in files.items():
         with replacing(path) as temporary:
             temporary.write_bytes(encoded(tensors))
+
+
+def _state_dicts(training: Training, folder: RunFolder) -> dict[Path, dict[str, Tensor]]:
+    """The best member by the path of its file, and its loss where that has tensors."""
+    files = {folder.best: training.problem.state_dict(training.best())}
+    if of_loss := training.problem.training.loss_state_dict(training.best()):
+        files[folder.best_loss] = {name: tensor.cpu() for name, tensor in of_loss.items()}
+    return files
 
 
 @cache

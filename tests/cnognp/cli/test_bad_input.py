@@ -1,6 +1,7 @@
 """Bad input: one clear line on standard error, the right exit code, and nothing is overwritten."""
 
 import errno
+import os
 import pickle
 import struct
 import zipfile
@@ -106,6 +107,8 @@ def refused(call, folder, argv, code, *said):
         ("train wine --method.box [3]", ["--method.box", "tuple[float, float]", "[3]"]),
         ("train wine --method.box [2,1]", ["box must be", "low below high"]),
         ("train wine --task.hidden [0]", ["every layer needs at least 1 unit"]),
+        ("train wine --task.norm x", ["--task.norm"]),
+        ("train digits --task.network x", ["--task.network: expected one of mlp, conv, got x"]),
         ("train wine --task.hidden 3", ["--task.hidden", "expected tuple, got 3"]),
         ("train wine --data .", ["task wine brings its own data"]),
         ("train adult --data nowhere", ["nowhere/adult.data", "adult.test"]),
@@ -150,6 +153,7 @@ def test_bad_usage_is_exit_code_2_and_leaves_no_trace(call, tmp_path, argv, said
         ("task: wine\nmembers: -3", ["members must be", "got -3"]),
         ("task: wine\nmethod: {name: gd, lr: slow}", ["--method.lr", "expected float, got slow"]),
         ("task: wine\nmethod: {name: gd, lr: -1}", ["lr must be at least 0", "got -1"]),
+        ("task: {name: wine, hidden: null}", ["hidden must be", "such as [10]", "got null"]),
         ("task: {name: wine, hidden: ten}", ["--task.hidden", "ten"]),
         ("task: wine\nmethod: " + "[" * 5000 + "]" * 5000, ["is no YAML", "nested too deep"]),
         ("task: wine\nseed: 2020-13-45", ["f.yaml is no YAML", "month"]),
@@ -193,8 +197,13 @@ def test_a_run_that_was_killed_before_it_began_says_what_to_do(call, tmp_path, l
 def test_a_folder_of_checkpoints_that_may_not_be_read_is_not_an_empty_one(
     call, run, tmp_path, monkeypatch
 ):
-    def refuse(folder):
-        raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+    listed = os.listdir
+
+    def refuse(folder="."):
+        # Of this folder alone: what is not imported yet lists its own.
+        if Path(folder).name == "checkpoints":
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        return listed(folder)
 
     monkeypatch.setattr("cnognp.training.checkpoint.os.listdir", refuse)
     for argv in (["show", "run"], ["analyze", "run"], ["train", "--resume", "--out", "run"]):

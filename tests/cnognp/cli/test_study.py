@@ -247,3 +247,11 @@ def test_what_cannot_be_run_is_exit_code_2_and_leaves_no_trace(call, tmp_path, a
     assert (outcome.code, outcome.out) == (2, "")
     assert said in outcome.err and "Traceback" not in outcome.err
     assert not list(tmp_path.iterdir())
+
+
+def test_units_of_an_earlier_run_are_kept_where_they_are_not_taken(call, tmp_path):
+    assert call("study", "cycle", "--out", "c", "--steps", "20").code == 0
+    first = (tmp_path / "c/units/cycle.h5").read_bytes()
+    again = call("study", "cycle", "--out", "c", "--steps", "21")
+    assert again.code == 0 and "c/units-2; --resume would have taken them" in again.err
+    assert (tmp_path / "c/units-2/cycle.h5").read_bytes() == first

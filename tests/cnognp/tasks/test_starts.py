@@ -1,5 +1,9 @@
 """Populations that begin at weights of a file, for tasks of every kind."""
 
+from functools import partial
+from pathlib import Path
+from urllib.error import URLError
+
 import pytest
 import runs
 import torch
@@ -7,8 +11,12 @@ import yaml
 from torch.nn.utils import parameters_to_vector
 
 from cnognp import tasks
+from cnognp.tasks.architectures import architecture
+from cnognp.tasks.starts import file_of
+from cnognp.tasks.tabular import starts
+from cnognp.tasks.weights import load
 from cnognp.training.config import SPREAD, Config, RunFolder
-from cnognp.training.session import Training
+from cnognp.training.session import Training, train
 from landscape.files import UnfitFile
 
 OWN = runs.TASKS
@@ -87,3 +95,58 @@ def test_a_run_goes_on_from_the_best_of_another(capsys, tmp_path):
     begun = outcome.document["judgement"]["start_loss"]
     assert begun == pytest.approx(first["best"]["loss"], rel=1e-4)
     assert RunFolder(tmp_path / "two").config().spread == 1e-7
+
+
+# ------------------------------------------------------------------- what weights may be called
+
+
+def test_the_folder_of_a_run_is_its_best_member(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    train(Config("wine", "gd", members=3, iterations=3, device="cpu"), run)
+    start = Training.of(Config("wine", members=2, weights=str(run.path), device="cpu")).start
+    assert start[0].numpy().tobytes() == runs.final(run.path).arrays["best/position"].tobytes()
+    run.best.unlink()
+    with pytest.raises(FileNotFoundError, match="is a folder without best.safetensors"):
+        Training.of(Config("wine", members=2, weights=str(run.path), device="cpu"))
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A folder of torch's for what is fetched, and no network."""
+    pytest.importorskip("torchvision")
+    fetched = []
+
+    def refuse(url, path, **options):
+        fetched.append(url)
+        raise URLError("there is no network")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    return tmp_path / "hub" / "checkpoints", fetched
+
+
+def test_names_of_torchvision_are_files_where_torch_keeps_them(hub):
+    folder, fetched = hub
+    network = "torchvision:squeezenet1_1"
+    with pytest.raises(FileNotFoundError) as caught:
+        file_of("IMAGENET1K_V1", network)
+    path = folder / "squeezenet1_1-b8a52dc0.pth"
+    for words in (str(path), fetched[0], "there is no network", "TORCH_HOME"):
+        assert words in str(caught.value)
+    trained = architecture(network, 10, generator=torch.Generator().manual_seed(5))
+    torch.save(trained.state_dict(), path)
+    assert file_of("DEFAULT", network) == file_of("IMAGENET1K_V1", network) == path
+    model = architecture(network, 10)
+    load(file_of("IMAGENET1K_V1", network), model)
+    assert all(map(torch.equal, model.state_dict().values(), trained.state_dict().values()))
+    begun = starts(partial(architecture, network, 10), 0, "IMAGENET1K_V1", 1e-4)["model"]
+    assert all(map(torch.equal, begun.state_dict().values(), trained.state_dict().values()))
+    assert len(fetched) == 1
+
+
+def test_a_name_that_torchvision_does_not_have_is_refused_with_those_it_has(hub):
+    with pytest.raises(ValueError, match="no weights of that name.*there are IMAGENET1K_V1"):
+        file_of("IMAGENET1K_V9", "torchvision:resnet18")
+    # A network of ours has no such names: it is a file that is not there.
+    assert file_of("IMAGENET1K_V1", "resnet20") == Path("IMAGENET1K_V1")
+    assert file_of("w.pt", "torchvision:resnet18") == Path("w.pt")
