@@ -57,6 +57,8 @@ NOTES = (
     "always the same, and their own sampling error (0.27 points at 92 %) is not part of them.",
     "BatchNorm statistics are those of the training images drawn, shifted and mirrored as in "
     "training; the losses that are judged and measured are those of the images as they are.",
+    "Members share the budget: each of a swarm takes a part of the gradients of sgd, and moves "
+    "less. A swarm that loses less than sgd may only have gone less far.",
     "How many runs the published deviations are of is not said, nor how many gradients a "
     "population took; those weights are 0.9 points better than the ones at hand.",
 )
@@ -273,7 +275,7 @@ def joined(config: Config, found: Sequence[Any]) -> dict[str, Any]:
     def table(of: Callable[[Ending], float]) -> np.ndarray:
         return np.array([[[of(one) for one in runs] for runs in row] for row in chosen])
 
-    measures = chosen[0][0][0].measures
+    measures = (*chosen[0][0][0].measures, "moved")
     sharpness = [table(lambda one, name=name: _known(one, name)) for name in measures]
     reached = 100 * table(lambda one: one["test accuracy"])
     gradients = table(lambda one: one.gradients).mean(-1)
@@ -295,7 +297,7 @@ def joined(config: Config, found: Sequence[Any]) -> dict[str, Any]:
         seeds=np.arange(config.seeds),
         rate=table(lambda one: one.rate)[..., 0],
         measures=measures,
-        sharpness=np.stack(sharpness, -1) if measures else None,
+        sharpness=np.stack(sharpness, -1),
         planes=_planes(chosen),
         accuracy=reached,
         mean=reached.mean(-1),
@@ -318,13 +320,13 @@ def joined(config: Config, found: Sequence[Any]) -> dict[str, Any]:
             dict(zip(rows[1:], part[1:], strict=True)), config.options, config.confidence
         )
         for network, part in zip(config.networks, chosen, strict=True)
-        if measures
+        if len(measures) > 1
     }  # fmt: skip
 
 
 def _known(end: Ending, measure: str) -> float:
     """The value of a measure; NaN where the run ended with no numbers."""
-    return end[measure] if measure in end.measures else np.nan
+    return end[measure] if measure in end.measures + end.scores else np.nan
 
 
 def _planes(chosen: list[list[list[Ending]]]) -> np.ndarray | None:

@@ -71,7 +71,8 @@ class Finetuning(Result):
         reference: the method that the others are compared with.
         seeds: of the runs.
         rate: step length that was chosen on the validation images.
-        measures: of flatness at the ends: names.
+        measures: of flatness at the ends: names, and "moved": how far they are from the start over
+            its norm.
         sharpness: of each measure, of the runs at that step length.
         planes: the loss over a plane through the end of the first seed.
         accuracy: on the test images.
@@ -133,16 +134,15 @@ class Finetuning(Result):
         """The methods, and how flat it is where they end: two tables a network."""
         columns = (
             "method", "test accuracy", "published", f"less {self.reference}",
-            f"{100 * self.confidence:g} %", "p (Holm)", f"p (beyond {self.margin:g})", "rate",
-            "gradients", "seconds",
+            f"{100 * self.confidence:g} %", "p (Holm)", f"p (beyond {self.margin:g})",
         )  # fmt: skip
         found: list[Table] = []
         for k, network in enumerate(self.networks):
             title = f"{network}, % over {len(self.seeds)} seeds"
             found.append((title, columns, self._rows(k)))
-            if self.sharpness is not None:
-                title = f"{network}, flatness, medians over {len(self.seeds)} seeds"
-                found.append((title, ("method", *self.measures), self._flat(self.sharpness[k])))
+            title = f"{network}, what it took, and how flat it is there (medians)"
+            names = ("method", "rate", "gradients", "seconds", *self.measures)
+            found.append((title, names, self._cost(k)))
         return found
 
     def verdict(self, network: int, method: int) -> str:
@@ -157,11 +157,19 @@ class Finetuning(Result):
             return "differs"
         return "same" if self.p_same[network, method] < level else "open"
 
-    def _flat(self, sharpness: np.ndarray) -> list[Sequence[Any]]:
-        middle = np.median(sharpness, axis=1)
+    def _cost(self, k: int) -> list[Sequence[Any]]:
+        flat = [()] * len(self.methods)
+        if self.sharpness is not None:
+            flat = [tuple(f"{v:.3g}" for v in row) for row in np.median(self.sharpness[k], axis=1)]
         return [
-            (name, *(f"{value:.4g}" for value in row))
-            for name, row in zip(self.methods, middle, strict=True)
+            (
+                name,
+                f"{self.rate[k, i]:g}",
+                f"{self.gradients[k, i]:.0f}",
+                f"{self.seconds[k, i]:.0f}",
+                *flat[i],
+            )
+            for i, name in enumerate(self.methods)
         ]
 
     def _rows(self, k: int) -> list[Sequence[Any]]:
@@ -170,13 +178,10 @@ class Finetuning(Result):
                 name,
                 _spread(self.mean[k, i], self.deviation[k, i]),
                 _spread(self.published[k, i], self.published_deviation[k, i]),
-                _number(self.difference[k, i], "+.3f"),
+                _number(self.difference[k, i], "+.2f"),
                 _range(self.low[k, i], self.high[k, i]),
                 _number(self.p_holm[k, i], ".2g"),
                 _number(self.p_same[k, i], ".2g"),
-                f"{self.rate[k, i]:g}",
-                f"{self.gradients[k, i]:.0f}",
-                f"{self.seconds[k, i]:.0f}",
             )
             for i, name in enumerate(self.methods)
         ]

@@ -200,7 +200,8 @@ def test_the_result_survives_a_file_and_has_a_table_for_each_network(found, tmp_
     again = load(tmp_path / "it.h5")
     np.testing.assert_array_equal(again.accuracy, found.accuracy)
     assert again.said() == ("compared with sgd: 4 differs, 2 same, 0 open", "6 seeds")
-    (title, columns, rows), _ = again.tables()
+    (title, columns, rows), (_, costs, spent), *_ = again.tables()
+    assert costs[:4] == ("method", "rate", "gradients", "seconds") and spent[2][2] == "99"
     assert title.startswith("resnet20") and "published" in columns
     assert [row[0] for row in rows] == list(found.methods)
     assert rows[1][2:5] == ("92.68 ± 0.08", "-", "-")
@@ -315,9 +316,9 @@ def test_the_study_spends_equal_budgets_and_is_resumed_run_by_run(tiny, tmp_path
     units = finetune.units(tiny)
     found = finetune.joined(tiny, results_of(units, folder))
     result, flat = found["finetune"], found["flatness-resnet20"]
-    assert result.sharpness.shape == (1, 4, 2, 4) and result.planes.shape == (1, 4, 3, 3)
+    assert result.sharpness.shape == (1, 4, 2, 5) and result.planes.shape == (1, 4, 3, 3)
     assert len(flat.points) == 6 and "sam seed 1" in flat.points
-    np.testing.assert_array_equal(flat.value[0], result.sharpness[0, 1, 0])
+    np.testing.assert_array_equal(flat.value[0], result.sharpness[0, 1, 0, :4])
     assert "2 runs are too few" in flat.conclusion
     assert result.methods == ("pretrained", "sgd", "sam", "cnognp-ball")
     assert result.gradients[0].tolist() == [0, 28, 28, 28] and result.budget == 28
