@@ -131,7 +131,7 @@ class Finetuning(Result):
         return f"compared with {self.reference}: {told}", f"{len(self.seeds)} seeds"
 
     def tables(self) -> Sequence[Table]:
-        """The methods, and how flat it is where they end: two tables a network."""
+        """The methods, what they took, and how flat it is where they end, for each network."""
         columns = (
             "method", "test accuracy", "published", f"less {self.reference}",
             f"{100 * self.confidence:g} %", "p (Holm)", f"p (beyond {self.margin:g})",
@@ -140,9 +140,14 @@ class Finetuning(Result):
         for k, network in enumerate(self.networks):
             title = f"{network}, % over {len(self.seeds)} seeds"
             found.append((title, columns, self._rows(k)))
-            title = f"{network}, what it took, and how flat it is there (medians)"
-            names = ("method", "rate", "gradients", "seconds", *self.measures)
-            found.append((title, names, self._cost(k)))
+            took = ("method", "rate", "gradients", "seconds")
+            found.append((f"{network}, means of what it took", took, self._cost(k)))
+            if self.sharpness is not None:
+                title = f"{network}, medians of flatness, and of how far it moved"
+                middle = np.median(self.sharpness[k], axis=1)
+                rows = zip(self.methods, middle, strict=True)
+                flat = [(name, *(f"{value:.3g}" for value in row)) for name, row in rows]
+                found.append((title, ("method", *self.measures), flat))
         return found
 
     def verdict(self, network: int, method: int) -> str:
@@ -158,19 +163,9 @@ class Finetuning(Result):
         return "same" if self.p_same[network, method] < level else "open"
 
     def _cost(self, k: int) -> list[Sequence[Any]]:
-        flat = [()] * len(self.methods)
-        if self.sharpness is not None:
-            flat = [tuple(f"{v:.3g}" for v in row) for row in np.median(self.sharpness[k], axis=1)]
-        return [
-            (
-                name,
-                f"{self.rate[k, i]:g}",
-                f"{self.gradients[k, i]:.0f}",
-                f"{self.seconds[k, i]:.0f}",
-                *flat[i],
-            )
-            for i, name in enumerate(self.methods)
-        ]
+        columns = self.rate[k], self.gradients[k], self.seconds[k]
+        rows = zip(self.methods, *columns, strict=True)
+        return [(name, f"{r:g}", f"{g:.0f}", f"{s:.0f}") for name, r, g, s in rows]
 
     def _rows(self, k: int) -> list[Sequence[Any]]:
         return [
