@@ -58,7 +58,7 @@ NOTES = (
     "BatchNorm statistics are those of the training images drawn, shifted and mirrored as in "
     "training; the losses that are judged and measured are those of the images as they are.",
     "Members share the budget: each of a swarm takes a part of the gradients of sgd, and moves "
-    "less; it offers the best points of its members, the start among them, and the others end where "
+    "less; it offers the best points of its members, the start among them, and others end where "
     "they are. A swarm that loses less than sgd may only have gone less far.",
     "How many runs the published deviations are of is not said, nor how many gradients a "
     "population took; those weights are 0.9 points better than the ones at hand.",

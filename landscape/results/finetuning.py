@@ -146,7 +146,9 @@ class Finetuning(Result):
                 title = f"{network}, medians of flatness, and of how far it moved"
                 middle = np.median(self.sharpness[k], axis=1)
                 rows = zip(self.methods, middle, strict=True)
-                flat = [(name, *(f"{value:.3g}" for value in row)) for name, row in rows]
+                flat: list[Sequence[Any]] = [
+                    (name, *(f"{v:.3g}" for v in row)) for name, row in rows
+                ]
                 found.append((title, ("method", *self.measures), flat))
         return found
 
