@@ -179,7 +179,7 @@ def command(options: Namespace) -> int:
 
     heeding = signals.Heeding()
     with heeding.heeded(_SIGNALS), told(
-        config, folder, options.log, options.quiet or options.json, heeding.breakable
+        config, folder, options.log, options.quiet, heeding.breakable
     ) as progress:  # fmt: skip
         try:
             last = train(

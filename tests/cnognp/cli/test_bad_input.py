@@ -259,8 +259,16 @@ def test_two_configuration_files_are_one_too_many(call, tmp_path):
     [
         ("analyze run --only spektrum", 2, ["unknown measurement 'spektrum'", "spectrum"]),
         ("analyze run --only ,", 2, ["no measurement is named"]),
-        ("analyze run --member 2", 2, ["member must be best, all or 0 to 1, got 2"]),
-        ("analyze run --member worst", 2, ["member must be best, all or 0 to 1, got worst"]),
+        (
+            "analyze run --member 2",
+            2,
+            ["member must be best, all, 0 to 1, or a point that was kept"],
+        ),
+        (
+            "analyze run --member worst",
+            2,
+            ["member must be best, all, 0 to 1, or a point that was kept"],
+        ),
         ("analyze run --checkpoint 99", 2, ["checkpoint must be last or one of [2], got 99"]),
         ("analyze run --checkpoint first", 2, ["checkpoint must be last", "got first"]),
         ("analyze run --which XX", 2, ["which must be one of LM, LA, SA, BE, got XX"]),
