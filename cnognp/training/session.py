@@ -427,6 +427,7 @@ def train(
         config = training.config
         if config.members_live == "auto" and training.population is not None:
             warn(_moved_out(training))
+        resumed_at = None if found is None else found.iteration
         if found is None:
             folder.create(config, fresh=not resume)
         else:
@@ -454,8 +455,8 @@ def train(
         # What belongs to a finished run is in place before the checkpoint that says so.
         _export(training, folder, breakable)
         # Of a run that was left when its rounds were done, the same round says now how it ended.
-        told = found is not None and found.iteration == training.iteration
-        last = _save(training, folder, instead=told and training.status != INTERRUPTED)
+        told = resumed_at == training.iteration and training.status != INTERRUPTED
+        last = _save(training, folder, instead=told)
     return last
 
 

@@ -27,6 +27,7 @@ PICTURES: Mapping[str, Mapping[str, str]] = MappingProxyType({
     "resnet20_cifar10/analysis/plane.h5": {
         "contour": "resnet20-contour", "relief": "resnet20-relief",
     },
+    "finetune/analysis/finetune.h5": {"differences": "finetune", "planes": "finetune-planes"},
     "digits/analysis/curvature.h5": {"recording": "recording"},
     "demo/analysis/six-hump-camel-gd.h5": {
         "map": "six-hump-camel-map", "shares": "six-hump-camel-shares",

@@ -106,21 +106,24 @@ def test_memory_beside_the_state_does_not_grow_with_the_members(monkeypatch, nam
     few, many = (trained(monkeypatch, method, keys, members) for members in (2, 5))
     # Numbers for each member, such as its loss, and what is remembered of mini-batches.
     assert many - few == pytest.approx(3 * held, abs=0.25)
-    # A place, two gradients and what is on the way between them; of steps with a memory, this.
-    assert few - 2 * held < held + 6
+    # A place, two gradients and what is on the way between them; of steps with a memory, this; and
+    # the rows on which it is tried at the end whether members are evaluated together.
+    assert few - 2 * held < held + 11
 
 
-def test_epochs_of_two_members_take_three_copies_of_one_beyond_the_state(monkeypatch):
-    """A place, its gradient by tensors and as a vector, or the step; activations are small."""
+def test_epochs_of_two_members_take_eight_copies_of_one_beyond_the_state(monkeypatch):
     risk = Problem(load("wine", hidden=HIDDEN), CPU).training
     monkeypatch.setattr(type(risk), "chunk", 1)
     for fitness_from in ("epoch", "point"):
         method = METHODS["cnognp"](batch_size=53, fitness_from=fitness_from)
         z = torch.randn(2, risk.dim, device="cpu") / 20
+        # What is checked before a first step is checked.
+        for _ in run(Population(method, "host", CPU), [risk] * 2, z, torch.Generator("cpu")):
+            pass
         with Live() as live:
             elsewhere, generator = Population(method, "host", CPU), torch.Generator("cpu")
             for state, _ in run(elsewhere, [risk] * 2, z, generator):
                 homes = {t.data_ptr(): t.nbytes for t in to_tensors(state).values()}
         extra = (live.peak - sum(homes.values())) / (4 * risk.dim)
         # A swarm that judges points keeps the leader of the round beside them.
-        assert extra < (3 if fitness_from == "epoch" else 4) + 0.5
+        assert extra < (8 if fitness_from == "epoch" else 9)

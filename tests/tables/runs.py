@@ -183,7 +183,8 @@ def final(folder):
 def assert_same_run(folder, reference):
     """Equal to the last bit: final state, history so far, best member, configuration."""
     ours, theirs = final(folder), final(reference)
-    assert ours.iteration == theirs.iteration and ours.meta == theirs.meta
+    assert ours.iteration == theirs.iteration
+    assert ours.meta == theirs.meta, (ours.meta, theirs.meta)
     assert ours.arrays.keys() == theirs.arrays.keys()
     for name, array in theirs.arrays.items():
         assert array.dtype == ours.arrays[name].dtype

@@ -43,19 +43,19 @@ def test_member_0_is_exact_and_the_others_are_beside_it(kind, own, tmp_path):
     task = own if kind == "own" else kind
     point = weights_of(task, tmp_path / "w.pt")
     config = Config(task, members=40, weights=str(tmp_path / "w.pt"), spread=0.02, device="cpu")
-    start = Training.of(config).start
+    start = Training.of(config).start(slice(0, 40))
     assert torch.equal(start[0], point)
     away = start[1:] - point
     # Its deviation is known to one in the square root of twice the numbers.
     assert float(away.std()) == pytest.approx(0.02, rel=4 / (2 * away.numel()) ** 0.5)
     assert abs(float(away.mean())) < 4 * 0.02 / away.numel() ** 0.5
     fewer = Training.of(Config(task, members=2, weights=config.weights, spread=0.02, device="cpu"))
-    assert torch.equal(fewer.start, start[:2])
+    assert torch.equal(fewer.start(slice(0, 2)), start[:2])
 
 
 def test_a_spread_alone_is_around_the_weights_that_the_task_has(own):
     model = tasks.load(own).model
-    start = Training.of(Config(own, members=3, spread=0.1, device="cpu")).start
+    start = Training.of(Config(own, members=3, spread=0.1, device="cpu")).start(slice(0, 3))
     assert torch.equal(start[0], parameters_to_vector(model.parameters()).detach())
     assert 0.05 < float((start[1] - start[0]).std()) < 0.15
 
@@ -103,7 +103,8 @@ def test_a_run_goes_on_from_the_best_of_another(capsys, tmp_path):
 def test_the_folder_of_a_run_is_its_best_member(tmp_path):
     run = RunFolder(tmp_path / "run")
     train(Config("wine", "gd", members=3, iterations=3, device="cpu"), run)
-    start = Training.of(Config("wine", members=2, weights=str(run.path), device="cpu")).start
+    training = Training.of(Config("wine", members=2, weights=str(run.path), device="cpu"))
+    start = training.start(slice(0, 1))
     assert start[0].numpy().tobytes() == runs.final(run.path).arrays["best/position"].tobytes()
     run.best.unlink()
     with pytest.raises(FileNotFoundError, match="is a folder without best.safetensors"):

@@ -164,7 +164,7 @@ def test_pace_and_time_left_are_those_of_a_clock(tmp_path):
     # An epoch of 3 members on 106 rows in 2 seconds.
     assert [t.rate for t in told] == pytest.approx(5 * [3 * 106 / 2])
     assert [t.seconds for t in told] == pytest.approx([8, 6, 4, 2, 0])
-    assert set(told[-1].validation) == {"loss", "accuracy"}
+    assert set(told[-1].validation) == {"loss", "accuracy", "macro_f1"}
 
 
 def test_a_line_says_all_and_numbers_leave_out_what_is_not_known():
@@ -180,7 +180,7 @@ def test_a_line_says_all_and_numbers_leave_out_what_is_not_known():
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(("more", "lines"), [([], 4), (["--quiet"], 0), (["--json"], 0)])
+@pytest.mark.parametrize(("more", "lines"), [([], 4), (["--quiet"], 0), (["--json"], 4)])
 def test_where_there_is_no_terminal_there_are_lines_now_and_then(
     tmp_path, capsys, monkeypatch, more, lines
 ):

@@ -77,7 +77,8 @@ def test_a_run_cut_in_two_ends_like_a_whole_one(call, tmp_path):
 
 def test_a_published_run_has_the_published_settings_and_goes_on(call, tmp_path):
     more = ("--method", "cnognp", "--method.published", "true")
-    trained(call, tmp_path / "run", *more, members=2, iterations=3)
+    first = call(*runs.train(tmp_path / "run", *more, members=2, iterations=3))
+    assert first.code == 0 and "batch_size 128 is more than the 106 samples" in first.err
     said = yaml.safe_load((tmp_path / "run" / "run.yaml").read_text())["method"]
     assert (said["cognitive"], said["power"], said["penalty"]) == (1e-5, "norm", 0.1)
     assert said["data"]["batch_size"] == 128 and said["base"]["weight_decay"] == 5e-4

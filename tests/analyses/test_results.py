@@ -1,0 +1,37 @@
+"""The results of studies that come with the code are those of the units beside them."""
+
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+import analyses
+from analyses import finetune
+from landscape.results import load
+from landscape.sharpness import Options
+
+KEPT = Path(analyses.__path__[0]) / "results"
+
+
+def test_the_table_of_finetune_is_made_of_its_units():
+    folder = KEPT / "finetune"
+    tree = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    options = Options(**{**tree.pop("options"), "layers": ()})
+    given = {k: tuple(v) if isinstance(v, list) else v for k, v in tree.items()}
+    config = finetune.Config(**given, options=options)
+    files = [
+        folder / "units" / f"{network}-{method}-{rate:g}-seed-{seed}.h5".replace("0.005", "0-005")
+        for network in config.networks
+        for method, rate, seed in finetune._runs(config)
+    ]
+    made = finetune.joined(config, [load(file) for file in files])
+    found = load(folder / "analysis" / "finetune.h5")
+    for name in ("accuracy", "difference", "low", "high", "p_holm", "p_same", "sharpness"):
+        np.testing.assert_allclose(getattr(made["finetune"], name), getattr(found, name))
+    assert made["finetune"].conclusion == found.conclusion
+    kept = load(folder / "analysis" / "flatness-resnet20.h5")
+    np.testing.assert_allclose(made["flatness-resnet20"].tau, kept.tau)
+    text = (folder / "summary.md").read_text(encoding="utf-8")
+    for i, name in enumerate(found.methods):
+        assert f"| {name} | {found.mean[0, i]:.2f} ± {found.deviation[0, i]:.2f} |" in text
+    assert found.conclusion in text
