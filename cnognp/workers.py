@@ -10,7 +10,7 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
@@ -180,10 +180,22 @@ def results_of(
         cause = first.error or RuntimeError(first.where)
         if len(units) == 1 and first.error is not None:
             raise first.error
-        said = "; ".join(f"{units[i].name}: {failed[i].said}" for i in sorted(failed))
-        count = f"{len(failed)} of {len(units)} units failed, the others are done"
-        raise UnitError(f"{count}: {said}") from cause
+        others = ", the others are done" if len(failed) < len(units) else ""
+        count = f"{len(failed)} of {len(units)} units failed{others}"
+        raise UnitError(f"{count}: {_reasons(units, failed)}") from cause
     return [found[i] for i in range(len(units))]
+
+
+def _reasons(units: Sequence[Unit], failed: Mapping[int, Failure]) -> str:
+    """What the failures say, each thing once, behind the names of its units."""
+    names: dict[str, list[str]] = {}
+    for i in sorted(failed):
+        names.setdefault(failed[i].said, []).append(units[i].name)
+    parts = []
+    for said, of in names.items():
+        more = f" and {len(of) - 2} more" if len(of) > 2 else ""
+        parts.append(f"{', '.join(of[:2])}{more}: {said}")
+    return "; ".join(parts)
 
 
 def _tell(progress: Callable[[str], None] | None, name: str) -> None:

@@ -51,6 +51,10 @@ def refusing(seed: int) -> Lines:
     return drawn(seed)
 
 
+def missing(seed: int) -> Lines:
+    raise KeyError("colour")
+
+
 def fatal(seed: int) -> Lines:
     if seed == 1:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -203,3 +207,14 @@ def test_arguments_that_cannot_be_are_refused(tmp_path):
     with pytest.raises(ValueError, match="names that differ"):
         results_of([Unit("a b", drawn, 0), Unit("a-b", drawn, 1)], tmp_path)
     assert not Failure("said").where
+
+
+def test_what_many_units_say_is_said_once():
+    with pytest.raises(UnitError) as raised:
+        results_of(
+            [Unit(f"unit {i}", refusing, 1) for i in range(5)] + [Unit("other", missing, 1)]
+        )  # fmt: skip
+    assert str(raised.value) == (
+        "6 of 6 units failed: unit 0, unit 1 and 3 more: ValueError: no such surface; other: "
+        "KeyError: 'colour'"
+    )
