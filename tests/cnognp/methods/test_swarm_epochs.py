@@ -266,6 +266,9 @@ class Parts:
     def __init__(self, share=1.0):
         self.share = share
 
+    def terms(self):
+        yield lambda z: self.share * z[0]
+
     def minibatches(self, size, generator, epochs):
         return (Parts(share) for share in torch.rand(25, generator=seeded(1)).tolist())
 
@@ -274,7 +277,7 @@ class Parts:
 
 
 def test_means_over_an_epoch_have_the_same_bits_however_many_members_come():
-    # Where members visit the device one at a time, their ranks must not differ from those together.
+    # Members that visit the device one at a time have the ranks that they have together.
     epoch = Epoch(GradientDescent(0.0), 4, evaluate=False, fitness=GradientNormPenalty(0.1))
     z = torch.rand(9, 1, generator=seeded(0))
     together = epoch.step(Parts(), epoch.init(Parts(), z), seeded(2))[1]
