@@ -1,5 +1,6 @@
 """Gradient descent and stochastic gradient descent on whole populations."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -173,8 +174,19 @@ class Epoch:
         if not self.evaluate:
             told = Info(None, None, None, None, cost)
             if seen:
-                loss, norm, rank = (torch.stack(m).mean(dim=0) for m in zip(*seen, strict=True))
+                loss, norm, rank = map(_mean, zip(*seen, strict=True))
                 told = Info(None, loss, norm, rank, cost)
             return EpochState(z, inner), told
         loss, grad = value_and_grad(objective, z)
         return EpochState(z, inner), Info(z, loss, norms(grad), loss, cost)
+
+
+def _mean(numbers: Sequence[Tensor]) -> Tensor:
+    """The mean (n,) of numbers of members, the same bits for each however many come together.
+
+    A sum along an axis of a matrix has an order that depends on the shape of the matrix.
+    """
+    total = numbers[0]
+    for more in numbers[1:]:
+        total = total + more
+    return total / len(numbers)

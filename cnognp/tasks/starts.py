@@ -7,15 +7,16 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cnognp.ranges import require
 from cnognp.tasks.architectures import FOREIGN, torchvision
 from cnognp.tasks.task import Task, given_point, initial_population
-from cnognp.tasks.weights import SUFFIXES, load
+from cnognp.tasks.weights import SUFFIXES, load, read
+from landscape.files import UnfitFile
 from landscape.networks import Layout
 
-_BEST = "best.safetensors"
+_BEST, _BEST_LOSS = "best.safetensors", "best_loss.safetensors"
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,10 @@ def begun_at(task: Task, weights: str, spread: float, network: str = "") -> Task
     """
     require(spread >= 0, "spread", "at least 0", spread)
     if weights:
-        load(file_of(weights, network), task.model)
+        file = file_of(weights, network)
+        load(file, task.model)
+        if Path(weights).expanduser().is_dir() and isinstance(task.loss, nn.Module):
+            _load_trained(file.with_name(_BEST_LOSS), task.loss)
     point = partial(given_point, task=task)
     return replace(task, initial=partial(beside, point, spread)) if spread else task
 
@@ -115,6 +119,27 @@ def beside(
     """A start (p,) beside a point, with normal noise of deviation ``spread``."""
     own = point(layout)
     return own + spread * torch.randn(own.shape, generator=generator, device="cpu")
+
+
+def _load_trained(file: Path, loss: nn.Module) -> None:
+    """Gives a loss the parameters that a run has trained, if any; class weights stay the task's.
+
+    Raises:
+        DamagedFile: if the file cannot be read.
+        UnfitFile: if a parameter is not in it, or has another shape there.
+    """
+    own = {name: tensor for name, tensor in loss.named_parameters() if tensor.requires_grad}
+    if not own or not file.is_file():
+        return
+    found = read(file).tensors
+    for name, tensor in own.items():
+        if name not in found or found[name].shape != tensor.shape:
+            raise UnfitFile(
+                file,
+                f"it has no {name} of the shape {tuple(tensor.shape)}, which the loss trains",
+                f"Name {file.with_name(_BEST)} to begin with the weights of the network alone",
+            )
+        tensor.data.copy_(found[name])
 
 
 def _published(name: str, network: str) -> Path:

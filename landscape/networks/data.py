@@ -149,9 +149,9 @@ class Data:
         return None if self._stream is None else self._stream.loader.batch_size
 
     def of(self, batches: list[Batch]) -> "Data":
-        """The same kind of data in other batches, which are prepared."""
+        """The same kind of data in other batches, which are augmented, if at all, and prepared."""
         twin = self.like(batches)
-        twin.prepare = None
+        twin.prepare = twin.augment = None
         return twin
 
     def cut(self, count: int) -> "Data":

@@ -280,7 +280,7 @@ class Risk(Mean):
                 raise ValueError(f"samples must be at least 2, got {samples}")
             source = data_batches.first_samples(self.data.as_trained(), samples)
         else:
-            source = samples if isinstance(samples, Data) else self._like(samples)
+            source = self._like(samples).as_trained()
         measured = measured_statistics(
             self.model, self.forward.tensors(z.detach()), source, z.dtype, self.forward.through
         )

@@ -258,6 +258,36 @@ def test_members_are_ranked_by_means_over_their_epochs(power, exponent):
         assert info.evaluations == (2 if k == 0 else 1)
 
 
+class Parts:
+    """Mini-batches whose losses are shares of the first coordinate, of as many points as come."""
+
+    dim = 1
+
+    def __init__(self, share=1.0):
+        self.share = share
+
+    def terms(self):
+        yield lambda z: self.share * z[0]
+
+    def minibatches(self, size, generator, epochs):
+        return (Parts(share) for share in torch.rand(25, generator=seeded(1)).tolist())
+
+    def value_and_grad(self, z):
+        return self.share * z[:, 0], self.share * torch.ones_like(z)
+
+
+def test_means_over_an_epoch_have_the_same_bits_however_many_members_come():
+    # Members that visit the device one at a time have the ranks that they have together.
+    epoch = Epoch(GradientDescent(0.0), 4, evaluate=False, fitness=GradientNormPenalty(0.1))
+    z = torch.rand(9, 1, generator=seeded(0))
+    together = epoch.step(Parts(), epoch.init(Parts(), z), seeded(2))[1]
+    for member in range(len(z)):
+        row = z[member : member + 1]
+        alone = epoch.step(Parts(), epoch.init(Parts(), row), seeded(2))[1]
+        for name in ("loss", "gradient_norm", "fitness"):
+            assert torch.equal(getattr(alone, name)[0], getattr(together, name)[member]), name
+
+
 def test_the_published_order_is_that_of_the_published_loop():
     """The loop over particles of the script, with the order of samples that members share."""
     risk, c1, c2, penalty = populations.risk(), 0.3, 0.4, 0.1

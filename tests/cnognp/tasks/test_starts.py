@@ -8,13 +8,15 @@ import pytest
 import runs
 import torch
 import yaml
+from torch import nn
 from torch.nn.utils import parameters_to_vector
 
 from cnognp import tasks
 from cnognp.tasks.architectures import architecture
-from cnognp.tasks.starts import file_of
+from cnognp.tasks.starts import begun_at, file_of
 from cnognp.tasks.tabular import starts
-from cnognp.tasks.weights import load
+from cnognp.tasks.task import Task
+from cnognp.tasks.weights import encoded, load
 from cnognp.training.config import SPREAD, Config, RunFolder
 from cnognp.training.session import Training, train
 from landscape.files import UnfitFile
@@ -151,3 +153,27 @@ def test_a_name_that_torchvision_does_not_have_is_refused_with_those_it_has(hub)
     # A network of ours has no such names: it is a file that is not there.
     assert file_of("IMAGENET1K_V1", "resnet20") == Path("IMAGENET1K_V1")
     assert file_of("w.pt", "torchvision:resnet18") == Path("w.pt")
+
+
+class Scaled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(3))
+        self.register_buffer("weight", torch.ones(3))
+
+    def forward(self, output, target):
+        return nn.functional.cross_entropy(output * self.scale, target)
+
+
+def test_a_run_gives_the_trained_parameters_of_its_loss_as_well(tmp_path):
+    model, loss = nn.Linear(2, 3), Scaled()
+    task = Task(model, loss, (torch.randn(6, 2), torch.arange(6) % 3))
+    trained = {"scale": torch.tensor([2.0, 3.0, 4.0]), "weight": torch.full((3,), 7.0)}
+    (tmp_path / "best.safetensors").write_bytes(encoded(nn.Linear(2, 3).state_dict()))
+    (tmp_path / "best_loss.safetensors").write_bytes(encoded(trained))
+    begun_at(task, str(tmp_path), 0.0)
+    assert torch.equal(loss.scale.detach(), trained["scale"])
+    assert torch.equal(loss.weight, torch.ones(3))
+    (tmp_path / "best_loss.safetensors").write_bytes(encoded({"scale": torch.ones(2)}))
+    with pytest.raises(UnfitFile, match="no scale of the shape"):
+        begun_at(task, str(tmp_path), 0.0)

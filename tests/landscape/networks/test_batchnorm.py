@@ -251,6 +251,21 @@ def test_statistics_are_those_of_data_as_training_sees_them_and_losses_of_data_a
     for name, expected in statistics.items():
         close(state[name], expected, **CLOSE)
     close(value(frozen, z), CE(evaluated(model, z, statistics)(X), Y).detach(), **CLOSE)
+    # So they are where the risk on other data takes them from there.
+    other = EmpiricalRisk(model, (X[:3], Y[:3]), CE).reestimated(z, data).state_dict(z)
+    for name, expected in statistics.items():
+        close(other[name], expected, **CLOSE)
+
+
+def test_a_mini_batch_is_augmented_once():
+    model, z = built(twice), moved(twice)
+    data = Data((X, Y), augment=lambda inputs, seed, step: inputs * 3 + 1)
+    risk = EmpiricalRisk(model, data, CE)
+    batch = next(risk.minibatches(10, seeded(1))).reestimated(z)
+    statistics = pooled(model, z, [X * 3 + 1])
+    state = batch.state_dict(z)
+    for name, expected in statistics.items():
+        close(state[name], expected, **CLOSE)
 
 
 def test_derivatives_hold_reestimated_statistics_fixed():
