@@ -92,14 +92,14 @@ class Training:
         )  # fmt: skip
         # What cannot start is refused before there is a folder.
         start(slice(0, min(config.members, 2)))
-        home = home_of(config.members_live, method, start.bytes, problem.device)  # type: ignore[arg-type]
-        population = None
-        if home != "device":
-            population = Population(method, home, problem.device, folder)
         recorder = recorder_of(config, problem, method)
         # What cannot be cut so is refused before there is a folder.
         minibatches.check(method, problem)
         method, when = judging(config, problem, method)
+        home = home_of(config.members_live, method, start.bytes, problem.device)  # type: ignore[arg-type]
+        population = None
+        if home != "device":
+            population = Population(method, home, problem.device, folder)
         kept = None
         if config.snapshots and folder is not None:
             kept = Snapshots(config.snapshots, RunFolder(folder).snapshots, problem)

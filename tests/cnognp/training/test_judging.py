@@ -57,6 +57,17 @@ def test_rounds_between_judgements_are_nan_and_change_nothing(tmp_path, method):
     assert ends[1].meta["best"]["fitness"] == full.fitness[due].min()
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_members_that_live_elsewhere_are_judged_in_the_same_rounds(tmp_path, method):
+    homes = {home: RunFolder(tmp_path / home) for home in ("device", "host")}
+    for home, folder in homes.items():
+        train(replace(config(3, method), members_live=home), folder)
+    here, there = (history(folder) for folder in homes.values())
+    assert np.isnan(here.loss).any()
+    for name in ("loss", "best_fitness", "gradient_norm"):
+        np.testing.assert_array_equal(getattr(there, name), getattr(here, name))
+
+
 def test_where_nobody_says_so_a_small_task_is_judged_in_every_round(tmp_path, monkeypatch):
     assert Training.of(config(0)).judging is None
     monkeypatch.setattr(judging, "SMALL", 100)
