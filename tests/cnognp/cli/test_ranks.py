@@ -21,7 +21,7 @@ def make_task():
 
     def loss(output, target):
         calls.append(1)
-        if os.environ["RANK"] == os.environ["WHO"] and len(calls) > 90:
+        if os.environ["RANK"] == os.environ["WHO"] and len(calls) > 40:
             if os.environ["HOW"] == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
             raise RuntimeError("no more of this")
@@ -84,7 +84,7 @@ def test_a_rank_that_follows_leaves_what_all_would_say_to_the_first(tmp_path, ca
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "line"),
-    [("raise", "rank 1 of 2: no more of this"), ("kill", "has ended before its part was there")],
+    [("raise", "no more of this"), ("kill", "has ended before its part was there")],
 )
 def test_a_rank_that_fails_ends_all_with_one_line(tmp_path, how, line):
     (tmp_path / "failing.py").write_text(dedent(FAILING))

@@ -75,7 +75,7 @@ class Breaking:
 @pytest.mark.parametrize(("method", "share"), [
     ("sgd", 0.4),
     pytest.param("sgd", 0.5, marks=pytest.mark.slow),
-    pytest.param("sgd", 0.95, marks=pytest.mark.slow),
+    pytest.param("sgd", 0.75, marks=pytest.mark.slow),
     pytest.param("swarm", 0.6, marks=pytest.mark.slow),
     pytest.param("epochs", 0.6, marks=pytest.mark.slow),
 ])  # fmt: skip
