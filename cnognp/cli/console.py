@@ -72,7 +72,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
 
 def markdown(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A table as text for a file in Markdown."""
-    texts = [[_cell(item) for item in row] for row in rows]
+    texts = [[" ".join(_cell(item).split()) for item in row] for row in rows]
     lines = [[*columns], ["---"] * len(columns), *texts]
     drawn = ("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
     return "\n".join([f"**{title}**", "", *drawn, ""])

@@ -42,7 +42,7 @@ def images_of(size, classes):
 def tiny(monkeypatch):
     monkeypatch.setattr(medical, "architecture", network)
     monkeypatch.setattr(cifar, "architecture", network)
-    monkeypatch.setattr(medical, "_read", lambda known, folder: images_of((1, 28, 28), 2))
+    monkeypatch.setattr(medical, "_read", lambda *_: (images_of((1, 28, 28), 2), {}))
     monkeypatch.setattr(cifar, "_splits", lambda known, options: images_of((3, 32, 32), 10))
     return gcsam.Config(
         networks=("resnet20",), methods=("adam", "sam", "gcsam-a1"), seeds=2, epochs=4, batch=10,
