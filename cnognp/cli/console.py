@@ -72,8 +72,8 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
 
 def markdown(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A table as text for a file in Markdown."""
-    texts = [[" ".join(_cell(item).split()) for item in row] for row in rows]
-    lines = [[*columns], ["---"] * len(columns), *texts]
+    texts = [[" ".join(_cell(item).split()) for item in row] for row in (columns, *rows)]
+    lines = [texts[0], ["---"] * len(columns), *texts[1:]]
     drawn = ("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
     return "\n".join([f"**{title}**", "", *drawn, ""])
 
