@@ -87,9 +87,10 @@ class Spread:
 
     def columns(self, kind: Slice, z: Tensor) -> Callable[..., Iterator[np.ndarray]]:
         """What `landscape.slices.Options` takes as ``elsewhere``."""
-        token = secrets.token_hex(8)
 
         def found(asked: Asked, cut: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+            # A band asks for one line after the other.
+            token = secrets.token_hex(8)
             z_there, origin, *directions = map(self._put, (z, asked.origin, *asked.directions))
             bare = asked._replace(origin=origin, directions=tuple(directions))
             return self._each(_columns, ((token, kind, z_there, bare, t) for t in cut))
