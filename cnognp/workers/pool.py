@@ -22,6 +22,10 @@ from cnognp.workers.units import threaded
 ATTEMPTS = 3
 """So often a call is tried whose worker dies; then it counts as what kills them."""
 _GONE = (EOFError, OSError)
+# A fresh process that has imported what is slow, once, and becomes a worker where one is needed.
+_START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+_STARTING = threading.Lock()
+_IMPORTED = ["cnognp.training.session", "cnognp.measuring.subjects"]
 
 
 class WorkerDied(RuntimeError):
@@ -215,10 +219,13 @@ class _Worker:
     """A process that does what comes through its pipe."""
 
     def __init__(self, threads: int, device: str | None):
-        context = multiprocessing.get_context("spawn")
+        context: Any = multiprocessing.get_context(_START)
+        context.set_forkserver_preload(_IMPORTED)
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, threads, device), daemon=True)
-        self.process.start()
+        given = theirs, threads, {**os.environ, **_named(device)}
+        self.process = context.Process(target=_serve, args=given, daemon=True)
+        with _STARTING:
+            self.process.start()
         # Only then does its death close the pipe.
         theirs.close()
 
@@ -236,8 +243,16 @@ class _Worker:
         return code
 
 
-def _serve(pipe: Connection, threads: int, device: str | None) -> None:
+def _named(device: str | None) -> dict[str, str]:
+    """What the environment says of a device; nothing where there is none of its own."""
+    return {} if device is None else {"CUDA_VISIBLE_DEVICES": device}
+
+
+def _serve(pipe: Connection, threads: int, environment: dict[str, str]) -> None:
     """Calls what comes, until the other end is closed."""
+    # Before anything has asked for a device, after which it would be too late.
+    os.environ.clear()
+    os.environ.update(environment)
     # Who started us is told as well, and closes the pipe.
     for name in ("SIGINT", "SIGUSR1"):
         if hasattr(signal, name):
@@ -246,9 +261,6 @@ def _serve(pipe: Connection, threads: int, device: str | None) -> None:
     # The standard output is that of the command, which may promise one object there.
     sys.stdout = sys.stderr
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-    if device is not None:
-        # Before anything has asked for a device, after which it would be too late.
-        os.environ["CUDA_VISIBLE_DEVICES"] = device
     with suppress(*_GONE), threaded(threads):
         _reply(pipe, None, None)
         while True:

@@ -70,11 +70,6 @@ def fatal(seed: int) -> Lines:
     return drawn(seed)
 
 
-def printing(seed: int) -> Lines:
-    sys.stdout.write("what a library says\n")
-    return drawn(seed)
-
-
 def units(work, arguments) -> list[Unit]:
     return [Unit(f"unit {i}", work, argument) for i, argument in enumerate(arguments)]
 
@@ -190,11 +185,23 @@ def test_files_of_another_argument_and_damaged_ones_are_not_taken(tmp_path):
     assert load(tmp_path / "unit-1.h5").provenance["unit"] == "2"
 
 
-def test_what_a_unit_prints_in_a_worker_stays_off_the_standard_output(capfd):
-    with Pool(2) as made:
-        results_of(units(printing, [0, 1]), executor=made)
-    out, err = capfd.readouterr()
-    assert out == "" and "what a library says" in err
+def test_what_a_unit_prints_in_a_worker_stays_off_the_standard_output(tmp_path):
+    (tmp_path / "said.py").write_text(
+        "def work(n):\n    print('what a library says')\n    return n\n"
+    )
+    script = (
+        "import said; from cnognp.workers import Pool, in_order\n"
+        "if __name__ == '__main__':\n"
+        "    with Pool(2) as pool: print(list(in_order(said.work, [(1,), (2,)], pool)))\n"
+    )
+    (tmp_path / "start.py").write_text(script)
+    done = subprocess.run(
+        [sys.executable, tmp_path / "start.py"],
+        env=runs.ENVIRONMENT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "[1, 2]\n" and "what a library says" in done.stderr, done.stderr
 
 
 def test_what_nobody_waits_for_any_more_does_not_come_to_the_next_call(pool):
