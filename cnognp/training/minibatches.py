@@ -71,6 +71,12 @@ def epoch_of(method: Any) -> Epoch | None:
     return next((epoch for epoch in inside if epoch is not None), None)
 
 
+def steps(method: Any, problem: Problem) -> int:
+    """How many mini-batches the method sees in an epoch of the problem; 1 without any."""
+    epoch = epoch_of(method)
+    return 1 if epoch is None else problem.training.steps(epoch.size)
+
+
 def check_apart(config: Config, problem: Problem, method: Any) -> None:
     """Nothing, if steps and judgements are of one function, or the method can tell them apart.
 

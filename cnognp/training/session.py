@@ -282,7 +282,8 @@ class Training:
         if self.recorder is not None:
             first = slice(MEMBER, MEMBER + 1)
             position = self.start(first) if self.state is None else self.state.position[first]
-            stability = stability_of(self.method, self.state)
+            steps = minibatches.steps(self.method, self.problem)
+            stability = stability_of(self.method, self.state, steps)
             place = position[0].to(self.problem.device)
             self.recorder(self.iteration, place, stability=stability)
 

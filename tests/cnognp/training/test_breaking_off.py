@@ -20,6 +20,10 @@ from landscape.files import temporaries
 pytest.importorskip("torchvision")
 METHODS = {
     "sgd": ["--method", "sgd", "--method.momentum", "0.9", "--batch-size", "16"],
+    "per step": [
+        "--method", "sgd", "--method.momentum", "0.9", "--batch-size", "16", "--schedule",
+        "cosine", "--warmup", "1", "--schedule-per", "step",
+    ],
     "swarm": ["--method", "cnognp", "--batch-size", "16"],
     "epochs": ["--method", "cnognp", "--batch-size", "16", "--method.fitness_from", "epoch"],
     "host": ["--method", "cnognp", "--batch-size", "16", "--members-live", "host"],
@@ -74,6 +78,7 @@ class Breaking:
 
 @pytest.mark.parametrize(("method", "share"), [
     ("sgd", 0.4),
+    ("per step", 0.6),
     pytest.param("sgd", 0.5, marks=pytest.mark.slow),
     pytest.param("sgd", 0.75, marks=pytest.mark.slow),
     pytest.param("swarm", 0.6, marks=pytest.mark.slow),
