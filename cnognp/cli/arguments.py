@@ -15,7 +15,7 @@ from cnognp.methods.registry import flattened
 from cnognp.training.config import text_of, tree_in
 
 # Flags that take no value, so that the word behind them may be the TASK.
-_SWITCHES = ("--resume", "--json", "--quiet", "--help", "--eval-mode")
+_SWITCHES = ("--resume", "--json", "--quiet", "--compile", "--help", "--eval-mode")
 _NOUNS = ("task", "method")
 # What is composed with a method is said without its group, too.
 _COMPOSED = {f"--{key.replace('_', '-')}": key for key in COMPOSED}

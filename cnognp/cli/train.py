@@ -61,6 +61,10 @@ def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
         "--precision", type=Literal[PRECISIONS], default="float32",  # type: ignore[valid-type]
         help="in which networks compute in training; all else is float32",
     )  # fmt: skip
+    parser.add_argument(
+        "--compile", action="store_true",
+        help="train through torch.compile; judging and measuring do without",
+    )  # fmt: skip
     parser.add_argument("--data", type=str, default=None, help="folder of the task's data")
     parser.add_argument(
         "--weights",
@@ -145,6 +149,7 @@ def _config_of(options: Namespace) -> Config:
         weights=options.weights,
         spread=options.spread,
         precision=options.precision,
+        compile=options.compile,
         task_options=task,
         method_options=method,
     )

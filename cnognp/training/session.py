@@ -34,7 +34,7 @@ from cnognp.training.curvature import (
 )
 from cnognp.training.judging import Judging, due, interval, judging
 from cnognp.training.record import Record
-from cnognp.training.remarks import remarks, told_of_memory
+from cnognp.training.remarks import remarks, told_of_compiling, told_of_memory
 from cnognp.training.snapshots import Snapshots, names_of, of_checkpoint, tidy
 from landscape import results
 from landscape.files import DamagedFile, replacing
@@ -78,9 +78,12 @@ class Training:
         Raises:
             ValueError: if the task, the method, a keyword or the device does not exist or fit, or
                 the data are not finite.
+            NotCompiled: if the network is to be compiled and cannot be.
         """
         # What is random is judged, and its curvature recorded, on one draw of it.
-        problem = problem_of(config, data_seed=0, noise_seed=0, precision=config.precision)
+        problem = problem_of(
+            config, data_seed=0, noise_seed=0, precision=config.precision, compiled=config.compile
+        )  # fmt: skip
         problem.check_finite()
         config = minibatches.settled(config, problem)
         method = METHODS[config.method](**config.method_options)
@@ -95,6 +98,8 @@ class Training:
         recorder = recorder_of(config, problem, method)
         # What cannot be cut so is refused before there is a folder.
         minibatches.check(method, problem)
+        if config.compile:
+            minibatches.check_compiled(method, problem)
         method, when = judging(config, problem, method)
         home = home_of(config.members_live, method, start.bytes, problem.device)  # type: ignore[arg-type]
         population = None
@@ -409,6 +414,7 @@ def train(
         DamagedFile: if there are checkpoints but none is whole, or of another model.
         OSError: if the disk refuses.
         OutOfMemory: if there is no memory left; says what to lower.
+        NotCompiled: if the network is to be compiled and cannot be; says why.
         KeyboardInterrupt: if there was one before the first round was done.
     """
     if folder.path.exists() and not resume:
@@ -421,7 +427,9 @@ def train(
         # As the run would have left it, had it not been killed in its very last moment.
         tidy(folder.snapshots, names_of(of_checkpoint(folder.snapshots, found)))
         return found
-    with _threads(config.threads), told_of_memory(config, folder):
+    with (
+        _threads(config.threads), told_of_memory(config, folder), told_of_compiling(config, folder)
+    ):  # fmt: skip
         training = Training.of(config, folder.path)
         for line in remarks(config, training.problem):
             warn(line)
