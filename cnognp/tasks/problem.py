@@ -426,8 +426,13 @@ def _on(device: torch.device, module: nn.Module) -> nn.Module:
         return module.to(device)
 
 
-def problem_of(config: "Config", **options: Any) -> Problem:
-    """The task of a configuration on its device; options are those of `Problem`.
+def problem_of(config: "Config", weights: str | None = None, **options: Any) -> Problem:
+    """The task of a configuration on its device.
+
+    Args:
+        config: says which.
+        weights: where those are that member 0 starts at; as the configuration says where None.
+        options: of `Problem`.
 
     Raises:
         ValueError: if the task, the method or the device does not exist, the loss or a metric does
@@ -441,7 +446,8 @@ def problem_of(config: "Config", **options: Any) -> Problem:
         raise ValueError(f"unknown method {config.method!r}; there are {', '.join(METHODS)}")
     task = task_of(config.task, config.seed, config.task_options)
     network = {**defaults(config.task), **config.task_options}.get("network", "")
-    task = begun_at(task, config.weights, config.spread, str(network))
+    weights = config.weights if weights is None else weights
+    task = begun_at(task, weights, config.spread, str(network))
     problem = Problem(task, choose_device(config.device), **options)
     fit.check_classes(problem)
     try:

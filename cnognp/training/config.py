@@ -244,6 +244,15 @@ class RunFolder:
         return self.path / "figures"
 
     @property
+    def start(self) -> "RunFolder":
+        """Where a copy of the weights is that member 0 began at, if any, as those of a run."""
+        return RunFolder(self.path / "start")
+
+    def weights(self, config: Config) -> str:
+        """What member 0 begins at: the run's own copy of that, or what the configuration names."""
+        return str(self.start.path) if self.start.best.is_file() else config.weights
+
+    @property
     def best_loss(self) -> Path:
         """The loss of the best member as a state dict, where it is a module with tensors."""
         return self.path / "best_loss.safetensors"

@@ -82,7 +82,8 @@ class Training:
         """
         # What is random is judged, and its curvature recorded, on one draw of it.
         problem = problem_of(
-            config, data_seed=0, noise_seed=0, precision=config.precision, compiled=config.compile
+            config, config.weights if folder is None else RunFolder(folder).weights(config),
+            data_seed=0, noise_seed=0, precision=config.precision, compiled=config.compile,
         )  # fmt: skip
         problem.check_finite()
         config = minibatches.settled(config, problem)
@@ -389,6 +390,7 @@ def train(
     folder: RunFolder,
     *,
     resume: bool = False,
+    begun: Callable[[Training], None] = lambda training: None,
     progress: Callable[[Training, Info], None] | None = None,
     leave: Callable[[], bool] = lambda: False,
     warn: Callable[[str], None] = lambda message: None,
@@ -400,6 +402,7 @@ def train(
         config: what to train.
         folder: where it lives; must not exist unless ``resume``.
         resume: go on from the newest whole checkpoint, or begin where there is none.
+        begun: called when all is set up and nothing is trained yet.
         progress: called after every round.
         leave: asked after every round; where it says so, the run ends with a checkpoint.
         warn: gets one line for each damaged checkpoint that was passed over, one where members live
@@ -447,8 +450,10 @@ def train(
             # Its arrays are large, and what is needed of them is in the training now.
             found = None
         folder.clear_stale()
+        _keep_start(training, folder)
         if training.snapshots is not None:
             training.snapshots.clear()
+        begun(training)
 
         def after(training: Training, info: Info) -> bool:
             if progress is not None:
@@ -476,6 +481,26 @@ def _save(training: Training, folder: RunFolder, *, instead: bool = False) -> Ch
     if training.snapshots is not None:
         training.snapshots.saved(last=training.status in (FINISHED, DIVERGED))
     return made
+
+
+def _keep_start(training: Training, folder: RunFolder) -> None:
+    """Copies the weights that member 0 starts at, if they were named, into the run's folder.
+
+    Who goes on, or measures, needs them, and the file or the run that they come from may go.
+    """
+    copy, risk = folder.start, training.problem.training
+    if not training.config.weights or copy.best.is_file():
+        return
+    copy.path.mkdir(exist_ok=True)
+    z = risk.point()
+    # The network last: where it is, the copy is whole.
+    for path, tensors in (
+        (copy.best_loss, risk.loss_state_dict(z)),
+        (copy.best, risk.state_dict(z)),
+    ):
+        if tensors:
+            with replacing(path) as temporary:
+                temporary.write_bytes(encoded({name: t.cpu() for name, t in tensors.items()}))
 
 
 def _newest(folder: RunFolder, warn: Callable[[str], None]) -> Checkpoint | None:
