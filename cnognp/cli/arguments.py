@@ -150,7 +150,7 @@ def listed(argv: Sequence[str], parser: ArgumentParser) -> list[str]:
     }
     words: list[str] = []
     for word, before in zip(argv, ["", *argv], strict=False):
-        flag, equals, value = word.partition("=")
+        flag, _, value = word.partition("=")
         if before in several and "," in word:
             word = bracketed(word)
         elif flag in several and "," in value:

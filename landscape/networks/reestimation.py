@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from landscape.networks.risk import Risk
-from landscape.objective import Derived, Sum, Term, value_and_grad
+from landscape.objective import Derived, Sum, Term, value, value_and_grad
 
 
 class Reestimated(Derived):
@@ -58,6 +58,10 @@ class Reestimated(Derived):
             yield lambda rows, i=place: torch.stack([
                 terms[i](row) for terms, row in zip(parts(rows), rows, strict=True)
             ])
+
+    def value(self, rows: Tensor) -> Tensor:
+        # Point by point: from term to term, every point would be estimated anew.
+        return torch.stack([value(self.at(row), row) for row in rows])
 
     def value_and_grad(self, z: Tensor) -> tuple[Tensor, Tensor]:
         pairs = [value_and_grad(self.at(row), row) for row in z]

@@ -1,13 +1,13 @@
 """Objectives that are made of others."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import repeat
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from landscape.objective.derivatives import batched_terms, value_and_grad
+from landscape.objective.derivatives import batched_terms, value, value_and_grad
 from landscape.objective.protocol import Objective, Term, offered
 
 
@@ -29,6 +29,17 @@ class Derived:
     def inside(self, z: Tensor) -> Tensor:
         """The points (..., p) of the parts at points (..., dim) of the whole."""
         return z
+
+    @property
+    def value(self) -> Callable[[Tensor], Tensor] | None:
+        """The values (n,) at points (n, dim), part by part; None where no part has its own way."""
+        if all(offered(part, "value") is None for part in self.parts):
+            return None
+        return self._own_values
+
+    def _own_values(self, rows: Tensor) -> Tensor:
+        first, *others = (value(part, self.inside(rows)) for part in self.parts)
+        return sum(others, first)
 
     @property
     def chunk(self) -> int | None:

@@ -49,7 +49,8 @@ def value(
     # A term may keep tensors for later, which would be useless if made in inference mode.
     with torch.inference_mode(False), torch.no_grad():
         if (own := offered(objective, "value")) is not None:
-            return own(rows).reshape(z.shape[:-1])
+            pieces = tuple(own(piece) for piece in _pieces(objective, rows, chunk))
+            return _joined(pieces).reshape(z.shape[:-1])
         total = None
         for part in values_by_term(objective, rows, chunk):
             total = part if total is None else total + part
