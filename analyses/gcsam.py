@@ -26,12 +26,14 @@ from torch.nn import functional as F
 
 from analyses.budgets import moments
 from analyses.ends import MEASURES, correlations, flatness, judged
-from analyses.images import few, outputs
+from analyses.images import outputs
 from analyses.paired import differences
 from analyses.stationary import require_one_of
 from cnognp.method import Method
 from cnognp.methods import METHODS
 from cnognp.tasks.problem import Problem, choose_device, task_of
+from cnognp.tasks.registry import check_data
+from cnognp.tasks.tabular import few
 from cnognp.tasks.task import accuracy
 from cnognp.workers import Unit, results_of
 from landscape.results import provenance
@@ -60,6 +62,7 @@ class Config:
     Args:
         task: breastmnist, pneumoniamnist or cifar10.
         data: folder of its data.
+        verify: take nothing but the published file of MedMNIST; false takes any of its form.
         networks: names that the task knows, each once.
         methods: some of sgd, adam, sam, gcsam-a1 and gcsam-a3.
         seeds: runs of each method, at least 2.
@@ -83,6 +86,7 @@ class Config:
 
     task: str = "breastmnist"
     data: str = "data"
+    verify: bool = True
     networks: tuple[str, ...] = ("resnet20", "vit-t")
     methods: tuple[str, ...] = COMPARED
     seeds: int = 6
@@ -149,6 +153,15 @@ class Best(NamedTuple):
     seconds: float
 
 
+def check(config: Config) -> None:
+    """Nothing, if the images are there; none is read.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+    """
+    check_data(config.task, config.data)
+
+
 def study(config: Config, progress: Callable[[str], None] | None = None) -> Optimisers:
     """How the methods end, how flat it is there, and how soon they were at their best.
 
@@ -181,6 +194,8 @@ def ending(given: Run) -> Ending:
     options: dict[str, Any] = {"data": config.data, "network": given.network}
     if config.task == "cifar10":
         options["validation"] = config.validation
+    else:
+        options["verify"] = config.verify
     task = few(task_of(config.task, given.seed, options), config.images, given.seed)
     problem = Problem(task, choose_device(config.device), data_seed=0, noise_seed=0)
     batches = -(-len(task.train[1]) // config.batch)
@@ -202,7 +217,8 @@ def ending(given: Run) -> Ending:
         task=config.task, method=given.method, rate=config.rate, seed=given.seed, scores=SCORES,
         score=np.array(scores),
         **flatness(judged(problem, z, config.measured), z, config.options, points),
-        gradients=stand.passes * batches, seconds=seconds, provenance=provenance(),
+        gradients=stand.passes * batches, seconds=seconds,
+        provenance={**provenance(), **task.provenance},
     )  # fmt: skip
 
 
@@ -256,7 +272,7 @@ def joined(config: Config, found: Sequence[Any]) -> dict[str, Any]:
         low=np.exp(told.low).reshape(sizes),
         high=np.exp(told.high).reshape(sizes),
         p_holm=told.p_holm.reshape(sizes),
-        notes=NOTES,
+        notes=NOTES + _foreign(found),
         answers="",
         confidence=config.confidence,
         provenance=provenance(configuration=asdict(config)),
@@ -268,6 +284,13 @@ def joined(config: Config, found: Sequence[Any]) -> dict[str, Any]:
         )
         for network, part in zip(config.networks, each.tolist(), strict=True)
     }  # fmt: skip
+
+
+def _foreign(found: Sequence[Ending]) -> tuple[str, ...]:
+    """A note where the data are not those of the published file; none where they are."""
+    files = [each.provenance["data_file"] for each in found if "data_file" in each.provenance]
+    said = sorted({f"{file['name']} (MD5 {file['md5']})" for file in files})
+    return (f"The data are not the published file, but {', '.join(said)}.",) if said else ()
 
 
 def answers(found: Optimisers) -> str:

@@ -110,10 +110,9 @@ def of_run(
     config = folder.config()
     config = replace(config, task_options={**config.task_options, **(moved or {})})
     found = _found(folder, step)
-    source = Source(
-        config.to_yaml(), device=device or config.device, evaluate=evaluate,
-        options=tuple(options.items()),
-    )  # fmt: skip
+    text = replace(config, weights=folder.weights(config)).to_yaml()
+    here = device or config.device
+    source = Source(text, device=here, evaluate=evaluate, options=tuple(options.items()))
     problem = source.problem()
     model = problem.as_given.layout.digest
     if found.meta.get("model") != model or found.meta.get("data") != problem.data_digest:

@@ -213,6 +213,8 @@ class Products:
 class _Some(Derived):
     """Some of the terms of an objective, which follow each other."""
 
+    value = None  # that of the whole
+
     def __init__(self, objective: Any, first: int, last: int):
         self.parts, self.dim = (objective,), objective.dim
         self._span = first, last

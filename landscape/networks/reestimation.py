@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from landscape.networks.risk import Risk
-from landscape.objective import Derived, Sum, Term, value_and_grad
+from landscape.objective import Derived, Sum, Term, value, value_and_grad
 
 
 class Reestimated(Derived):
@@ -59,6 +59,10 @@ class Reestimated(Derived):
                 terms[i](row) for terms, row in zip(parts(rows), rows, strict=True)
             ])
 
+    def value(self, rows: Tensor) -> Tensor:
+        # Point by point: from term to term, every point would be estimated anew.
+        return torch.stack([value(self.at(row), row) for row in rows])
+
     def value_and_grad(self, z: Tensor) -> tuple[Tensor, Tensor]:
         pairs = [value_and_grad(self.at(row), row) for row in z]
         values, grads = zip(*pairs, strict=True)
@@ -108,3 +112,7 @@ class Stochastic(Derived):
     ) -> Iterator[Risk]:
         """The mini-batches of the risk that is trained on."""
         return self.training.minibatches(size, generator, epochs=epochs, parts=parts)
+
+    def steps(self, size: int) -> int:
+        """How many of them there are in an epoch."""
+        return self.training.steps(size)

@@ -1,13 +1,13 @@
 """Objectives that are made of others."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import repeat
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from landscape.objective.derivatives import batched_terms, value_and_grad
+from landscape.objective.derivatives import batched_terms, value, value_and_grad
 from landscape.objective.protocol import Objective, Term, offered
 
 
@@ -29,6 +29,17 @@ class Derived:
     def inside(self, z: Tensor) -> Tensor:
         """The points (..., p) of the parts at points (..., dim) of the whole."""
         return z
+
+    @property
+    def value(self) -> Callable[[Tensor], Tensor] | None:
+        """The values (n,) at points (n, dim), part by part; None where no part has its own way."""
+        if all(offered(part, "value") is None for part in self.parts):
+            return None
+        return self._own_values
+
+    def _own_values(self, rows: Tensor) -> Tensor:
+        first, *others = (value(part, self.inside(rows)) for part in self.parts)
+        return sum(others, first)
 
     @property
     def chunk(self) -> int | None:
@@ -87,3 +98,9 @@ class Sum(Derived):
                     yield Sum(batch, *others)
                 return
         yield from repeat(self) if epochs is None else repeat(self, epochs)
+
+    def steps(self, size: int) -> int:
+        """How many mini-batches there are in an epoch."""
+        streams = (part for part in self.parts if offered(part, "minibatches") is not None)
+        first = next(streams, None)
+        return 1 if first is None else first.steps(size)

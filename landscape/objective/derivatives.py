@@ -49,7 +49,8 @@ def value(
     # A term may keep tensors for later, which would be useless if made in inference mode.
     with torch.inference_mode(False), torch.no_grad():
         if (own := offered(objective, "value")) is not None:
-            return own(rows).reshape(z.shape[:-1])
+            pieces = tuple(own(piece) for piece in _pieces(objective, rows, chunk))
+            return _joined(pieces).reshape(z.shape[:-1])
         total = None
         for part in values_by_term(objective, rows, chunk):
             total = part if total is None else total + part
@@ -224,7 +225,7 @@ class second_order:
         objective: what will be differentiated.
 
     Raises:
-        ValueError: if it is computed in a narrower type than that of its points.
+        ValueError: if it is computed in a narrower type than that of its points, or compiled.
     """
 
     def __init__(self, objective: Any = None):
@@ -232,6 +233,11 @@ class second_order:
             raise ValueError(
                 f"products with the Hessian are not taken in {narrow}, in which their rounding is "
                 "as large as they are: use precision float32"
+            )
+        if trait(objective, "once"):
+            raise ValueError(
+                "products with the Hessian are not taken of a compiled network, whose graphs have "
+                "no second derivative: use the risk that it was made from"
             )
         self._objective = objective
 

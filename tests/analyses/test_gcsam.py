@@ -1,5 +1,6 @@
 """Scores of optimisers against other definitions, and the study on a few generated images."""
 
+import hashlib
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +16,7 @@ from cnognp.tasks import cifar, medical
 from cnognp.tasks.networks import small_conv
 from cnognp.tasks.problem import Problem, task_of
 from cnognp.tasks.tabular import Splits, tensors
-from cnognp.workers import results_of
+from cnognp.workers import UnitError, results_of
 from landscape.results import load, save
 from landscape.results.finetuning import Ending
 from landscape.sharpness import Options
@@ -110,6 +111,27 @@ def test_the_study_runs_whole_and_its_result_survives_a_file(tiny, tmp_path):
     again = load(tmp_path / "it.h5")
     np.testing.assert_array_equal(again.value, found.value)
     assert "Does GCSAM end flatter" in again.said()[0] and len(again.tables()) == 2
+
+
+def test_a_file_of_ones_own_is_taken_where_it_is_allowed_and_the_result_names_it(
+    tiny, tmp_path, monkeypatch
+):
+    monkeypatch.undo()
+    monkeypatch.setattr(medical, "architecture", network)
+    pairs = zip(("train", "val", "test"), images_of((1, 28, 28), 2), strict=True)
+    arrays = {
+        f"{split}_{name}": part.numpy().squeeze()
+        for split, pair in pairs
+        for name, part in zip(("images", "labels"), pair, strict=True)
+    }
+    np.savez(tmp_path / "breastmnist.npz", **arrays)
+    config = replace(tiny, data=str(tmp_path), methods=("adam",), epochs=2)
+    with pytest.raises(UnitError, match="not the published file"):
+        results_of(gcsam.units(config))
+    allowed = replace(config, verify=False)
+    found = gcsam.joined(allowed, results_of(gcsam.units(allowed)))["gcsam"]
+    md5 = hashlib.md5((tmp_path / "breastmnist.npz").read_bytes()).hexdigest()
+    assert f"breastmnist.npz (MD5 {md5})" in found.notes[-1] and len(found.notes) == 4
 
 
 # The comparison, of endings that are made up

@@ -26,9 +26,10 @@ from torch.optim.swa_utils import update_bn
 
 from landscape.curvature import Hessian, gradients
 from landscape.networks.data import Data
-from landscape.networks.reestimation import Reestimated
+from landscape.networks.reestimation import Reestimated, Stochastic
 from landscape.networks.risk import EmpiricalRisk
 from landscape.objective import Ridge, Sum, hvp, value, value_and_grad
+from landscape.restriction import Restriction
 from landscape.slices import line
 from landscape.spectrum import top_eigenpairs
 
@@ -294,6 +295,24 @@ def test_a_risk_that_reestimates_at_every_point_is_that_of_each_point():
         close(products[i], hvp(frozen, row, z.flip(0)[i]), **CLOSE)
     close(value(everywhere, z), values, **CLOSE)
     assert value(risk, z[0]) != values[0]
+
+
+@pytest.mark.parametrize("of", [
+    lambda risk: Reestimated(risk),
+    lambda risk: Stochastic(Reestimated(risk), risk),
+    lambda risk: Sum(Ridge(0.1, dim=risk.dim), Reestimated(risk)),
+    lambda risk: Restriction(Reestimated(risk), risk.point(), torch.eye(risk.dim)),
+])  # fmt: skip
+def test_statistics_are_estimated_once_for_each_of_several_points(of, monkeypatch):
+    risk, estimated = EmpiricalRisk(built(twice), uneven(X, Y), CE), []
+    own = EmpiricalRisk.reestimated
+    monkeypatch.setattr(
+        EmpiricalRisk, "reestimated", lambda *given: estimated.append(1) or own(*given)
+    )
+    objective, z = of(risk), 0.2 * normal(3, risk.dim)
+    together = value(objective, z)
+    assert len(estimated) == 3
+    close(together, torch.stack([value(objective, row) for row in z]), **CLOSE)
 
 
 def test_a_state_with_reestimated_statistics_loads_into_the_plain_module(make, x):
