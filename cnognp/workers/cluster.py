@@ -2,6 +2,9 @@
 
 import os
 import secrets
+import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager, suppress
@@ -14,7 +17,6 @@ from cnognp.workers.units import threaded
 
 RETRIES = 5
 """So often a unit is run again whose worker or node is lost."""
-_HERE = "127.0.0.1"
 
 
 class ClusterError(RuntimeError):
@@ -50,8 +52,8 @@ class Cluster(Executor):
     """
 
     def __init__(self, address: str = "", workers: int = 1, threads: int = 1, gpus: int = 0):
-        self._ray = _imported()
         address = address or os.environ.get("RAY_ADDRESS", "")
+        self._ray = _imported(guarded=not address)
         self._owns = not self._ray.is_initialized()
         if self._owns:
             _connect(self._ray, address, workers * threads)
@@ -112,9 +114,16 @@ def _run(threads: int, work: Callable[..., Any], given: Any, named: Any) -> Any:
         return work(*given, **named)
 
 
-def _imported() -> Any:
-    # Unset, Ray lets every task have one thread, whatever it asks for.
-    os.environ.setdefault("RAY_DISABLE_IMPORT_WARNING", "1")
+def _imported(guarded: bool) -> Any:
+    """Ray, with tokens where it is ours to say; it reads that once, when it is imported.
+
+    Raises:
+        ClusterError: if it is not installed.
+    """
+    if guarded and "ray" not in sys.modules:
+        # Nobody else on this machine may send work to what is started here.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     try:
         import ray
     except ImportError:
@@ -134,12 +143,16 @@ def _connect(ray: Any, address: str, processors: int) -> None:
     if address:
         said["address"] = address
     else:
-        # Nobody else on this machine may send it work.
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        said |= {"num_cpus": processors, "include_dashboard": False, "_node_ip_address": _HERE}
-    with _explained(ray, address):
-        ray.init(**said)
+        said |= {"num_cpus": processors, "include_dashboard": False}
+    here = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        with _explained(ray, address):
+            ray.init(**said)
+    finally:
+        # Ray would end this process where we heed the signal.
+        if here:
+            signal.signal(signal.SIGTERM, handler)
 
 
 @contextmanager
