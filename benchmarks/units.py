@@ -125,7 +125,11 @@ def main() -> None:
             said = overhead(pool, 50)
             report(
                 "a round of 20 units that do nothing, 2 workers of the pool",
-                {"milliseconds": said, "under 5": said < GOALS["pool"], "seconds to start": started},
+                {
+                    "milliseconds": said,
+                    "under 5": said < GOALS["pool"],
+                    "seconds to start": started,
+                },
                 options,
             )  # fmt: skip
         if "trajectories" in options.parts:
@@ -145,7 +149,11 @@ def main() -> None:
             said = overhead(cluster, 50)
             report(
                 "a round of 20 units that do nothing, 2 processors of Ray",
-                {"milliseconds": said, "under 50": said < GOALS["ray"], "seconds to start": started},
+                {
+                    "milliseconds": said,
+                    "under 50": said < GOALS["ray"],
+                    "seconds to start": started,
+                },
                 options,
             )  # fmt: skip
 

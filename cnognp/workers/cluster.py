@@ -179,7 +179,7 @@ def _explained(ray: Any, address: str = "") -> Iterator[None]:
             f"({type(error).__name__}: {_first(error)}); what was saved before stays: start it "
             "anew and go on with --resume"
         ) from None
-    except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
+    except (ConnectionError, TimeoutError, RuntimeError, ValueError, ImportError) as error:
         raise ClusterError(_advice(address, _first(error))) from None
 
 

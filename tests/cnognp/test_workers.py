@@ -296,6 +296,17 @@ def test_one_worker_is_this_process_with_its_threads():
     assert torch.get_num_threads() == before
 
 
+def test_ray_that_is_not_installed_or_does_not_fit_is_told_in_a_line(monkeypatch):
+    from cnognp.workers import cluster
+
+    monkeypatch.setitem(sys.modules, "ray", None)
+    for name in ("ray", "ray://10.0.0.1:10001"):
+        with pytest.raises(cluster.ClusterError, match=r"pip install 'cnognp\[ray\]'"):
+            with engine(name):
+                pass
+    assert "another version" in cluster._advice("", "Version mismatch: the cluster has 2.1")
+
+
 def total(array) -> tuple[float, int]:
     return float(taken(array).sum()), os.getpid()
 
