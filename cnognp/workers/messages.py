@@ -24,10 +24,10 @@ _SHARES = hasattr(os, "memfd_create") and hasattr(socket, "send_fds")
 class Lent:
     """An array that many messages name, in memory that every receiver maps."""
 
-    descriptor: int | None
+    descriptor = -1  # where it is small, and goes along
 
     def __init__(self, array: np.ndarray):
-        self.array, self.descriptor = array, None
+        self.array = array
         if _fits(array):
             self.array, self.descriptor = _shared(array)
 
@@ -36,7 +36,7 @@ class Lent:
         return np.asarray, (self.array,)
 
     def __del__(self):
-        if getattr(self, "descriptor", None) is not None:
+        if self.descriptor >= 0:
             os.close(self.descriptor)
 
 
@@ -126,7 +126,7 @@ class _Pickler(pickle.Pickler):
         self._held = held
 
     def persistent_id(self, thing: Any) -> Any:
-        shared = isinstance(thing, Lent) and thing.descriptor is not None
+        shared = isinstance(thing, Lent) and thing.descriptor >= 0
         if not shared and not (isinstance(thing, np.ndarray) and _fits(thing)):
             return None
         return None if self._held.full(thing) else self._held.place(thing)
