@@ -45,7 +45,7 @@ def test_train_and_analyze_say_the_same_with_two_workers(call):
     ("flags", "said"),
     [
         ("--workers 0", "workers must be at least 1, got 0"),
-        ("--threads -1", "threads must be at least 0, got -1"),
+        ("--threads -1", "at least 0, got -1"),
         ("--engine dask", "engine must be pool, ray or ray://HOST:PORT, got 'dask'"),
     ],
 )
