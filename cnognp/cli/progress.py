@@ -56,7 +56,7 @@ def told(
         def begun(training: "Training") -> None:
             said = setting(training)
             bar.update(task, note=said)
-            if aloud and not is_small(training.problem):
+            if aloud and (reads or not is_small(training.problem)):
                 console.note(f"{said}, in {folder.path}")
 
         def progress(training: "Training", info: Any) -> None:
