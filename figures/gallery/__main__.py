@@ -28,6 +28,8 @@ PICTURES: Mapping[str, Mapping[str, str]] = MappingProxyType({
         "contour": "resnet20-contour", "relief": "resnet20-relief",
     },
     "finetune/analysis/finetune.h5": {"differences": "finetune", "planes": "finetune-planes"},
+    "gcsam-breastmnist/analysis/gcsam.h5": {"ratios": "gcsam-breastmnist"},
+    "gcsam-cifar10/analysis/gcsam.h5": {"ratios": "gcsam-cifar10"},
     "digits/analysis/curvature.h5": {"recording": "recording"},
     "demo/analysis/six-hump-camel-gd.h5": {
         "map": "six-hump-camel-map", "shares": "six-hump-camel-shares",
