@@ -22,7 +22,14 @@ from landscape.objective import (
     value,
     widened,
 )
-from landscape.slices.evaluators import Evaluation, Plain, evaluator, has_fast, shares_of
+from landscape.slices.evaluators import (
+    Evaluation,
+    Plain,
+    evaluator,
+    has_fast,
+    shares_of,
+    standard_error,
+)
 from landscape.slices.journal import Journal
 from landscape.slices.metrics import MEASURED, Metric
 
@@ -236,16 +243,7 @@ class Sweep:
             if self._shares is None:
                 return [_total(self._evaluator, t)]
             terms = torch.stack([torch.cat(parts) for parts in _by_term(self._evaluator, t)])
-        wide = widened(terms)
-        shares = torch.tensor(
-            [np.nan if s is None else s for s in self._shares],
-            dtype=torch.float64,
-            device=wide.device,
-        )
-        kept = ~shares.isnan()
-        weights, batches = shares[kept].unsqueeze(-1), wide[kept]
-        spread = (batches / weights - batches.sum(0)) ** 2
-        error = ((weights * spread).sum(0) / (len(batches) - 1)).sqrt()
+        error = standard_error(widened(terms), self._shares)
         return [_summed(terms), error]
 
     def _points(self, t: np.ndarray) -> Iterator[Tensor]:
