@@ -10,8 +10,6 @@ from torch import Tensor
 from landscape.objective import ordinary, widened
 
 Coefficients = Callable[[np.ndarray], np.ndarray]
-# Chords by which the length of a curve is measured, between two of its corners.
-_CHORDS = 2000
 
 
 class Curve:
@@ -25,6 +23,7 @@ class Curve:
         directions: (k, p).
         coefficients: from t (n,) to (n, k); what it gives at 0 and 1 is not used.
         corners: increasing t from 0 to 1 between which the curve is smooth.
+        chords: by how many at least its length is measured.
     """
 
     def __init__(
@@ -34,11 +33,12 @@ class Curve:
         directions: Float[Tensor, "k p"],
         coefficients: Coefficients,
         corners: np.ndarray | None = None,
+        chords: int = 2000,
     ):
         self.a, self.b = ordinary(a), ordinary(b)
         self._directions, self._coefficients = ordinary(directions), coefficients
         corners = np.array([0.0, 1.0]) if corners is None else corners
-        self._t = _finer(corners)
+        self._t = _finer(corners, chords)
         coordinates = coefficients(self._t)
         wide = widened(self._directions)
         gram = (wide @ wide.T).cpu().numpy()
@@ -88,13 +88,17 @@ def chain(pivots: Float[Tensor, "k p"]) -> Curve:
     if len(pivots) < 2:
         raise ValueError(f"a chain needs at least 2 pivots, got {len(pivots)}")
     corners = np.linspace(0.0, 1.0, len(pivots))
-    places = np.arange(1, len(pivots))
 
-    def hats(t: np.ndarray) -> np.ndarray:
-        position = np.asarray(t)[:, None] * (len(pivots) - 1)
-        return np.clip(1 - np.abs(position - places), 0.0, None)
+    def coefficients(t: np.ndarray) -> np.ndarray:
+        return hats(t, len(pivots))[:, 1:]
 
-    return Curve(pivots[0], pivots[-1], pivots[1:] - pivots[0], hats, corners)
+    return Curve(pivots[0], pivots[-1], pivots[1:] - pivots[0], coefficients, corners)
+
+
+def hats(t: np.ndarray, count: int) -> Float[np.ndarray, "n k"]:
+    """The weights (n, count) of pivots at equal distances in t, between which all is linear."""
+    position = np.asarray(t, dtype=float)[:, None] * (count - 1)
+    return np.clip(1 - np.abs(position - np.arange(count)), 0.0, None)
 
 
 def sines(a: Tensor, b: Tensor, amplitudes: Float[Tensor, "n p"]) -> Curve:
@@ -129,12 +133,9 @@ def bernstein_weights(t: np.ndarray, degree: int) -> Float[np.ndarray, "n k"]:
     return rows
 
 
-def _finer(corners: np.ndarray) -> np.ndarray:
-    """The corners with so many points between them that there are at least ``_CHORDS`` chords.
-
-    Two corners alone get them as well: a smooth curve is not one chord.
-    """
-    each = -(-_CHORDS // (len(corners) - 1))
+def _finer(corners: np.ndarray, chords: int) -> np.ndarray:
+    """The corners with equally many points between any two, for at least so many chords."""
+    each = -(-chords // (len(corners) - 1))
     pairs = zip(corners[:-1], corners[1:], strict=True)
     parts = [np.linspace(low, high, each, endpoint=False) for low, high in pairs]
     return np.append(np.concatenate(parts), corners[-1])

@@ -12,7 +12,7 @@ from torch import Tensor
 from landscape.objective import Objective, judged, widened
 from landscape.paths.curves import Curve, straight
 from landscape.paths.ground import Ground
-from landscape.paths.profile import Options, Profile, errors, kept, metrics, profile
+from landscape.paths.profile import Options, Profile, by_term, errors, kept, metrics, profile
 from landscape.results import Path, provenance
 
 Told = Callable[[int, int], None]
@@ -87,7 +87,7 @@ def find(
         else:
             found = finder.search(ground, line, told)
             along = profile(ground, found.curve, options)
-            if along.height < line.height - _rounding(ground) * abs(line.height):
+            if _lower(along.height, line.height, ground):
                 best, status, measured = found.curve, found.status, along
             else:
                 status = f"the straight line: nothing lower was found ({found.status})"
@@ -110,9 +110,8 @@ def _result(
     more: dict[str, Any] = {}
     if options.standard_errors:
         # Once more, term by term, of the path that it has come to alone.
-        by_term = profile(ground, curve, Options(points=options.points, refinement=0), terms=True)
-        top = widened(ground.values_by_term(summit))[:, 0].cpu().numpy()
-        named = errors(by_term, ground.objective, top)
+        terms = by_term(ground, curve, np.append(grid, measured.top))
+        named = errors(terms[:, :-1], terms[:, -1], ground.objective)
         more |= dict(zip(("standard_error", "height_error", "barrier_error"), named, strict=True))
     evaluations, gradients = ground.evaluations, ground.gradients
     if options.metrics:
@@ -149,5 +148,18 @@ def _result(
     )
 
 
-def _rounding(ground: Ground) -> float:
-    return 8 * torch.finfo(ground.a.dtype).eps
+def _lower(height: float, line: float, ground: Ground) -> bool:
+    """Whether a path is lower than the line, and by more than rounding."""
+    if not np.isfinite(line):
+        return bool(np.isfinite(height))
+    return height < line - 8 * torch.finfo(ground.a.dtype).eps * abs(line)
+
+
+def require(condition: bool, name: str, expected: str, got: object) -> None:
+    """Nothing, if a setting is in range.
+
+    Raises:
+        ValueError: if it is not; names what was expected and what came.
+    """
+    if not condition:
+        raise ValueError(f"{name} must be {expected}, got {got}")

@@ -84,7 +84,6 @@ class Profile(NamedTuple):
         height: the largest loss that was found.
         top: share of the length up to that point.
         chord_barrier: the largest excess over the chord between the losses of the ends.
-        terms: (b, n), term by term in float64, where standard errors are wanted.
     """
 
     share: np.ndarray
@@ -92,7 +91,6 @@ class Profile(NamedTuple):
     height: float
     top: float
     chord_barrier: float
-    terms: np.ndarray | None = None
 
     @property
     def barrier(self) -> float:
@@ -100,7 +98,7 @@ class Profile(NamedTuple):
         return self.height - float(self.loss[0] + self.loss[-1]) / 2
 
 
-def profile(ground: Ground, curve: Curve, options: Options, *, terms: bool = False) -> Profile:
+def profile(ground: Ground, curve: Curve, options: Options) -> Profile:
     """The loss on the dense grid, its maximum refined.
 
     A loss that is not finite stays in the grid; the height is then infinite.
@@ -109,15 +107,10 @@ def profile(ground: Ground, curve: Curve, options: Options, *, terms: bool = Fal
         ground: where it is evaluated.
         curve: the path.
         options: how finely.
-        terms: whether losses are to be known term by term.
     """
     share = np.linspace(0.0, 1.0, options.points)
-    parts = [
-        _fetched(ground.values_by_term(rows) if terms else ground.values(rows)[None])
-        for rows in pieces(ground, curve, share)
-    ]
-    by_term = np.concatenate(parts, axis=1)
-    loss = by_term.sum(0)
+    parts = [_fetched(ground.values(rows)) for rows in pieces(ground, curve, share)]
+    loss = np.concatenate(parts)
     # The ends are known, and are the same along every path.
     loss[[0, -1]] = _fetched(ground.losses)
     first, last = loss[0], loss[-1]
@@ -135,7 +128,13 @@ def profile(ground: Ground, curve: Curve, options: Options, *, terms: bool = Fal
         if (other := excess + float(chord(at))) > height:
             height, top = other, at
         found = height, top, max(excess, height - float(chord(top)))
-    return Profile(share, loss, *found, by_term if terms else None)
+    return Profile(share, loss, *found)
+
+
+def by_term(ground: Ground, curve: Curve, share: np.ndarray) -> np.ndarray:
+    """The loss (b, n) term by term at points of a curve."""
+    rows = pieces(ground, curve, share)
+    return np.concatenate([_fetched(ground.values_by_term(row)) for row in rows], axis=1)
 
 
 def pieces(ground: Ground, curve: Curve, share: np.ndarray) -> Iterator[Tensor]:
@@ -167,21 +166,20 @@ def metrics(ground: Ground, curve: Curve, options: Options, share: np.ndarray) -
 
 
 def errors(
-    profiled: Profile, objective: Any, summit: np.ndarray
+    terms: np.ndarray, summit: np.ndarray, objective: Any
 ) -> tuple[np.ndarray, float, float]:
     """The standard errors (n,) along a curve, of its height and of its barrier.
 
     Args:
-        profiled: with terms.
+        terms: (b, n), the loss term by term on the grid.
+        summit: (b,), the same at the highest point.
         objective: whose batches the terms are of.
-        summit: (b,), the terms at the highest point.
 
     Raises:
         ValueError: if it has not at least two batches.
     """
-    terms = profiled.terms
-    ends = (terms[:, 0] + terms[:, -1]) / 2  # type: ignore[index]
-    columns = np.column_stack([terms, summit, summit - ends])  # type: ignore[arg-type]
+    ends = (terms[:, 0] + terms[:, -1]) / 2
+    columns = np.column_stack([terms, summit, summit - ends])
     found = standard_error(torch.from_numpy(columns), shares_of(objective)).numpy()
     return found[:-2], float(found[-2]), float(found[-1])
 
