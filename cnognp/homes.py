@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from cnognp.method import norms, traits_of
+from landscape.devices import free_memory
 from landscape.objective import Objective, offered, value, value_and_grad
 
 Home = Literal["auto", "device", "host", "files"]
@@ -32,7 +33,7 @@ def home_of(home: Home, method: Any, size: int, device: torch.device) -> Home:
         return home
     if size < LARGE or not apart(method):
         return "device"
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+    free = 0 if device.type == "cpu" else free_memory(device)
     return "host" if hasattr(method, "leader") or _COPIES * size > free else "device"
 
 

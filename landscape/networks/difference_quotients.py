@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from landscape.devices import free_memory
 from landscape.networks import batches as data_batches
 from landscape.networks.mean import Mean
 from landscape.objective import ordinary
@@ -15,7 +16,8 @@ from landscape.objective import ordinary
 _SAMPLES = 3  # of the first batch, and more where that costs little or some parameter has no part
 _CHEAP = 100_000  # parameters times samples
 LARGE_DIM = 10_000_000  # beyond, memory counts more than what is checked twice
-_WIDE_DIM = 50_000_000  # longest vector that is taken in float64
+_WIDE_DIM = 50_000_000  # longer vectors are taken in float64 only where there is much room,
+_WIDE_COPIES = 20  # in copies of the vector in float64, and with one sample
 SKIP = "; check=False (--unchecked) measures all the same, and results say so"
 
 
@@ -296,11 +298,12 @@ def based(risk: Mean, w: Tensor, exact: bool) -> Base:
     batch = next(b for b, weight in zip(risk.data, risk.weights, strict=False) if weight > 0)
     counts: list[int] = []
     if data_batches.rowwise(batch):
-        least = max(_SAMPLES, min(batch.samples, _CHEAP // risk.dim))
+        fewest = _SAMPLES if risk.dim <= _WIDE_DIM else 1
+        least = max(fewest, min(batch.samples, _CHEAP // risk.dim))
         counts = [n for n in (least, 4 * least, 16 * least) if n < batch.samples]
     parts = [*(data_batches.spread(batch, n) for n in counts), batch]
     narrow = w.dtype != torch.float64 and w.device.type != "mps"
-    wide = w.double() if narrow and len(w) <= _WIDE_DIM else None
+    wide = w.double() if narrow and _has_room(w) else None
     last: Exception | None = None
     for part in parts:
         few, reason = risk.on([part], risk.seed), ""
@@ -323,6 +326,11 @@ def based(risk: Mean, w: Tensor, exact: bool) -> Base:
             return Base(few, leaf, value, slope, exact, reason)
     assert last is not None
     raise last
+
+
+def _has_room(w: Tensor) -> bool:
+    """Whether a vector can be taken in float64."""
+    return len(w) <= _WIDE_DIM or 8 * _WIDE_COPIES * len(w) <= free_memory(w.device)
 
 
 def _idle_tensors(risk: Mean, slope: Tensor) -> bool:

@@ -13,8 +13,20 @@ from hypothesis.extra import numpy as arrays
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from mpl_toolkits.mplot3d.proj3d import proj_transform
 
-from figures import catalogue, line, minima, population, spectrum, style, surface, trajectory
+from figures import (
+    catalogue,
+    line,
+    minima,
+    population,
+    spectrum,
+    style,
+    surface,
+    topology,
+    trajectory,
+)
+from figures import embedding as embeddings
 from figures.levels import levels
+from landscape.embedding import embedding
 from landscape.results import (
     FiniteScaleTrace,
     Gradients,
@@ -25,6 +37,7 @@ from landscape.results import (
     Surface,
     Trajectory,
 )
+from landscape.topology import merge_tree, merge_tree_of_grid
 
 NAN = float("nan")
 LONG = "random, filter-normalised, orthogonal to the first"
@@ -206,6 +219,22 @@ SAMPLES = {
         operator="Fisher (categorical)",
         where=", ".join(["encoder.layers.11.self_attn.in_proj"] * 4),
     ),
+    "valleys": merge_tree_of_grid(np.random.default_rng(0).normal(size=(6, 7))),
+    "many valleys": merge_tree_of_grid(np.random.default_rng(0).normal(size=(30, 30)), least=0.1),
+    "one valley": merge_tree_of_grid(np.zeros((1, 1))),
+    "networks with long names": merge_tree(
+        np.array([0.1, 0.2, 0.3]),
+        np.array([[0, 1], [1, 2]]),
+        np.array([1.0, np.inf]),
+        names=(LONG, "runs/b", "c"),
+    ),
+    "embedding": embedding(
+        np.random.default_rng(0).normal(size=(12, 40)),
+        kind="rbf",
+        groups=("sgd", LONG) * 6,
+        new=np.zeros((2, 40)),
+    ),
+    "embedding of one group": embedding(np.eye(3)),
 }
 
 
@@ -218,6 +247,8 @@ ORDINARY = {
     "four minima": ["map", "shares"],
     "paths of twenty runs": ["paths"],
     "distances": ["ladder"],
+    "valleys": ["barcode", "disconnectivity"],
+    "embedding": ["embedding"],
 }
 RARE = [pytest.param(name, marks=pytest.mark.slow) for name in SAMPLES if name not in ORDINARY]
 
@@ -233,6 +264,28 @@ def test_every_figure_lies_within_its_page_and_says_what_its_axes_are(name):
         assert all(ax.get_ylabel() for ax in figure.axes)
         lowest = [ax for ax in figure.axes if ax.get_label() != "<colorbar>"][-1]
         assert lowest.get_xlabel()
+
+
+def test_a_tree_is_drawn_from_its_minima_to_where_they_meet_without_crossings():
+    tree = SAMPLES["valleys"]
+    bars = topology.barcode(tree, axes())["bar"]
+    assert [bar.get_xdata()[0] for bar in bars] == list(tree.birth)
+    assert [bar.get_xdata()[1] for bar in bars[1:]] == list(tree.death[1:])
+    branches = topology.disconnectivity(tree, axes())["branch"]
+    place = [branch.get_xdata()[0] for branch in branches]
+    assert sorted(place) == list(range(len(tree.birth)))
+    for k in range(1, len(tree.birth)):
+        into = place[tree.into[k]]
+        between = [j for j in range(len(place)) if into < place[j] < place[k]]
+        assert all(tree.death[j] <= tree.death[k] for j in between) and into < place[k]
+
+
+def test_points_are_drawn_where_they_are_with_those_of_a_group():
+    found = SAMPLES["embedding"]
+    artists = embeddings.scatter(found, axes())
+    for k, drawn in enumerate(artists["group"]):
+        np.testing.assert_array_equal(drawn.get_xydata(), found.coordinates[k::2])
+    np.testing.assert_array_equal(artists["new"].get_xydata(), found.new)
 
 
 def test_a_thing_without_pictures_has_no_figures():

@@ -1,5 +1,7 @@
 """Nothing that is done in a loop waits for the device that it is done on."""
 
+import os
+import sys
 from contextlib import suppress
 
 import loops
@@ -7,7 +9,7 @@ import pytest
 import torch
 from populations import annotations_unchecked
 
-from landscape.devices import sent
+from landscape.devices import free_memory, sent
 
 
 @pytest.fixture(scope="module")
@@ -62,3 +64,10 @@ def test_what_is_sent_has_its_numbers(dtype):
     found = sent(numbers, "cpu", dtype)
     assert torch.equal(found, numbers if dtype is None else numbers.float())
     assert (found is numbers) == (dtype is None)
+
+
+def test_the_memory_of_this_machine_is_known_on_linux_and_less_than_all_there_is():
+    free = free_memory(torch.device("cpu"))
+    if sys.platform == "linux":
+        assert 0 < free <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert free_memory(torch.device("meta")) == 0

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from objectives import CE, X, Y, built, convolution, normal, seeded
+from objectives import CE, X, Y, built, chain, convolution, normal, seeded
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from landscape import directions, slices
+from landscape.networks import difference_quotients
 from landscape.networks.reestimation import Reestimated
 from landscape.networks.risk import EmpiricalRisk, ModelRisk
 from landscape.objective import Ridge, Sum, hvp, value, value_and_grad
@@ -715,3 +716,12 @@ def test_models_that_take_no_other_numbers_are_refused_with_what_to_do():
     ):
         with pytest.raises(TypeError, match=message):
             EmpiricalRisk(model, (X, Y), CE)
+
+
+@pytest.mark.parametrize(("room", "kind"), [(10**6, "float64"), (0, "float32")])
+def test_a_very_long_vector_is_judged_in_float64_where_there_is_room(room, kind, monkeypatch):
+    monkeypatch.setattr(difference_quotients, "_WIDE_DIM", 10)
+    monkeypatch.setattr(difference_quotients, "free_memory", lambda device: room)
+    risk = EmpiricalRisk(built(chain, dtype=torch.float32), (X.float(), Y), CE)
+    said = risk.gate.judged(risk, risk.point())["derivatives"]
+    assert said == f"values, gradients and products agree by differences in {kind}"
