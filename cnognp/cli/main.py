@@ -21,6 +21,7 @@ VERBS = MappingProxyType({
     "analyze": "measure a run, or the weights of any model",
     "plot": "draw the results of a run",
     "compare": "several runs side by side",
+    "path": "the loss along a path between two points",
     "export": "write a result for other programs",
     "show": "say how a run stands",
     "demo": "where a method ends on two-dimensional test functions",

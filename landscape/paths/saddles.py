@@ -26,6 +26,8 @@ from landscape.spectrum import top_eigenpairs
 # be taken longer.
 _TAKEN, _LONGER = 0.5, 0.2
 _PAIRS = 2
+# How well the lowest eigenvector has to be known to climb along it, relative to the largest.
+_ROUGH = 0.02
 
 
 def saddle(
@@ -131,9 +133,10 @@ class _Climb:
     def spectrum(self, pairs: int) -> Spectrum:
         """The smallest eigenvalues where it is."""
         site = self.site
+        last = pairs > 1
         found = top_eigenpairs(
-            self.objective, site.z, min(pairs, self.objective.dim), "SA", self._tolerance,
-            check=pairs > 1,
+            self.objective, site.z, min(pairs, self.objective.dim), "SA",
+            self._tolerance if last else max(self._tolerance, _ROUGH), check=last, double=last,
         )  # fmt: skip
         self.products += found.products + found.check_products
         return found
