@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from jsonargparse import SUPPRESS, ArgumentParser
 
@@ -15,8 +15,17 @@ from cnognp.methods.registry import flattened
 from cnognp.training.config import text_of, tree_in
 
 # Flags that take no value, so that the word behind them may be the TASK.
-_SWITCHES = ("--resume", "--json", "--quiet", "--help", "--eval-mode")
+_SWITCHES = ("--resume", "--json", "--quiet", "--compile", "--help", "--eval-mode")
 _NOUNS = ("task", "method")
+# What others call our options.
+_MEANT = {
+    "--epochs": "--iterations, which are epochs where a method takes mini-batches",
+    "--epoch": "--iterations, which are epochs where a method takes mini-batches",
+    "--rounds": "--iterations",
+    "--steps": "--iterations",
+    "--population": "--members",
+    "--output": "--out",
+}
 # What is composed with a method is said without its group, too.
 _COMPOSED = {f"--{key.replace('_', '-')}": key for key in COMPOSED}
 
@@ -132,6 +141,45 @@ def add_group(
             parser._option_string_actions[flag] = action
 
 
+def listed(argv: Sequence[str], parser: ArgumentParser) -> list[str]:
+    """The arguments, values ``a,b`` of options that take several with the brackets of a list."""
+    several = {
+        option
+        for option, action in parser._option_string_actions.items()
+        if _takes_several(getattr(action, "_typehint", None))
+    }
+    words: list[str] = []
+    for word, before in zip(argv, ["", *argv], strict=False):
+        flag, _, value = word.partition("=")
+        if before in several and "," in word:
+            word = bracketed(word)
+        elif flag in several and "," in value:
+            word = f"{flag}={bracketed(value)}"
+        words.append(word)
+    return words
+
+
+def bracketed(text: str) -> str:
+    """``a,b`` as ``["a", "b"]``, with numbers as numbers; what is a list or ``null`` stays so."""
+    if text.startswith(("[", "(", "--")) or text == "null":
+        return text
+    return json.dumps([_number(part.strip()) for part in text.split(",") if part.strip()])
+
+
+def _takes_several(kind: Any) -> bool:
+    """Whether values of a type are tuples, alone or beside others."""
+    return get_origin(kind) is tuple or any(get_origin(each) is tuple for each in get_args(kind))
+
+
+def _number(text: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
 def unmark(parser: ArgumentParser) -> None:
     """Takes the marks of docstrings away from the help that is made of them."""
     for action in parser._actions:
@@ -177,6 +225,8 @@ def _unknown_option(key: str, parser: ArgumentParser) -> str:
     if flag in _COMPOSED:
         method = parser.get_default("method.name")
         return f"method {method} has no {flag}; see cnognp methods {method}"
+    if (meant := _MEANT.get(flag)) and meant.split(",")[0] in parser._option_string_actions:
+        return f"unknown option {flag}; say {meant}"
     group = "".join(flag.rpartition(".")[:2]) or "--"
     for noun in _NOUNS if group == "--" else ():
         meant = f"--{noun}.{flag.removeprefix('--').replace('-', '_')}"

@@ -2,7 +2,6 @@
 
 import ast
 import importlib
-import json
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, fields, is_dataclass
@@ -104,6 +103,8 @@ def studied(name: str, config: Any, options: Namespace) -> "dict[str, Result]":
         units, joined = module.units(config), module.joined
     else:
         units, joined = [Unit(name, module.study, config)], _alone(name)
+    # What is not there is said before anything is waited for.
+    getattr(module, "check", lambda config: None)(config)
     with Pool(options.workers, options.threads) as pool:
         folder = check_writable(Path(options.out) / "analysis").parent
         tree = console.plain(asdict(config))
@@ -183,31 +184,17 @@ def _spelled_out(argv: list[str], hints: Mapping[str, Any]) -> list[str]:
         flag, equals, value = word.partition("=")
         field = flag.removeprefix("--").replace("-", "_")
         if listed:
-            word = _list(word)
+            word = arguments.bracketed(word)
         if word.startswith("--") and field in hints:
             word = f"--{field}{equals}{value}"
             listed = get_origin(hints[field]) is tuple
             if listed and equals:
-                word = f"--{field}={_list(value)}"
+                word = f"--{field}={arguments.bracketed(value)}"
             listed = listed and not equals
         else:
             listed = False
         words.append(word)
     return words
-
-
-def _list(text: str) -> str:
-    """``a,b`` as ``["a", "b"]``, with numbers as numbers; brackets stay as they are."""
-    if text.startswith(("[", "--")):
-        return text
-    return json.dumps([_number(part.strip()) for part in text.split(",") if part.strip()])
-
-
-def _number(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text
 
 
 def _config(cls: Any, options: Namespace) -> Any:

@@ -61,6 +61,10 @@ def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
         "--precision", type=Literal[PRECISIONS], default="float32",  # type: ignore[valid-type]
         help="in which networks compute in training; all else is float32",
     )  # fmt: skip
+    parser.add_argument(
+        "--compile", action="store_true",
+        help="train through torch.compile; judging and measuring do without",
+    )  # fmt: skip
     parser.add_argument("--data", type=str, default=None, help="folder of the task's data")
     parser.add_argument(
         "--weights",
@@ -89,7 +93,7 @@ def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
         task,
         keys=given or "-h" in argv or "--help" in argv or len(file.get("task", {})) > 1,
     )
-    return arguments.before(argv, file)
+    return arguments.before(arguments.listed(argv, parser), file)
 
 
 def add_task(parser: ArgumentParser, task: str, *, keys: bool = True) -> None:
@@ -145,6 +149,7 @@ def _config_of(options: Namespace) -> Config:
         weights=options.weights,
         spread=options.spread,
         precision=options.precision,
+        compile=options.compile,
         task_options=task,
         method_options=method,
     )
@@ -180,18 +185,17 @@ def command(options: Namespace) -> int:
     heeding = signals.Heeding()
     with heeding.heeded(_SIGNALS), told(
         config, folder, options.log, options.quiet, heeding.breakable
-    ) as progress:  # fmt: skip
+    ) as (begun, progress):  # fmt: skip
         try:
             last = train(
-                config, folder, resume=options.resume, progress=progress, warn=console.note,
-                leave=lambda: bool(heeding.received), breakable=heeding.breakable,
+                config, folder, resume=options.resume, begun=begun, progress=progress,
+                warn=console.note, leave=lambda: bool(heeding.received),
+                breakable=heeding.breakable,
             )  # fmt: skip
         except KeyboardInterrupt:
             if not heeding.received:
                 raise
-            console.note(
-                f"left after a signal, and nothing new was saved; {_again(options, folder)}"
-            )
+            console.note(f"left after a signal, {_nothing_saved(options, folder)}")
             return 128 + heeding.received[0]
     from cnognp.cli.show import print_summary, summary
 
@@ -204,6 +208,16 @@ def command(options: Namespace) -> int:
         console.note(f"left after a signal; {_again(options, folder)}")
         return 128 + heeding.received[0]
     return 0
+
+
+def _nothing_saved(options: Namespace, folder: RunFolder) -> str:
+    """That nothing was saved, and what to type."""
+    again = _again(options, folder)
+    if any(folder.checkpoints.glob("*.h5")):
+        return f"and nothing new was saved; {again}"
+    if not folder.config_path.exists():
+        return "before anything was saved: give the whole command once more"
+    return f"before anything was saved; {again.replace('go on', 'begin again')}"
 
 
 def _again(options: Namespace, folder: RunFolder) -> str:

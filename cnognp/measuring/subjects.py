@@ -107,7 +107,8 @@ def of_run(
     config = folder.config()
     config = replace(config, task_options={**config.task_options, **(moved or {})})
     found = _found(folder, step)
-    problem = problem_of(replace(config, device=device or config.device), **options)
+    config_here = replace(config, device=device or config.device)
+    problem = problem_of(config_here, folder.weights(config), **options)
     if evaluate:
         problem.task.model.eval()
         problem = Problem(problem.task, problem.device, **options)

@@ -71,6 +71,9 @@ class Config:
         precision: ``float32``; or ``bfloat16``, in which autocast then lets networks compute in
             training. Parameters, gradients, losses of outputs and steps stay in float32, and so
             does whatever judges and measures.
+        compile: let mini-batches go through ``torch.compile``, which needs a compiler and seconds
+            to minutes before the first of them; members are then evaluated one after another.
+            Whatever judges and measures sees the network as it is.
         task_options: keywords of the task.
         method_options: keywords of the method.
 
@@ -93,6 +96,7 @@ class Config:
     weights: str = ""
     spread: float = 0.0
     precision: str = "float32"
+    compile: bool = False
     task_options: dict[str, Any] = field(default_factory=dict)
     method_options: dict[str, Any] = field(default_factory=dict)
 
@@ -110,6 +114,8 @@ class Config:
             raise ValueError(f"members_live must be one of {HOMES}, got {self.members_live!r}")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {PRECISIONS}, got {self.precision!r}")
+        if not isinstance(self.compile, bool):
+            raise ValueError(f"compile must be true or false, got {self.compile!r}")
         if not isinstance(self.spread, (int, float)) or not 0 <= self.spread < math.inf:
             raise ValueError(f"spread must be at least 0 and finite, got {self.spread}")
         if ":" not in self.task:
@@ -236,6 +242,15 @@ class RunFolder:
     def figures(self) -> Path:
         """Folder of pictures."""
         return self.path / "figures"
+
+    @property
+    def start(self) -> "RunFolder":
+        """Where a copy of the weights is that member 0 began at, if any, as those of a run."""
+        return RunFolder(self.path / "start")
+
+    def weights(self, config: Config) -> str:
+        """What member 0 begins at: the run's own copy of that, or what the configuration names."""
+        return str(self.start.path) if self.start.best.is_file() else config.weights
 
     @property
     def best_loss(self) -> Path:

@@ -34,7 +34,7 @@ from cnognp.training.curvature import (
 )
 from cnognp.training.judging import Judging, due, interval, judging
 from cnognp.training.record import Record
-from cnognp.training.remarks import remarks, told_of_memory
+from cnognp.training.remarks import remarks, told_of_compiling, told_of_memory
 from cnognp.training.snapshots import Snapshots, names_of, of_checkpoint, tidy
 from landscape import results
 from landscape.files import DamagedFile, replacing
@@ -78,9 +78,13 @@ class Training:
         Raises:
             ValueError: if the task, the method, a keyword or the device does not exist or fit, or
                 the data are not finite.
+            NotCompiled: if the network is to be compiled and cannot be.
         """
         # What is random is judged, and its curvature recorded, on one draw of it.
-        problem = problem_of(config, data_seed=0, noise_seed=0, precision=config.precision)
+        problem = problem_of(
+            config, config.weights if folder is None else RunFolder(folder).weights(config),
+            data_seed=0, noise_seed=0, precision=config.precision, compiled=config.compile,
+        )  # fmt: skip
         problem.check_finite()
         config = minibatches.settled(config, problem)
         method = METHODS[config.method](**config.method_options)
@@ -95,6 +99,8 @@ class Training:
         recorder = recorder_of(config, problem, method)
         # What cannot be cut so is refused before there is a folder.
         minibatches.check(method, problem)
+        if config.compile:
+            minibatches.check_compiled(method, problem)
         method, when = judging(config, problem, method)
         home = home_of(config.members_live, method, start.bytes, problem.device)  # type: ignore[arg-type]
         population = None
@@ -282,7 +288,8 @@ class Training:
         if self.recorder is not None:
             first = slice(MEMBER, MEMBER + 1)
             position = self.start(first) if self.state is None else self.state.position[first]
-            stability = stability_of(self.method, self.state)
+            steps = minibatches.steps(self.method, self.problem)
+            stability = stability_of(self.method, self.state, steps)
             place = position[0].to(self.problem.device)
             self.recorder(self.iteration, place, stability=stability)
 
@@ -383,6 +390,7 @@ def train(
     folder: RunFolder,
     *,
     resume: bool = False,
+    begun: Callable[[Training], None] = lambda training: None,
     progress: Callable[[Training, Info], None] | None = None,
     leave: Callable[[], bool] = lambda: False,
     warn: Callable[[str], None] = lambda message: None,
@@ -394,6 +402,7 @@ def train(
         config: what to train.
         folder: where it lives; must not exist unless ``resume``.
         resume: go on from the newest whole checkpoint, or begin where there is none.
+        begun: called when all is set up and nothing is trained yet.
         progress: called after every round.
         leave: asked after every round; where it says so, the run ends with a checkpoint.
         warn: gets one line for each damaged checkpoint that was passed over, one where members live
@@ -408,6 +417,7 @@ def train(
         DamagedFile: if there are checkpoints but none is whole, or of another model.
         OSError: if the disk refuses.
         OutOfMemory: if there is no memory left; says what to lower.
+        NotCompiled: if the network is to be compiled and cannot be; says why.
         KeyboardInterrupt: if there was one before the first round was done.
     """
     if folder.path.exists() and not resume:
@@ -420,7 +430,9 @@ def train(
         # As the run would have left it, had it not been killed in its very last moment.
         tidy(folder.snapshots, names_of(of_checkpoint(folder.snapshots, found)))
         return found
-    with _threads(config.threads), told_of_memory(config, folder):
+    with (
+        _threads(config.threads), told_of_memory(config, folder), told_of_compiling(config, folder)
+    ):  # fmt: skip
         training = Training.of(config, folder.path)
         for line in remarks(config, training.problem):
             warn(line)
@@ -438,8 +450,10 @@ def train(
             # Its arrays are large, and what is needed of them is in the training now.
             found = None
         folder.clear_stale()
+        _keep_start(training, folder)
         if training.snapshots is not None:
             training.snapshots.clear()
+        begun(training)
 
         def after(training: Training, info: Info) -> bool:
             if progress is not None:
@@ -467,6 +481,26 @@ def _save(training: Training, folder: RunFolder, *, instead: bool = False) -> Ch
     if training.snapshots is not None:
         training.snapshots.saved(last=training.status in (FINISHED, DIVERGED))
     return made
+
+
+def _keep_start(training: Training, folder: RunFolder) -> None:
+    """Copies the weights that member 0 starts at, if they were named, into the run's folder.
+
+    Who goes on, or measures, needs them, and the file or the run that they come from may go.
+    """
+    copy, risk = folder.start, training.problem.training
+    if not training.config.weights or copy.best.is_file():
+        return
+    copy.path.mkdir(exist_ok=True)
+    z = risk.point()
+    # The network last: where it is, the copy is whole.
+    for path, tensors in (
+        (copy.best_loss, risk.loss_state_dict(z)),
+        (copy.best, risk.state_dict(z)),
+    ):
+        if tensors:
+            with replacing(path) as temporary:
+                temporary.write_bytes(encoded({name: t.cpu() for name, t in tensors.items()}))
 
 
 def _newest(folder: RunFolder, warn: Callable[[str], None]) -> Checkpoint | None:
