@@ -165,7 +165,7 @@ def path_of(pair: Pair) -> results.Path:
         config.kind,
         options={"points": config.points, "statistics": config.statistics, "keep": False},
     )
-    path = paths.found(ends, wanted)
+    path = paths.found_path(ends, wanted)
     return replace(path, provenance={**path.provenance, **ends.origin})
 
 
@@ -189,13 +189,12 @@ def joined(config: Config, found: Sequence[results.Path]) -> dict[str, Any]:
         barrier=table["barrier"], chord_barrier=table["chord_barrier"], distance=distance,
         aligned_distance=table["straight"], means=means, low=low, high=high, count=pairs,
         pairs=names, finder=config.kind, align=config.align, statistics=found[0].statistics,
-        confidence=config.confidence, notes=NOTES, provenance=provenance(configuration=asdict(config)),
+        confidence=config.confidence, notes=NOTES,
+        provenance=provenance(configuration=asdict(config)),
     )  # fmt: skip
     # An end may differ in its last bits from path to path.
     heights = np.maximum(walls.height[tuple(edges.T)], loss[edges].max(-1))
-    tree = replace(
-        merge_tree(loss, edges, heights, names=own.words), source=f"{config.kind} paths"
-    )
+    tree = replace(merge_tree(loss, edges, heights, names=own.words), source=f"{config.kind} paths")
     found_in: dict[str, Any] = {"connectivity": walls, "valleys": tree}
     points = torch.stack([z.cpu() for z in own.points])
     if count > 2 and bool((points != points[0]).any()):
@@ -282,7 +281,8 @@ def _pairs(config: Config, points: Sequence[Tensor]) -> list[tuple[int, int]]:
     distance = _distances(points)
     # What has no length is no edge there.
     tree = minimum_spanning_tree(np.maximum(distance, np.finfo(float).tiny)).tocoo()
-    return sorted((min(i, j), max(i, j)) for i, j in zip(tree.row.tolist(), tree.col.tolist()))
+    edges = zip(tree.row.tolist(), tree.col.tolist(), strict=True)
+    return sorted((min(edge), max(edge)) for edge in edges)
 
 
 def _distances(points: Sequence[Tensor]) -> np.ndarray:

@@ -43,6 +43,11 @@ def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
         "--saddle", action="store_true", help="climb from the top of the path to the saddle"
     )
     parser.add_argument(
+        "--align", type=str, default="", choices=["", "weights", "activations"],
+        help="put the units of B in the order in which they are closest to A, by weights or by "
+        "activations",
+    )  # fmt: skip
+    parser.add_argument(
         "--task", type=str, default="", help="of two files of weights: my_task.py:make_task"
     )
     parser.add_argument("--out", type=str, default="runs/path", help="folder of the results")
@@ -106,8 +111,9 @@ def command(options: Namespace) -> None:
             bar.update(line, note=name, completed=done, total=total if total > 1 else None)
 
         ends = paths.between(
-            options.a, options.b, task=options.task, device=options.device, data=options.data
-        )
+            options.a, options.b, task=options.task, device=options.device, data=options.data,
+            align=options.align,
+        )  # fmt: skip
         found = paths.measured(ends, wanted, folder, told)
     _told(found)
     if options.json:

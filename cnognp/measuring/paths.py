@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from cnognp.measuring import subjects
+from cnognp.measuring.alignment import aligned
 from cnognp.ranges import require
 from cnognp.tasks.problem import Problem, choose_device, task_of
 from cnognp.tasks.weights import SUFFIXES
@@ -95,7 +96,7 @@ class _Place(NamedTuple):
 
 def between(
     one: str, other: str, *, task: str = "", device: str = "", evaluate: bool = False,
-    data: str | None = None, **options: Any,
+    data: str | None = None, align: str = "", **options: Any,
 ) -> Between:  # fmt: skip
     """The two points that two words stand for.
 
@@ -110,16 +111,20 @@ def between(
         device: where to measure; empty for that of a run, or the best there is.
         evaluate: take runs' models in evaluation mode.
         data: folder of the task's data, where it is not where it was.
+        align: put the units of the other end in the order in which they are closest to the first:
+            one of `cnognp.measuring.alignment.ALIGNED`; empty to leave them.
         options: of `cnognp.tasks.problem.Problem`.
 
     Raises:
-        ValueError: if a word stands for nothing or for several points, or the two are of different
-            models or data.
+        ValueError: if a word stands for nothing or for several points, the two are of different
+            models or data, or their units cannot be put in order.
         DamagedFile: if a file is damaged, or of another model.
         FileNotFoundError: if there is no such file or run.
     """
     minima = [_minimum(word) for word in (one, other)]
     if any(minima):
+        if align:
+            raise ValueError("a test function has no units to align: leave out --align")
         return _of_function(one, other, minima)
     places = [_place(one), _place(other)]
     found: dict[int, subjects.Subject] = {}
@@ -146,7 +151,31 @@ def between(
     ]
     (a, first), (b, second) = ends
     shared = {"model": problem.as_given.layout.digest, "data": problem.data_digest}
-    return Between(a, b, (one, other), {"ends": [first, second], **shared}, problem)
+    origin: dict[str, Any] = {"ends": [first, second], **shared}
+    if align:
+        b, origin["aligned"] = aligned(problem, a, b, align)
+    return Between(a, b, (one, other), origin, problem)
+
+
+def point(word: str, device: str = "", data: str | None = None) -> Tensor:
+    """The point (p,) of one member of a run.
+
+    Args:
+        word: as for `between`.
+        device: where it is.
+        data: folder of the task's data, where it is not where it was.
+
+    Raises:
+        ValueError: if the word stands for several points, or for a file of weights alone.
+        DamagedFile: if a file is damaged, or of another model.
+        FileNotFoundError: if there is no such file or run.
+    """
+    place = _place(word)
+    if place.run is None:
+        raise ValueError(f"{word} is a file of weights, and a run or one of its members is needed")
+    moved = {} if data is None else {"data": data}
+    found = subjects.of_run(RunFolder(place.run), place.member, place.step, device, False, moved)
+    return _of_subject(place, found, found.problem)[0]
 
 
 def measured(
@@ -167,18 +196,11 @@ def measured(
     name = f"path-{wanted.kind}"
     settings = {
         "ends": list(ends.names), "kind": wanted.kind, **wanted.settings, **wanted.options,
-        "metrics": list(wanted.metrics),
+        "metrics": list(wanted.metrics), "align": ends.origin.get("aligned", {}).get("by", ""),
     }  # fmt: skip
     objective = _objective(ends, wanted)
     began = time.perf_counter()
-    path = paths.find(
-        paths.FINDERS[wanted.kind], objective, ends.a, ends.b,
-        {
-            **wanted.settings, **wanted.options, "metrics": _metrics(ends, wanted),
-            "progress": lambda done, total: told(name, done, total),
-        },
-    )  # fmt: skip
-    path = replace(path, names=ends.names)
+    path = found_path(ends, wanted, objective, lambda done, total: told(name, done, total))
     if ends.function is not None:
         path = replace(path, **_ground(ends.function, path))
     found: dict[str, Result] = {name: _saved(path, folder / f"{name}.h5", ends, settings, began)}
@@ -188,6 +210,31 @@ def measured(
         climbed = paths.saddle(objective, path, statistics=_statistics(wanted))
         found[top] = _saved(climbed, folder / f"{top}.h5", ends, settings, began)
     return found
+
+
+def found_path(
+    ends: Between,
+    wanted: Wanted,
+    objective: Any = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> results.Path:
+    """The path alone, which is not saved.
+
+    Args:
+        ends: what it is between.
+        wanted: what is measured.
+        objective: on what; that of the ends where None.
+        progress: called with the number of parts done and of all.
+
+    Raises:
+        ValueError: if a metric is not known, or a setting does not fit.
+        RuntimeError: if the loss is random.
+    """
+    given = {**wanted.settings, **wanted.options, "metrics": _metrics(ends, wanted)}
+    objective = _objective(ends, wanted) if objective is None else objective
+    finder = paths.FINDERS[wanted.kind]
+    path = paths.find(finder, objective, ends.a, ends.b, {**given, "progress": progress})
+    return replace(path, names=ends.names)
 
 
 def _saved(
