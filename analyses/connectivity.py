@@ -137,7 +137,7 @@ def minima(config: Config) -> Minima:
             "runs with several members, or several runs"
         )
     points = [paths.point(word, config.device, config.data or None) for word in words]
-    return Minima(tuple(words), tuple(word.rpartition(":")[0] for word in words), points)
+    return Minima(tuple(words), tuple(word.rpartition(":")[0] or word for word in words), points)
 
 
 def units(config: Config) -> list[Unit]:

@@ -22,6 +22,7 @@ VERBS = MappingProxyType({
     "plot": "draw the results of a run",
     "compare": "several runs side by side",
     "path": "the loss along a path between two points",
+    "connect": "walls between the minima of some runs, and the valleys they leave",
     "export": "write a result for other programs",
     "show": "say how a run stands",
     "demo": "where a method ends on two-dimensional test functions",
