@@ -111,7 +111,7 @@ def test_few_minima_have_no_interval():
 
 @pytest.mark.parametrize(("keywords", "message"), [
     ({"kind": "curved"}, "kind must be one of linear, fourier"),
-    ({"pairs": "some"}, "pairs must be one of all, tree, got 'some'"),
+    ({"pairs": "some"}, "pairs must be one of all, tree; got 'some'"),
     ({"align": "luck"}, "align must be one of"),
     ({"points": 2}, "points must be at least 3, got 2"),
     ({"gamma": -1.0}, "gamma must not be negative"),
