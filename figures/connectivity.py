@@ -1,5 +1,6 @@
 """How high the walls between minima are: pictures of `Connectivity`."""
 
+from itertools import combinations
 from textwrap import shorten
 from typing import Any
 
@@ -30,8 +31,9 @@ def matrix(result: Connectivity, ax: Axes) -> dict[str, Any]:
     artists: dict[str, Any] = {"barrier": image, "number": []}
     if count <= _NUMBERED:
         limit = low + 0.6 * (float(shown.max()) - low) if shown.count() else 0.0
-        for (i, j), value in np.ndenumerate(shown):
-            if not np.ma.is_masked(value):
+        for i, j in np.argwhere(~np.ma.getmaskarray(shown)):
+            value = float(shown[i, j])
+            if np.isfinite(value):
                 color = "black" if value > limit else "white"
                 artists["number"].append(
                     ax.text(j, i, f"{value:.3g}", ha="center", va="center", color=color,
@@ -61,10 +63,14 @@ def barriers(result: Connectivity, ax: Axes) -> dict[str, Any]:
     """
     artists: dict[str, Any] = {"pairs": [], "mean": []}
     upper = np.triu(np.ones_like(result.barrier, dtype=bool), 1)
+    inside = {name: (k, k) for k, name in enumerate(result.groups)}
+    across = {
+        f"{one} and {other}": (k, j)
+        for (k, one), (j, other) in combinations(enumerate(result.groups), 2)
+    }
     for row, name in enumerate(result.pairs):
-        groups = [result.groups.index(part) for part in name.split(" and ")]
-        one, other = groups[0], groups[-1]
-        of = np.equal.outer(result.group == one, True) & np.equal.outer(True, result.group == other)
+        one, other = (inside | across)[name]
+        of = np.logical_and.outer(result.group == one, result.group == other)
         values = result.barrier[upper & (of | of.T)]
         artists["pairs"] += ax.plot(
             values, np.full(len(values), row), "|", color=f"C{row}", alpha=0.6, markersize=9
