@@ -33,7 +33,7 @@ from torch.nn import functional as F
 
 from analyses.budgets import Moment, moments
 from analyses.ends import correlations, flatness, judged
-from analyses.images import few, outputs
+from analyses.images import outputs
 from analyses.paired import conclusion, differences
 from analyses.published import FINETUNED
 from analyses.stationary import require_one_of
@@ -41,6 +41,8 @@ from cnognp.method import Method
 from cnognp.methods import METHODS
 from cnognp.methods.flat_fitness import BallGradientNorm
 from cnognp.tasks.problem import Problem, choose_device, task_of
+from cnognp.tasks.registry import check_data
+from cnognp.tasks.tabular import few
 from cnognp.tasks.task import accuracy
 from cnognp.workers import Unit, results_of
 from landscape.results import provenance
@@ -171,6 +173,15 @@ class Run(NamedTuple):
     method: str
     rate: float
     seed: int
+
+
+def check(config: Config) -> None:
+    """Nothing, if the images are there; none is read.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+    """
+    check_data("cifar10", config.data)
 
 
 def study(config: Config, progress: Callable[[str], None] | None = None) -> Finetuning:

@@ -26,12 +26,14 @@ from torch.nn import functional as F
 
 from analyses.budgets import moments
 from analyses.ends import MEASURES, correlations, flatness, judged
-from analyses.images import few, outputs
+from analyses.images import outputs
 from analyses.paired import differences
 from analyses.stationary import require_one_of
 from cnognp.method import Method
 from cnognp.methods import METHODS
 from cnognp.tasks.problem import Problem, choose_device, task_of
+from cnognp.tasks.registry import check_data
+from cnognp.tasks.tabular import few
 from cnognp.tasks.task import accuracy
 from cnognp.workers import Unit, results_of
 from landscape.results import provenance
@@ -149,6 +151,15 @@ class Best(NamedTuple):
     z: Tensor
     passes: float
     seconds: float
+
+
+def check(config: Config) -> None:
+    """Nothing, if the images are there; none is read.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+    """
+    check_data(config.task, config.data)
 
 
 def study(config: Config, progress: Callable[[str], None] | None = None) -> Optimisers:

@@ -4,19 +4,29 @@ import difflib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
-from jsonargparse import SUPPRESS, ArgumentParser
+from jsonargparse import SUPPRESS, ArgumentParser, Namespace
 
 from cnognp.methods.composition import COMPOSED
 from cnognp.methods.registry import flattened
 from cnognp.training.config import text_of, tree_in
 
 # Flags that take no value, so that the word behind them may be the TASK.
-_SWITCHES = ("--resume", "--json", "--quiet", "--help", "--eval-mode")
+_SWITCHES = ("--resume", "--json", "--quiet", "--compile", "--help", "--eval-mode")
 _NOUNS = ("task", "method")
+# What others call our options.
+_MEANT = {
+    "--epochs": "--iterations, which are epochs where a method takes mini-batches",
+    "--epoch": "--iterations, which are epochs where a method takes mini-batches",
+    "--rounds": "--iterations",
+    "--steps": "--iterations",
+    "--population": "--members",
+    "--output": "--out",
+}
 # What is composed with a method is said without its group, too.
 _COMPOSED = {f"--{key.replace('_', '-')}": key for key in COMPOSED}
 
@@ -132,6 +142,80 @@ def add_group(
             parser._option_string_actions[flag] = action
 
 
+def add_engine(parser: ArgumentParser, shared: str, threads: int = 0) -> None:
+    """Adds who does the work, see `engine`.
+
+    Args:
+        parser: gets the flags.
+        shared: what the workers share.
+        threads: of each process where nobody says another number.
+    """
+    hint = f"processes that share {shared}; the results are the same, whatever their number"
+    parser.add_argument("--workers", type=int, default=1, help=hint)
+    hint = "of torch in each process; the last bits may depend on it"
+    if not threads:
+        hint = f"{hint}. 0: its choice in one process, 1 in workers"
+    parser.add_argument("--threads", type=int, default=threads, help=hint)
+    hint = (
+        "who does the work: pool, processes of this machine; ray, the cluster that RAY_ADDRESS "
+        "names, or one on this machine; ray://HOST:PORT, that cluster"
+    )
+    parser.add_argument("--engine", type=str, default="pool", metavar="pool|ray|ray://HOST:PORT",
+                        help=hint)  # fmt: skip
+
+
+def engine(options: Namespace) -> AbstractContextManager[Any]:
+    """What does the work inside: an executor, or None for this process.
+
+    Raises:
+        ValueError: if there is no such engine, or a number is out of range.
+        RuntimeError: if a cluster cannot be used.
+    """
+    from cnognp import workers
+
+    device = getattr(options, "device", "") or ""
+    return workers.engine(options.engine, options.workers, options.threads, device)
+
+
+def listed(argv: Sequence[str], parser: ArgumentParser) -> list[str]:
+    """The arguments, values ``a,b`` of options that take several with the brackets of a list."""
+    several = {
+        option
+        for option, action in parser._option_string_actions.items()
+        if _takes_several(getattr(action, "_typehint", None))
+    }
+    words: list[str] = []
+    for word, before in zip(argv, ["", *argv], strict=False):
+        flag, _, value = word.partition("=")
+        if before in several and "," in word:
+            word = bracketed(word)
+        elif flag in several and "," in value:
+            word = f"{flag}={bracketed(value)}"
+        words.append(word)
+    return words
+
+
+def bracketed(text: str) -> str:
+    """``a,b`` as ``["a", "b"]``, with numbers as numbers; what is a list or ``null`` stays so."""
+    if text.startswith(("[", "(", "--")) or text == "null":
+        return text
+    return json.dumps([_number(part.strip()) for part in text.split(",") if part.strip()])
+
+
+def _takes_several(kind: Any) -> bool:
+    """Whether values of a type are tuples, alone or beside others."""
+    return get_origin(kind) is tuple or any(get_origin(each) is tuple for each in get_args(kind))
+
+
+def _number(text: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
 def unmark(parser: ArgumentParser) -> None:
     """Takes the marks of docstrings away from the help that is made of them."""
     for action in parser._actions:
@@ -177,6 +261,8 @@ def _unknown_option(key: str, parser: ArgumentParser) -> str:
     if flag in _COMPOSED:
         method = parser.get_default("method.name")
         return f"method {method} has no {flag}; see cnognp methods {method}"
+    if (meant := _MEANT.get(flag)) and meant.split(",")[0] in parser._option_string_actions:
+        return f"unknown option {flag}; say {meant}"
     group = "".join(flag.rpartition(".")[:2]) or "--"
     for noun in _NOUNS if group == "--" else ():
         meant = f"--{noun}.{flag.removeprefix('--').replace('-', '_')}"

@@ -3,6 +3,7 @@
 # rich is imported where it draws, so that help comes at once.
 import json
 import math
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-_WIDE = 120
+_WIDE, _ENDLESS = 120, 100_000
 _OUTPUT: ContextVar[TextIO | None] = ContextVar("output", default=None)
 
 
@@ -62,6 +63,9 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
     numbers = [all(isinstance(row[i], float) for row in rows) for i in range(len(columns))]
     texts = [[_cell(item) for item in row] for row in rows]
     console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        # A file or another program has as much room as a line needs.
+        console = Console(width=_ENDLESS)
     widths = _widths([columns, *texts], numbers, console.width - 1)
     for column, width in zip(columns, widths, strict=True):
         drawn.add_column(column, overflow="fold", width=width)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnognp.cli import console
@@ -22,8 +23,11 @@ def told(
     log: str,
     quiet: bool,
     breakable: Callable[[], AbstractContextManager[None]],
-) -> Iterator[Callable[["Training", Any], None]]:
-    """What is to be called after every round.
+) -> Iterator[tuple[Callable[["Training"], None], Callable[["Training", Any], None]]]:
+    """What is to be called when a run is set up, and what after every round.
+
+    Where there is no terminal, what is done is said before anything is waited for; not of small
+    tasks, which are done before that is read.
 
     Args:
         config: what is trained.
@@ -32,15 +36,28 @@ def told(
         quiet: nothing is written to standard error.
         breakable: validation data are judged inside.
     """
+    from cnognp.tasks.registry import defaults
     from cnognp.training.curves import WRITERS, package
-    from cnognp.training.pace import Pace, line, things_of
+    from cnognp.training.judging import is_small
+    from cnognp.training.pace import Pace, line, setting, things_of
 
     if log:
         package(log)
     pace, writer, things = Pace(always=bool(log)), None, ""
     began = last = time.monotonic()
+    source = {**defaults(config.task), **config.task_options}.get("data")
+    reads = isinstance(source, str) and Path(source).expanduser().is_dir()
     with console.bar(timed=False, hidden=quiet) as bar:
-        task = bar.add_task(config.method, total=config.iterations, note="")
+        task = bar.add_task(config.method, total=config.iterations, note="reading the data")
+        aloud = bar.disable and not quiet
+        if aloud and reads:
+            console.note(f"reading {config.task} for a run in {folder.path}")
+
+        def begun(training: "Training") -> None:
+            said = setting(training)
+            bar.update(task, note=said)
+            if aloud and (reads or not is_small(training.problem)):
+                console.note(f"{said}, in {folder.path}")
 
         def progress(training: "Training", info: Any) -> None:
             nonlocal writer, things, last
@@ -53,7 +70,7 @@ def told(
                 said = line(found, things)
                 bar.update(task, completed=found.iteration, note=said)
                 now = time.monotonic()
-                if bar.disable and not quiet and now - began > _FIRST and now - last > _BETWEEN:
+                if aloud and now - began > _FIRST and now - last > _BETWEEN:
                     last = now
                     console.note(f"round {found.iteration} of {config.iterations}: {said}")
                 if log:
@@ -62,7 +79,7 @@ def told(
                     writer.write(found.iteration, found.numbers())
 
         try:
-            yield progress
+            yield begun, progress
         finally:
             if writer is not None:
                 writer.close()

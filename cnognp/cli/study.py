@@ -2,7 +2,6 @@
 
 import ast
 import importlib
-import json
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, fields, is_dataclass
@@ -59,10 +58,7 @@ def add_sharing(parser: ArgumentParser) -> None:
     """Adds how a study is shared among processes, and resumed."""
     hint = "go on: what units left under OUT/units with the same options is taken"
     parser.add_argument("--resume", action="store_true", help=hint)
-    hint = "processes that share the units of the study"
-    parser.add_argument("--workers", type=int, default=1, help=hint)
-    hint = "threads of each process; the last bits may depend on it"
-    parser.add_argument("--threads", type=int, default=1, help=hint)
+    arguments.add_engine(parser, "the units of the study", threads=1)
 
 
 def command(options: Namespace) -> None:
@@ -96,7 +92,7 @@ def studied(name: str, config: Any, options: Namespace) -> "dict[str, Result]":
         config: what is run.
         options: those that `add_sharing` adds, and ``out``.
     """
-    from cnognp.workers import Pool, Unit, results_of
+    from cnognp.workers import Unit, results_of
     from landscape.results import save
 
     module = _module(name)
@@ -104,7 +100,9 @@ def studied(name: str, config: Any, options: Namespace) -> "dict[str, Result]":
         units, joined = module.units(config), module.joined
     else:
         units, joined = [Unit(name, module.study, config)], _alone(name)
-    with Pool(options.workers, options.threads) as pool:
+    # What is not there is said before anything is waited for.
+    getattr(module, "check", lambda config: None)(config)
+    with arguments.engine(options) as executor:
         folder = check_writable(Path(options.out) / "analysis").parent
         tree = console.plain(asdict(config))
         with replacing(folder / "config.yaml") as temporary:
@@ -113,7 +111,7 @@ def studied(name: str, config: Any, options: Namespace) -> "dict[str, Result]":
             _set_aside(folder / "units")
         with _progress(name, len(units)) as told:
             found = results_of(
-                units, folder / "units", pool=pool, resume=options.resume, progress=told
+                units, folder / "units", executor=executor, resume=options.resume, progress=told
             )  # fmt: skip
     results = joined(config, found)
     files = [folder / "analysis" / f"{each}.h5" for each in results]
@@ -183,31 +181,17 @@ def _spelled_out(argv: list[str], hints: Mapping[str, Any]) -> list[str]:
         flag, equals, value = word.partition("=")
         field = flag.removeprefix("--").replace("-", "_")
         if listed:
-            word = _list(word)
+            word = arguments.bracketed(word)
         if word.startswith("--") and field in hints:
             word = f"--{field}{equals}{value}"
             listed = get_origin(hints[field]) is tuple
             if listed and equals:
-                word = f"--{field}={_list(value)}"
+                word = f"--{field}={arguments.bracketed(value)}"
             listed = listed and not equals
         else:
             listed = False
         words.append(word)
     return words
-
-
-def _list(text: str) -> str:
-    """``a,b`` as ``["a", "b"]``, with numbers as numbers; brackets stay as they are."""
-    if text.startswith(("[", "--")):
-        return text
-    return json.dumps([_number(part.strip()) for part in text.split(",") if part.strip()])
-
-
-def _number(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text
 
 
 def _config(cls: Any, options: Namespace) -> Any:

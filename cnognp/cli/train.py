@@ -36,7 +36,7 @@ def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
     parser.add_argument("--iterations", type=int, default=100, help="rounds")
     parser.add_argument("--seed", type=int, default=0, help="of every random draw")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
-    parser.add_argument("--threads", type=int, default=0, help="of torch on the CPU; 0: its choice")
+    arguments.add_engine(parser, "the members")
     parser.add_argument(
         "--checkpoint-every", "--checkpoint_every", type=int, default=0,
         help="rounds between checkpoints; 0: ten in a run",
@@ -54,12 +54,21 @@ def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
         help="where members live; elsewhere than on the device, they visit it one at a time",
     )  # fmt: skip
     parser.add_argument(
+        "--together", type=int, default=0,
+        help="members that are evaluated together at most, and moved by one worker; 0: as many as "
+        "are fastest. The last bits may depend on it, but not on the number of workers",
+    )  # fmt: skip
+    parser.add_argument(
         "--snapshots", type=int, default=0,
         help="points kept along each trajectory: lowest in training loss, best on validation data",
     )  # fmt: skip
     parser.add_argument(
         "--precision", type=Literal[PRECISIONS], default="float32",  # type: ignore[valid-type]
         help="in which networks compute in training; all else is float32",
+    )  # fmt: skip
+    parser.add_argument(
+        "--compile", action="store_true",
+        help="train through torch.compile; judging and measuring do without",
     )  # fmt: skip
     parser.add_argument("--data", type=str, default=None, help="folder of the task's data")
     parser.add_argument(
@@ -89,7 +98,7 @@ def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
         task,
         keys=given or "-h" in argv or "--help" in argv or len(file.get("task", {})) > 1,
     )
-    return arguments.before(argv, file)
+    return arguments.before(arguments.listed(argv, parser), file)
 
 
 def add_task(parser: ArgumentParser, task: str, *, keys: bool = True) -> None:
@@ -141,10 +150,12 @@ def _config_of(options: Namespace) -> Config:
         record_curvature=options.record_curvature,
         judge_every=options.judge_every,
         members_live=options.members_live,
+        together=options.together,
         snapshots=options.snapshots,
         weights=options.weights,
         spread=options.spread,
         precision=options.precision,
+        compile=options.compile,
         task_options=task,
         method_options=method,
     )
@@ -178,20 +189,19 @@ def command(options: Namespace) -> int:
     from cnognp.training.session import INTERRUPTED, train
 
     heeding = signals.Heeding()
-    with heeding.heeded(_SIGNALS), told(
+    with heeding.heeded(_SIGNALS), arguments.engine(options) as executor, told(
         config, folder, options.log, options.quiet, heeding.breakable
-    ) as progress:  # fmt: skip
+    ) as (begun, progress):  # fmt: skip
         try:
             last = train(
-                config, folder, resume=options.resume, progress=progress, warn=console.note,
-                leave=lambda: bool(heeding.received), breakable=heeding.breakable,
+                config, folder, resume=options.resume, begun=begun, progress=progress,
+                warn=console.note, leave=lambda: bool(heeding.received),
+                breakable=heeding.breakable, executor=executor,
             )  # fmt: skip
         except KeyboardInterrupt:
             if not heeding.received:
                 raise
-            console.note(
-                f"left after a signal, and nothing new was saved; {_again(options, folder)}"
-            )
+            console.note(f"left after a signal, {_nothing_saved(options, folder)}")
             return 128 + heeding.received[0]
     from cnognp.cli.show import print_summary, summary
 
@@ -204,6 +214,16 @@ def command(options: Namespace) -> int:
         console.note(f"left after a signal; {_again(options, folder)}")
         return 128 + heeding.received[0]
     return 0
+
+
+def _nothing_saved(options: Namespace, folder: RunFolder) -> str:
+    """That nothing was saved, and what to type."""
+    again = _again(options, folder)
+    if any(folder.checkpoints.glob("*.h5")):
+        return f"and nothing new was saved; {again}"
+    if not folder.config_path.exists():
+        return "before anything was saved: give the whole command once more"
+    return f"before anything was saved; {again.replace('go on', 'begin again')}"
 
 
 def _again(options: Namespace, folder: RunFolder) -> str:

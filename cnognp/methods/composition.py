@@ -21,6 +21,7 @@ Decay = Literal["constant", "step", "cosine"]
 Decayed = Literal["all", "weights"]
 Centred = Literal["none", "all", "convolutions"]
 Averaged = Literal["none", "swa", "ema"]
+Changing = Literal["epoch", "step"]
 _STEP = ("lr", "momentum", "weight_decay")  # of the base; methods without one have them, too
 
 
@@ -230,6 +231,9 @@ class Schedule:
         horizon: iterations that the schedule spans; all of the run where the command line
             gives none.
         warmup: iterations over which lr first rises from near 0; they belong to the horizon.
+        schedule_per: how often lr changes: with every iteration, which is an epoch of mini-batches,
+            or with every mini-batch, as schedulers do that are stepped by batch. Horizon and
+            warmup are iterations either way.
 
     Raises:
         ValueError: if one is out of range.
@@ -238,9 +242,11 @@ class Schedule:
     schedule: Decay = "constant"
     horizon: int = 100
     warmup: int = 0
+    schedule_per: Changing = "epoch"
 
     def __post_init__(self):
         _require_one_of("schedule", get_args(Decay), self.schedule)
+        _require_one_of("schedule_per", get_args(Changing), self.schedule_per)
         require(self.horizon >= 1, "horizon", "at least 1", self.horizon)
         require(self.warmup >= 0, "warmup", "at least 0", self.warmup)
 
@@ -262,7 +268,8 @@ class Schedule:
         factors = self.factors()
         if factors == class_of("schedule:Constant")():
             return method
-        return class_of("schedule:Scheduled")(method, factors)
+        per = "step" if self.schedule_per == "step" else "round"
+        return class_of("schedule:Scheduled")(method, factors, per)
 
 
 @dataclass(frozen=True)
@@ -314,7 +321,8 @@ GROUPS = (Base, Search, DecayOf, Clip, Centralisation, Data, Schedule, Average)
 COMPOSED = tuple(key for group in GROUPS for key in group.__dataclass_fields__ if key not in _STEP)
 """Keywords that say what a step is composed with; on the command line flags of their own."""
 
-OF_TRAINING = tuple(
-    key for group in (DecayOf, Clip, Data, Average) for key in group.__dataclass_fields__
+OF_TRAINING = (
+    *(key for group in (DecayOf, Clip, Data, Average) for key in group.__dataclass_fields__),
+    "schedule_per",
 )
 """Those of them that the loop around an optimiser decides, where there is one."""

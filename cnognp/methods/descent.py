@@ -1,6 +1,6 @@
 """Gradient descent and stochastic gradient descent on whole populations."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -137,6 +137,9 @@ class Epoch:
         fitness: one that needs no more than loss and gradient norm. Then, where the end is not
             evaluated, `Info` tells the means over the mini-batches of loss, gradient norm and this
             fitness, each where the members were when they saw it.
+        paced: ``paced(method, step, steps)``: what moves on a mini-batch in the place of
+            ``method``, by its number in the epoch and by how many there are; ``method`` itself
+            where None.
 
     Raises:
         ValueError: if ``size`` or ``parts`` is not positive.
@@ -147,6 +150,7 @@ class Epoch:
     evaluate: bool = True
     parts: int = 1
     fitness: Fitness | None = None
+    paced: Callable[[Method, int, int], Method] | None = None
 
     def __post_init__(self):
         require(self.size >= 1, "size", "at least 1", self.size)
@@ -164,8 +168,10 @@ class Epoch:
             cut = {"parts": self.parts} if self.parts > 1 else {}
             stream = minibatches(self.size, derive(generator, "epoch"), epochs=1, **cut)
         costs, seen = [], []
+        steps = 0 if self.paced is None else steps_of(objective, self.size)
         for k, batch in enumerate(stream):
-            inner, info = self.method.step(batch, inner, derive(generator, "step", k))
+            method = self.method if self.paced is None else self.paced(self.method, k, steps)
+            inner, info = method.step(batch, inner, derive(generator, "step", k))
             costs.append(info.evaluations)
             if self.fitness is not None:
                 rank = self.fitness.of_norm(info.loss, info.gradient_norm)  # type: ignore[attr-defined]
@@ -179,6 +185,22 @@ class Epoch:
             return EpochState(z, inner), told
         loss, grad = value_and_grad(objective, z)
         return EpochState(z, inner), Info(z, loss, norms(grad), loss, cost)
+
+
+def steps_of(objective: Objective, size: int) -> int:
+    """How many mini-batches of that size an epoch of the objective has; 1 where it has none.
+
+    Raises:
+        ValueError: if it has some and does not say how many.
+    """
+    if offered(objective, "minibatches") is None:
+        return 1
+    if (own := offered(objective, "steps")) is None:
+        raise ValueError(
+            f"{type(objective).__name__} has mini-batches and does not say how many, which a "
+            "schedule from step to step needs: give it a method steps(size)"
+        )
+    return own(size)
 
 
 def _mean(numbers: Sequence[Tensor]) -> Tensor:

@@ -61,6 +61,11 @@ class Redirected:
         stream = self.objective.minibatches  # type: ignore[attr-defined]
         return lambda *how, **more: (Redirected(b, self.gradient) for b in stream(*how, **more))
 
+    @property
+    def steps(self) -> Callable[[int], int]:
+        """How many of them there are in an epoch; there only where the objective says it."""
+        return self.objective.steps  # type: ignore[attr-defined]
+
 
 def redirected_step(
     base: Method,

@@ -1,19 +1,26 @@
-"""Step lengths that change from round to round, for any method that has one."""
+"""Step lengths that change from round to round or step to step, for any method that has one."""
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from functools import partial
+from typing import Any, Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from cnognp.method import Info, Method, parts_of, require
+from cnognp.methods.descent import Epoch
 from landscape.objective import Objective
+
+Per = Literal["round", "step"]
 
 
 @runtime_checkable
 class Schedule(Protocol):
-    """A factor on the step length, at least 0, as a function of the round, which counts from 0."""
+    """A factor on the step length, at least 0, as a function of the round, which counts from 0.
+
+    One that may count steps has ``stretched(n)``, itself over n times as many rounds.
+    """
 
     def __call__(self, round: int) -> float: ...
 
@@ -24,6 +31,10 @@ class Constant:
 
     def __call__(self, round: int) -> float:
         return 1.0
+
+    def stretched(self, times: int) -> "Constant":
+        """Itself."""
+        return self
 
 
 @dataclass(frozen=True)
@@ -47,6 +58,10 @@ class StepDecay:
 
     def __call__(self, round: int) -> float:
         return self.factor ** (round // self.every)
+
+    def stretched(self, times: int) -> "StepDecay":
+        """The same over so many times as many rounds."""
+        return StepDecay(self.every * times, self.factor)
 
 
 @dataclass(frozen=True)
@@ -75,6 +90,10 @@ class Cosine:
         done = min(round, self.horizon) / self.horizon
         return self.final + (1 - self.final) * (1 + math.cos(math.pi * done)) / 2
 
+    def stretched(self, times: int) -> "Cosine":
+        """The same over so many times as many rounds."""
+        return Cosine(self.horizon * times, self.final)
+
 
 @dataclass(frozen=True)
 class WarmUp:
@@ -99,6 +118,10 @@ class WarmUp:
             return (round + 1) / self.rounds
         return self.then(round - self.rounds)
 
+    def stretched(self, times: int) -> "WarmUp":
+        """The same over so many times as many rounds."""
+        return WarmUp(self.rounds * times, self.then.stretched(times))  # type: ignore[attr-defined]
+
 
 class ScheduledState(NamedTuple):
     """Where the members are, the state of the method that moves them, and the rounds so far."""
@@ -118,17 +141,25 @@ class Scheduled:
     Args:
         method: any method that has a step length, itself or in a part.
         schedule: from the round to a factor, at least 0.
+        per: ``"step"`` changes the factor from one mini-batch of an `Epoch` to the next: the
+            schedule is stretched to as many steps as its rounds have. What is no `Epoch` has
+            rounds of one step.
 
     Raises:
-        ValueError: if nothing in ``method`` has an ``lr``; 0 is none in a swarm.
+        ValueError: if nothing in ``method`` has an ``lr``; 0 is none in a swarm. If ``per`` is no
+            such word, or the schedule cannot be stretched.
     """
 
     method: Method
     schedule: Schedule
+    per: Per = "round"
 
     def __post_init__(self):
         found = _has_rate(self.method)
         require(found, "method", "one with an lr, itself or in a part", self.method)
+        require(self.per in get_args(Per), "per", f"one of {get_args(Per)}", self.per)
+        fits = self.per == "round" or hasattr(self.schedule, "stretched")
+        require(fits, "schedule", "one with stretched(n), where it counts steps", self.schedule)
 
     def init(self, objective: Objective, z: Tensor) -> ScheduledState:
         rounds = torch.zeros((), dtype=torch.int64, device="cpu")
@@ -137,10 +168,26 @@ class Scheduled:
     def step(
         self, objective: Objective, state: ScheduledState, generator: torch.Generator
     ) -> tuple[ScheduledState, Info]:
-        method = slowed(self.method, self.schedule(int(state.round)))
+        method = self.paced(int(state.round))
         inner = state.inner._replace(position=state.position)
         inner, info = method.step(objective, inner, generator)
         return ScheduledState(inner.position, inner, state.round + 1), info
+
+    def paced(self, round: int) -> Method:
+        """The method of a round, with step lengths of its own."""
+        if self.per == "round" or not isinstance(self.method, Epoch):
+            return slowed(self.method, self.schedule(round))
+        return replace(self.method, paced=partial(self._at, round))
+
+    def factor(self, round: int, steps: int) -> float:
+        """The factor in the first step of a round that has so many."""
+        if self.per == "round" or not isinstance(self.method, Epoch):
+            return self.schedule(round)
+        return self.schedule.stretched(steps)(round * steps)  # type: ignore[attr-defined]
+
+    def _at(self, round: int, method: Method, step: int, steps: int) -> Method:
+        """The method in a step of a round that has so many."""
+        return slowed(method, self.schedule.stretched(steps)(round * steps + step))  # type: ignore[attr-defined]
 
 
 def slowed(method: Any, factor: float) -> Any:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from cnognp.tasks.architectures import Norm, architecture, memory_format, torchvision
 from cnognp.tasks.classification import SCORES
-from cnognp.tasks.tabular import Splits, held_out, starts, tensors
+from cnognp.tasks.tabular import Splits, few, held_out, starts, tensors
 from cnognp.tasks.task import Task, smoothed
 from landscape.files import DamagedFile
 from landscape.networks import cropped_and_flipped, normalised
@@ -43,6 +43,7 @@ class _Options(NamedTuple):
     label_smoothing: float
     mean: Colour
     deviation: Colour
+    images: int
 
 
 def cifar10(
@@ -57,6 +58,7 @@ def cifar10(
     label_smoothing: float = 0.0,
     mean: Colour = (0.4914, 0.4822, 0.4465),
     deviation: Colour = (0.2023, 0.1994, 0.2010),
+    images: int = 0,
 ) -> Task:
     """CIFAR-10: 10 classes, 60,000 coloured images of 32 x 32 pixels, networks by name.
 
@@ -82,6 +84,8 @@ def cifar10(
             1; members are judged and measured by the plain cross-entropy.
         mean: of the red, green and blue that a network takes as 0, from 0 to 1.
         deviation: from the mean that a network takes as 1.
+        images: how many of the training images that validation leaves are trained on, drawn by
+            seed, as many of each class; 0 for all.
 
     Raises:
         FileNotFoundError: if the folder does not hold all files, or there is no file of weights.
@@ -92,7 +96,7 @@ def cifar10(
     """
     return _task(_CIFAR10, _Options(
         seed, data, network, norm, weights, spread, validation, augment, label_smoothing, mean,
-        deviation,
+        deviation, images,
     ))  # fmt: skip
 
 
@@ -108,6 +112,7 @@ def cifar100(
     label_smoothing: float = 0.0,
     mean: Colour = (0.5071, 0.4867, 0.4408),
     deviation: Colour = (0.2675, 0.2565, 0.2761),
+    images: int = 0,
 ) -> Task:
     """CIFAR-100: 100 classes, 60,000 coloured images of 32 x 32 pixels; else as cifar10.
 
@@ -125,6 +130,8 @@ def cifar100(
         label_smoothing: share of a label that training gives to all classes, as in cifar10.
         mean: of the red, green and blue that a network takes as 0, from 0 to 1.
         deviation: from the mean that a network takes as 1.
+        images: how many of the training images that validation leaves are trained on, drawn by
+            seed, as many of each class; 0 for all.
 
     Raises:
         FileNotFoundError: if the folder does not hold all files, or there is no file of weights.
@@ -135,7 +142,7 @@ def cifar100(
     """
     return _task(_CIFAR100, _Options(
         seed, data, network, norm, weights, spread, validation, augment, label_smoothing, mean,
-        deviation,
+        deviation, images,
     ))  # fmt: skip
 
 
@@ -148,7 +155,7 @@ def _task(known: _Set, options: _Options) -> Task:
     if min(options.deviation) <= 0:
         raise ValueError(f"deviation must be positive, got {options.deviation}")
     build = partial(architecture, options.network, known.classes, options.norm)
-    return Task(
+    task = Task(
         # The network first: a slip in its name is said before the data are read.
         **starts(build, options.seed, options.weights, options.spread),
         **_splits(known, options)._asdict(),
@@ -164,6 +171,7 @@ def _task(known: _Set, options: _Options) -> Task:
         augment=_augmented if options.augment else None,
         training_loss=smoothed(options.label_smoothing),
     )
+    return few(task, options.images, options.seed)
 
 
 def _augmented(images: Tensor, seed: int, step: int) -> Tensor:
@@ -192,12 +200,20 @@ def _splits(known: _Set, options: _Options) -> Splits:
     return tensors(Splits(train, validation, test))
 
 
-def _read(known: _Set, folder: Path, train: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Images (n, 3, 32, 32) and classes (n,), from files whose MD5 are the published ones.
+def check_data(name: str, folder: Path) -> None:
+    """Nothing, if the files of one of the tasks are in the folder.
 
     Raises:
-        FileNotFoundError: if a file is missing; says which, and how to get them.
-        DamagedFile: if one is another.
+        FileNotFoundError: if one is missing; says which, and how to get them.
+    """
+    _files({"cifar10": _CIFAR10, "cifar100": _CIFAR100}[name], folder)
+
+
+def _files(known: _Set, folder: Path) -> tuple[Path, str]:
+    """Where the files of one of the sets are, and how they are fetched.
+
+    Raises:
+        FileNotFoundError: if one is missing.
     """
     source = getattr(torchvision("datasets"), known.kind)
     inner = folder / source.base_folder
@@ -213,6 +229,18 @@ def _read(known: _Set, folder: Path, train: bool) -> tuple[np.ndarray, np.ndarra
             f"no {', '.join(missing)} in {inner}, where {known.name} is looked for. Name the "
             f"folder that holds {source.base_folder} with --data, or fetch the files: {fetch}"
         )
+    return inner, fetch
+
+
+def _read(known: _Set, folder: Path, train: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Images (n, 3, 32, 32) and classes (n,), from files whose MD5 are the published ones.
+
+    Raises:
+        FileNotFoundError: if a file is missing; says which, and how to get them.
+        DamagedFile: if one is another.
+    """
+    inner, fetch = _files(known, folder)
+    source = getattr(torchvision("datasets"), known.kind)
     try:
         found = source(str(folder), train=train)
     except RuntimeError:

@@ -146,6 +146,30 @@ def _augmented(images: Tensor, seed: int, step: int) -> Tensor:
     return cropped_and_flipped(images, seed, 0, step, _SHIFT)
 
 
+def check_data(name: str, folder: Path) -> None:
+    """Nothing, if the file of one of the tasks is in the folder.
+
+    Raises:
+        FileNotFoundError: if not; says how to get it.
+    """
+    _file({"breastmnist": _BREAST, "pneumoniamnist": _PNEUMONIA}[name], folder)
+
+
+def _file(known: _File, folder: Path) -> tuple[Path, str]:
+    """Where the file of one of the sets is, and where it is fetched from.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+    """
+    path = folder / f"{known.name}.npz"
+    fetch = f"https://zenodo.org/records/10519652/files/{known.name}.npz?download=1 ({known.size})"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no file {path}: name the folder that holds it with --data, or fetch it from {fetch}"
+        )
+    return path, fetch
+
+
 def _read(known: _File, folder: Path, verify: bool) -> tuple[Splits, dict[str, Any]]:
     """Pairs of images (n, 1, 28, 28), bytes, and classes (n,), and what is to be said of the file.
 
@@ -154,12 +178,7 @@ def _read(known: _File, folder: Path, verify: bool) -> tuple[Splits, dict[str, A
         DamagedFile: if it is another than the published one, and that is not allowed.
         UnfitFile: if another one has another form.
     """
-    path = folder / f"{known.name}.npz"
-    fetch = f"https://zenodo.org/records/10519652/files/{known.name}.npz?download=1 ({known.size})"
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no file {path}: name the folder that holds it with --data, or fetch it from {fetch}"
-        )
+    path, fetch = _file(known, folder)
     content = path.read_bytes()
     md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if md5 == known.md5:

@@ -64,6 +64,7 @@ class Problem:
         derivatives: how products with the Hessian are taken, as in `landscape.networks.risk.Risk`.
         check: whether the first measurement checks the loss, see `landscape.networks.gate`.
         precision: ``"bfloat16"`` lets the network compute in that where training sees it.
+        compiled: steps on mini-batches see the network through ``torch.compile``.
     """
 
     def __init__(
@@ -76,8 +77,9 @@ class Problem:
         derivatives: Derivatives = "exact",
         check: bool = True,
         precision: str = "float32",
+        compiled: bool = False,
     ):
-        self.task, self._precision = task, precision
+        self.task, self._precision, self._compiled = task, precision, compiled
         self.device = device
         self.model = _on(device, task.model)
         self._loss = _on(device, task.loss) if isinstance(task.loss, nn.Module) else task.loss
@@ -101,12 +103,23 @@ class Problem:
         exact = self._on_training(loss, statistics="batch")
         return exact.mixed(torch.bfloat16) if self._precision == "bfloat16" else exact
 
+    @cached_property
+    def stepped(self) -> Risk:
+        """What mini-batches are drawn from: `training`, its network compiled where that is asked.
+
+        Raises:
+            ValueError: if that is a loss of the whole model, which is not compiled.
+        """
+        return self.training.compiled() if self._compiled else self.training
+
     @property
     def trained_apart(self) -> str:
         """Why training minimises something else than what members are judged by; empty if not."""
         if self.task.training_loss is not None:
             return "a loss of training of its own (label_smoothing)"
-        return f"precision {self._precision}" if self._precision != "float32" else ""
+        if self._precision != "float32":
+            return f"precision {self._precision}"
+        return "a compiled network (--compile)" if self._compiled else ""
 
     @cached_property
     def evaluation(self) -> Risk | Reestimated:
@@ -146,7 +159,7 @@ class Problem:
         plain = not (random or self.normalised or self.trained_apart)
         fixed: Objective = self.training
         if takes_minibatches(method) and not plain:
-            fixed, random = Stochastic(self.evaluation, self.training), False
+            fixed, random = Stochastic(self.evaluation, self.stepped), False
         for k in count(start):
             yield self.training.seeded(derived_seed(seed, "dropout", k)) if random else fixed
 
@@ -413,8 +426,13 @@ def _on(device: torch.device, module: nn.Module) -> nn.Module:
         return module.to(device)
 
 
-def problem_of(config: "Config", **options: Any) -> Problem:
-    """The task of a configuration on its device; options are those of `Problem`.
+def problem_of(config: "Config", weights: str | None = None, **options: Any) -> Problem:
+    """The task of a configuration on its device.
+
+    Args:
+        config: says which.
+        weights: where those are that member 0 starts at; as the configuration says where None.
+        options: of `Problem`.
 
     Raises:
         ValueError: if the task, the method or the device does not exist, the loss or a metric does
@@ -428,7 +446,8 @@ def problem_of(config: "Config", **options: Any) -> Problem:
         raise ValueError(f"unknown method {config.method!r}; there are {', '.join(METHODS)}")
     task = task_of(config.task, config.seed, config.task_options)
     network = {**defaults(config.task), **config.task_options}.get("network", "")
-    task = begun_at(task, config.weights, config.spread, str(network))
+    weights = config.weights if weights is None else weights
+    task = begun_at(task, weights, config.spread, str(network))
     problem = Problem(task, choose_device(config.device), **options)
     fit.check_classes(problem)
     try:

@@ -106,6 +106,23 @@ def defaults(name: str) -> dict[str, Any]:
     return {p.name: p.default for p in inspect.signature(TASKS[name]).parameters.values()}
 
 
+def check_data(name: str, data: str) -> None:
+    """Nothing, if the files that a built-in task reads are in its folder; none of them is read.
+
+    Nor is anything checked of a task that brings its data, or takes whatever images a folder has.
+
+    Args:
+        name: of the task.
+        data: the folder.
+
+    Raises:
+        FileNotFoundError: if one is missing; says which, and how to get it.
+    """
+    module = importlib.import_module(f"cnognp.tasks.{_PLACES[name].partition(':')[0]}")
+    if (check := getattr(module, "check_data", None)) is not None:
+        check(name, Path(data).expanduser())
+
+
 def describe() -> dict[str, str]:
     """One line on each built-in task, by name.
 

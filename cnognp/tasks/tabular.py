@@ -5,6 +5,7 @@ Tensors are float32 on the CPU.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -94,6 +95,32 @@ def held_out(
     state = np.random.RandomState(derived_seed(seed, "split", purpose) % 2**32)
     kept, drawn = train_test_split(rows, test_size=size, stratify=target, random_state=state)
     return np.sort(kept), np.sort(drawn)
+
+
+def few(task: Task, images: int, seed: int) -> Task:
+    """The task with so many of its training samples, as many of each class; with all where 0.
+
+    Args:
+        task: its training split is a pair of tensors, inputs and classes.
+        images: how many.
+        seed: any integer.
+
+    Raises:
+        ValueError: if there are too few or too many for every class to be among those that stay
+            and among those that go.
+    """
+    inputs, target = task.train
+    if not images or images == len(target):
+        return task
+    least = len(target.unique())
+    most = len(target) - least
+    if not least <= images <= most:
+        raise ValueError(
+            f"images must be 0 or {len(target)} for all training images, or from {least} to {most} "
+            f"of them, so that every class is there, got {images}"
+        )
+    rows = held_out(np.arange(len(target)), target.numpy(), images, seed, "images")[1]
+    return replace(task, train=(inputs[rows], target[rows]))
 
 
 def tensors(splits: Splits) -> Splits:

@@ -59,6 +59,8 @@ class Config:
             than on the device one state is held, written over in every round: of a run that
             diverges, the last checkpoint has the members where they diverged, not the round
             before. Files are in the run's folder, without a name.
+        together: members that are evaluated together at most, and moved by one worker; 0 for as
+            many as are fastest. The last bits may depend on it, but not on the number of workers.
         snapshots: points that are kept along each member's trajectory, of the rounds that are
             judged: so many of the lowest loss on the whole training split, and as many that are
             best on the validation split, by accuracy where the task has one and then by loss; each
@@ -71,6 +73,9 @@ class Config:
         precision: ``float32``; or ``bfloat16``, in which autocast then lets networks compute in
             training. Parameters, gradients, losses of outputs and steps stay in float32, and so
             does whatever judges and measures.
+        compile: let mini-batches go through ``torch.compile``, which needs a compiler and seconds
+            to minutes before the first of them; members are then evaluated one after another.
+            Whatever judges and measures sees the network as it is.
         task_options: keywords of the task.
         method_options: keywords of the method.
 
@@ -89,17 +94,19 @@ class Config:
     record_curvature: int = 0
     judge_every: int = 0
     members_live: str = "auto"
+    together: int = 0
     snapshots: int = 0
     weights: str = ""
     spread: float = 0.0
     precision: str = "float32"
+    compile: bool = False
     task_options: dict[str, Any] = field(default_factory=dict)
     method_options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
         least = {"members": 1, "iterations": 1, "seed": 0, "threads": 0}
         least |= {"checkpoint_every": 0, "record_curvature": 0, "judge_every": 0}
-        least |= {"snapshots": 0}
+        least |= {"together": 0, "snapshots": 0}
         for name, bound in least.items():
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < bound:
@@ -110,6 +117,8 @@ class Config:
             raise ValueError(f"members_live must be one of {HOMES}, got {self.members_live!r}")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {PRECISIONS}, got {self.precision!r}")
+        if not isinstance(self.compile, bool):
+            raise ValueError(f"compile must be true or false, got {self.compile!r}")
         if not isinstance(self.spread, (int, float)) or not 0 <= self.spread < math.inf:
             raise ValueError(f"spread must be at least 0 and finite, got {self.spread}")
         if ":" not in self.task:
@@ -236,6 +245,15 @@ class RunFolder:
     def figures(self) -> Path:
         """Folder of pictures."""
         return self.path / "figures"
+
+    @property
+    def start(self) -> "RunFolder":
+        """Where a copy of the weights is that member 0 began at, if any, as those of a run."""
+        return RunFolder(self.path / "start")
+
+    def weights(self, config: Config) -> str:
+        """What member 0 begins at: the run's own copy of that, or what the configuration names."""
+        return str(self.start.path) if self.start.best.is_file() else config.weights
 
     @property
     def best_loss(self) -> Path:

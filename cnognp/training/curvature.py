@@ -40,15 +40,16 @@ def recorder_of(config: Config, problem: Problem, method: Method) -> CurvatureRe
     )
 
 
-def stability_of(method: Any, state: Any) -> Stability | None:
+def stability_of(method: Any, state: Any, steps: int = 1) -> Stability | None:
     """What curvature the member's next step bears; None where no threshold is known.
 
     Args:
         method: gradient descent, SGD, Adam or AdamW, in epochs or with a schedule or without.
         state: the method's state; None before the first round.
+        steps: mini-batches in an epoch.
     """
     if isinstance(method, Scheduled):
-        factor = method.schedule(0 if state is None else int(state.round))
+        factor = method.factor(0 if state is None else int(state.round), steps)
         return stability_of(slowed(method.method, factor), _inner(state))
     if isinstance(method, Epoch):
         return stability_of(method.method, _inner(state))

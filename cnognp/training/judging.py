@@ -77,7 +77,7 @@ def judging(config: Config, problem: Problem, method: Method) -> tuple[Method, J
     published one is believed as it is. A method whose moves need the judgement, as those of other
     swarms do, and one that takes steps on the whole data, judges by itself.
     """
-    quiet, small, every = _quiet(method), _is_small(problem), interval(config, problem)
+    quiet, small, every = _quiet(method), is_small(problem), interval(config, problem)
     if ranked_by_epochs(method):
         fitness = method.fitness  # type: ignore[attr-defined]
         return method, Judging(
@@ -90,7 +90,7 @@ def judging(config: Config, problem: Problem, method: Method) -> tuple[Method, J
 
 def interval(config: Config, problem: Problem) -> int:
     """Rounds between judgements on the whole data."""
-    return config.judge_every or (1 if _is_small(problem) else EVERY)
+    return config.judge_every or (1 if is_small(problem) else EVERY)
 
 
 def due(iteration: int, every: int, last: int) -> bool:
@@ -98,7 +98,8 @@ def due(iteration: int, every: int, last: int) -> bool:
     return iteration in (1, last) or iteration % every == 0
 
 
-def _is_small(problem: Problem) -> bool:
+def is_small(problem: Problem) -> bool:
+    """Whether a pass over the training data is done at once."""
     return problem.training.dim * problem.training.samples <= SMALL
 
 

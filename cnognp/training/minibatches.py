@@ -1,6 +1,7 @@
 """How many samples a mini-batch has where nobody has said so, and whether there can be such."""
 
 import inspect
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -12,8 +13,12 @@ from cnognp.tasks import memory
 from cnognp.tasks.problem import Problem
 from cnognp.training.config import Config
 from landscape.networks import batches as data_batches
+from landscape.networks.compiled import NotCompiled
+from landscape.objective import value_and_grad
 
 _KEY = "batch_size"
+# So many times the rounding of a network as it is may a compiled one be off.
+_ROUNDED = 10
 
 
 def settled(config: Config, problem: Problem) -> Config:
@@ -71,6 +76,12 @@ def epoch_of(method: Any) -> Epoch | None:
     return next((epoch for epoch in inside if epoch is not None), None)
 
 
+def steps(method: Any, problem: Problem) -> int:
+    """How many mini-batches the method sees in an epoch of the problem; 1 without any."""
+    epoch = epoch_of(method)
+    return 1 if epoch is None else problem.training.steps(epoch.size)
+
+
 def check_apart(config: Config, problem: Problem, method: Any) -> None:
     """Nothing, if steps and judgements are of one function, or the method can tell them apart.
 
@@ -86,6 +97,38 @@ def check_apart(config: Config, problem: Problem, method: Any) -> None:
         raise ValueError(
             f"{problem.trained_apart} is for steps on mini-batches, and {config.method} as it is "
             "here steps by what judges its members: give --method.batch_size, or leave it out"
+        )
+
+
+def check_compiled(method: Any, problem: Problem) -> None:
+    """Nothing, if the compiled network has the loss and the gradient of the network as it is.
+
+    On the first mini-batch, for which it is compiled here.
+
+    Raises:
+        NotCompiled: if not.
+    """
+    epoch, z = epoch_of(method), problem.training.point()
+    assert epoch is not None  # `check_apart` has refused the others
+    wide = z if problem.device.type == "mps" else z.double()
+    found = []
+    # Rounding alone may turn a gradient by far more than its own size: how far, float64 tells.
+    for risk, point in ((problem.training, wide), (problem.training, z), (problem.stepped, z)):
+        generator = torch.Generator(device="cpu").manual_seed(0)
+        stream = risk.minibatches(epoch.size, generator, parts=epoch.parts)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found.append(value_and_grad(next(stream), point))
+    (_, exact), (loss, slope), (other, bent) = found
+    size = exact.norm().clamp(min=torch.finfo(z.dtype).tiny)
+    rounded, apart = (float((each - exact).norm() / size) for each in (slope, bent))
+    near = torch.finfo(torch.bfloat16 if problem.training.autocast else z.dtype).eps ** 0.5
+    same = abs(other - loss) <= near * (1 + abs(loss)) and apart <= near + _ROUNDED * rounded
+    if loss.isfinite() and not same:
+        raise NotCompiled(
+            f"the compiled network is another one: its loss is {float(other):.6g} in the place of "
+            f"{float(loss):.6g}, and its gradient is off by {apart:.2g} of its length, where "
+            f"rounding makes {rounded:.2g}. Leave out --compile"
         )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from cnognp.method import Info
@@ -115,6 +116,22 @@ def line(told: Told, things: str) -> str:
     shown = [name for name in told.validation if name != "loss"] or list(told.validation)
     parts += [f"validation {name} {told.validation[name]:.4g}" for name in shown]
     return ", ".join(parts)
+
+
+def setting(training: "Training") -> str:
+    """What is trained, by what, for how long and where, in one line."""
+    config, problem = training.config, training.problem
+    risk = problem.training
+    members = "1 member" if config.members == 1 else f"{config.members} members"
+    where = str(problem.device)
+    if problem.device.type == "cpu":
+        threads = torch.get_num_threads()
+        where += f" with {threads} thread{'s' if threads > 1 else ''}"
+    return (
+        f"{config.task}: {risk.dim:,} parameters, {risk.samples:,} {things_of(training)}; "
+        f"{members} by {config.method}, iterations {training.iteration} to {config.iterations} on "
+        f"{where}"
+    )
 
 
 def things_of(training: "Training") -> str:

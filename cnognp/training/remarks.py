@@ -12,6 +12,7 @@ from cnognp.tasks.memory import exhausted
 from cnognp.tasks.problem import Problem
 from cnognp.training import checkpoint, minibatches
 from cnognp.training.config import Config, RunFolder
+from landscape.networks.compiled import NotCompiled, failure
 
 
 class OutOfMemory(RuntimeError):
@@ -52,6 +53,24 @@ def told_of_memory(config: Config, folder: RunFolder) -> Iterator[None]:
         place = "the host" if _on_host(config) else f"device {config.device}"
         raise OutOfMemory(
             f"{place} has no memory left ({said}): {_relief(config)}. {_left(folder)}"
+        ) from error
+
+
+@contextmanager
+def told_of_compiling(config: Config, folder: RunFolder) -> Iterator[None]:
+    """Inside, an error of the compiler becomes one that says so, and what to do.
+
+    Raises:
+        NotCompiled: in the place of such an error.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not config.compile or not (reason := failure(error)):
+            raise
+        raise NotCompiled(
+            f"torch.compile has made nothing of the network ({reason}): leave out --compile. "
+            f"{_left(folder)}"
         ) from error
 
 

@@ -110,7 +110,8 @@ class Data:
             ]
         if prepare is not None and isinstance(self.batches, list):
             self.batches = self._cut(_PREPARED)
-        self.samples = sum(batch.samples for batch in self.batches)
+        sizes = [batch.samples for batch in self.batches]
+        self.samples, self._read = sum(sizes), len(sizes)
         if not self.advice and isinstance(self.first.inputs, Mapping) and unpack is None:
             self.advice = (
                 "a dictionary goes into the model by its keys: say what of it is input and target, "
@@ -220,6 +221,26 @@ class Data:
         for step, batch in enumerate(self._ordered(size, generator, kept)):
             yield self._prepared(self._augmented(batch, seed, step))
 
+    def steps(self, size: int, *, kept: str = "") -> int:
+        """How many mini-batches an `epoch` has; its arguments, and its errors as it begins."""
+        stream = self._stream
+        if stream is not None and (self.random or not self.resident):
+            loader = stream.loader
+            fetched = self.random and has_places(loader) and size != loader.batch_size and not kept
+            return -(-len(loader.dataset) // size) if fetched else self._read  # type: ignore[arg-type]
+        return len(self.batches) if self._kept(kept) else -(-self.samples // size)
+
+    def _kept(self, kept: str) -> str:
+        """Why batches in memory come whole; empty where their samples are drawn anew."""
+        if not kept and len(self.batches) > 1:
+            try:
+                self.joined()
+            except ValueError as error:
+                return str(error)
+        elif not kept and not parts.rowwise(self.first):
+            return "the first axis of the tensors in a batch does not count its samples"
+        return kept
+
     def _ordered(self, size: int, generator: torch.Generator, kept: str) -> Iterator[Batch]:
         """The mini-batches of an epoch as they are kept.
 
@@ -229,14 +250,7 @@ class Data:
         if self._stream is not None and (self.random or not self.resident):
             yield from self._streamed(size, generator, kept)
             return
-        if not kept and len(self.batches) > 1:
-            try:
-                self.joined()
-            except ValueError as error:
-                kept = str(error)
-        elif not kept and not parts.rowwise(self.first):
-            kept = "the first axis of the tensors in a batch does not count its samples"
-        if kept:
+        if kept := self._kept(kept):
             self._check_size(size, max(batch.samples for batch in self.batches), kept)
             order = torch.randperm(len(self.batches), generator=generator, device=generator.device)
             for place in order.tolist():

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from landscape.networks import batches as data_batches
 from landscape.networks.batches import Batch
+from landscape.networks.compiled import Compiled
 from landscape.networks.draws import drawn_in, kept_states, seeded
 from landscape.networks.layout import Layout
 from landscape.networks.network import Network, constants, drawing, twin_of
@@ -38,6 +39,7 @@ class Forward:
         point_dtype: the type of the model's first parameter.
         autocast: the type in which autocast lets the network compute; None for that of the point.
             The loss of an output is in the latter anyway.
+        compiled: what gives the output of the network in its place; None if nothing.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Forward:
         self.random, self.written = model.stochastic(), list[str]()
         self.graphed = self.live = self.paired = self._overwrites = False
         self.autocast: torch.dtype | None = None
+        self.compiled: Compiled | None = None
         self._cast: dict[torch.dtype, dict[str, Tensor]] = {}
 
     def changed(self, **changes: Any) -> "Forward":
@@ -59,6 +62,8 @@ class Forward:
         twin.__dict__.update(changes)
         if "constants" in changes:
             twin._cast = {}
+        if "model" in changes:
+            twin.compiled = None
         return twin
 
     def point(self) -> Tensor:
@@ -90,8 +95,13 @@ class Forward:
             with self.mixed():
                 return self.loss(self.model.module, batch.inputs)
         with self.mixed():
-            output = self.model(batch.inputs)
+            output = self._called(batch.inputs)
         return self.loss(self.widened(output), batch.target)
+
+    def _called(self, inputs: Any) -> Any:
+        if self.compiled is None:
+            return self.model(inputs)
+        return self.compiled(self.model.module, inputs)
 
     def mixed(self) -> AbstractContextManager[Any]:
         """Inside, the network computes in the type of ``autocast``."""
@@ -206,7 +216,7 @@ class Forward:
                     self.model.watched(),
                     self.model.given(tensors),
                 ):
-                    loss = self.batch_loss(batch)
+                    loss = self.changed(compiled=None).batch_loss(batch)
             finally:
                 written = [n for n, t in tensors.items() if t._version != versions[n]]
                 self._overwrites |= marks != [t._version for t in data]

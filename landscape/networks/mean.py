@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from landscape.networks.batches import Batch
+from landscape.networks.compiled import Compiled
 from landscape.networks.data import RESIDENT_BYTES, Data
 from landscape.networks.evaluation import Evaluation, Together, chosen, stacked_share
 from landscape.networks.folding import InPlace
@@ -262,6 +263,29 @@ class Mean:
                 f"{narrow} is for networks in float32, and the parameters are {self.point_dtype}"
             )
         return self.of(self.forward.changed(autocast=narrow))
+
+    @property
+    def once(self) -> bool:
+        """Whether it is differentiated once and not again, since its network is compiled."""
+        return self.forward.compiled is not None
+
+    def compiled(self) -> Any:
+        """The same through ``torch.compile``, for gradients alone; points one after another.
+
+        What is made of it with another network inside (re-estimated statistics, another loss) is
+        not compiled.
+
+        Raises:
+            ValueError: if the loss is one of the whole model.
+        """
+        if self.forward.whole:
+            raise ValueError(
+                "a loss of the whole model (loss_of='model') is not compiled: what is compiled is "
+                "a model whose output the loss takes"
+            )
+        twin = self.of(self.forward.changed(compiled=Compiled()))
+        twin.together = Together(None, self.data.resident, "sequential")
+        return twin
 
     def seeded(self, seed: int) -> Any:
         """The same with what is random drawn from ``seed``: a deterministic objective.

@@ -278,16 +278,22 @@ def called(module: nn.Module, inputs: Any) -> Any:
 
     A named tuple does where the module takes so many.
     """
+    places, words = arguments(module, inputs)
+    return module(*places, **words)
+
+
+def arguments(module: nn.Module, inputs: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    """How inputs go into the module: those by place, and those by name."""
     if isinstance(inputs, Mapping):
-        return module(**inputs)
+        return (), inputs
     if not isinstance(inputs, tuple) or isinstance(inputs, nn.utils.rnn.PackedSequence):
-        return module(inputs)
+        return (inputs,), {}
     if hasattr(inputs, "_fields"):
         try:
             inspect.signature(module.forward).bind(*inputs)
         except TypeError:
-            return module(inputs)
-    return module(*inputs)
+            return (inputs,), {}
+    return tuple(inputs), {}
 
 
 def is_batchnorm(module: nn.Module) -> bool:

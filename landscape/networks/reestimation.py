@@ -123,3 +123,7 @@ class Stochastic(Derived):
     ) -> Iterator[Risk]:
         """The mini-batches of the risk that is trained on."""
         return self.training.minibatches(size, generator, epochs=epochs, parts=parts)
+
+    def steps(self, size: int) -> int:
+        """How many of them there are in an epoch."""
+        return self.training.steps(size)

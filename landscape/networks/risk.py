@@ -213,6 +213,11 @@ class Risk(Mean):
             for k, batch in enumerate(self.data.epoch(size, order, kept=kept)):
                 yield self._of_batch(batch, parts, derived_seed(order.initial_seed(), "dropout", k))
 
+    def steps(self, size: int) -> int:
+        """How many `minibatches` of that size there are in an epoch."""
+        kept = self.gate.coupled(self) if size < max(self.samples, 2) else ""
+        return self.data.steps(size, kept=kept)
+
     def _of_batch(self, batch: Batch, parts: int, seed: int) -> "Risk":
         """The risk on one batch alone, evaluated in so many parts."""
         if parts == 1:

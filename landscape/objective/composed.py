@@ -98,3 +98,9 @@ class Sum(Derived):
                     yield Sum(batch, *others)
                 return
         yield from repeat(self) if epochs is None else repeat(self, epochs)
+
+    def steps(self, size: int) -> int:
+        """How many mini-batches there are in an epoch."""
+        streams = (part for part in self.parts if offered(part, "minibatches") is not None)
+        first = next(streams, None)
+        return 1 if first is None else first.steps(size)

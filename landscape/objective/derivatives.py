@@ -225,7 +225,7 @@ class second_order:
         objective: what will be differentiated.
 
     Raises:
-        ValueError: if it is computed in a narrower type than that of its points.
+        ValueError: if it is computed in a narrower type than that of its points, or compiled.
     """
 
     def __init__(self, objective: Any = None):
@@ -233,6 +233,11 @@ class second_order:
             raise ValueError(
                 f"products with the Hessian are not taken in {narrow}, in which their rounding is "
                 "as large as they are: use precision float32"
+            )
+        if trait(objective, "once"):
+            raise ValueError(
+                "products with the Hessian are not taken of a compiled network, whose graphs have "
+                "no second derivative: use the risk that it was made from"
             )
         self._objective = objective
 

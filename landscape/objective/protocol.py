@@ -38,6 +38,7 @@ class Offer(Protocol):
             than autograd.
         minibatches: ``minibatches(size, generator, epochs)``: a stream of one-term objectives; with
             ``parts`` each has so many terms, of which one is evaluated after another.
+        steps: ``steps(size)``: how many of them there are in an epoch.
         judge: ``judge(z, curvature)``: what was checked before a measurement at z. It says that
             this is the loss of a network.
         stochastic_modules: ``stochastic_modules()``: what draws random numbers, by name.
@@ -58,6 +59,7 @@ class Offer(Protocol):
         derivatives: ``"exact"``, or ``"differences"`` of gradients.
         autocast: the narrower type that gradients are computed in, which rules out products with
             the Hessian; None if none.
+        once: whether it has no second derivatives, since its network is compiled.
         samples: how many there are in the data.
         batches: the data.
         shares: the weight of every batch.
@@ -69,6 +71,7 @@ class Offer(Protocol):
     products: Callable[[Tensor, int], Any] | None = None
     value_and_grad: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
     minibatches: Callable[..., Iterator[Objective]] | None = None
+    steps: Callable[[int], int] | None = None
     judge: Callable[[Tensor, bool], dict[str, Any]] | None = None
     stochastic_modules: Callable[[], list[str]] | None = None
     at: Callable[[Tensor], Any] | None = None
@@ -83,6 +86,7 @@ class Offer(Protocol):
     normalisation: str = ""
     derivatives: str = "exact"
     autocast: Any = None
+    once: bool = False
     samples: int | None = None
     batches: Any = ()
     shares: list[float] | None = None

@@ -14,12 +14,12 @@ from scipy import stats
 
 from analyses import finetune
 from analyses.budgets import affordable, moments
-from analyses.images import few
 from analyses.paired import conclusion, differences
 from cnognp.methods import METHODS
 from cnognp.tasks import TASKS, cifar
 from cnognp.tasks.networks import small_conv
 from cnognp.tasks.problem import Problem
+from cnognp.tasks.tabular import few
 from cnognp.tasks.weights import load as load_weights
 from cnognp.workers import results_of
 from figures import catalogue, style

@@ -1,24 +1,47 @@
 """The results of studies that come with the code are those of the units beside them."""
 
+import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 import yaml
 
 import analyses
-from analyses import finetune
+from analyses import finetune, gcsam
+from cnognp.cli import findings
 from landscape.results import load
 from landscape.sharpness import Options
 
 KEPT = Path(analyses.__path__[0]) / "results"
 
 
-def test_the_table_of_finetune_is_made_of_its_units():
-    folder = KEPT / "finetune"
+def configured(kind, folder):
     tree = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     options = Options(**{**tree.pop("options"), "layers": ()})
     given = {k: tuple(v) if isinstance(v, list) else v for k, v in tree.items()}
-    config = finetune.Config(**given, options=options)
+    return kind(**given, options=options)
+
+
+@pytest.mark.parametrize("folder", sorted(KEPT.glob("gcsam*")), ids=lambda folder: folder.name)
+def test_the_tables_of_gcsam_are_made_of_their_units(folder):
+    config = configured(gcsam.Config, folder)
+    units = gcsam.units(config)
+    files = [folder / "units" / (re.sub(r"\W+", "-", unit.name) + ".h5") for unit in units]
+    ends = [load(file) for file in files]
+    assert [end.provenance["unit"] for end in ends] == [repr(unit.argument) for unit in units]
+    made = gcsam.joined(config, ends)
+    for name, result in made.items():
+        found = load(folder / "analysis" / f"{name}.h5")
+        for field, value in vars(result).items():
+            if field != "provenance":
+                np.testing.assert_equal(getattr(found, field), value)
+    assert findings.summary(made) == (folder / "summary.md").read_text(encoding="utf-8")
+
+
+def test_the_table_of_finetune_is_made_of_its_units():
+    folder = KEPT / "finetune"
+    config = configured(finetune.Config, folder)
     files = [
         folder / "units" / f"{network}-{method}-{rate:g}-seed-{seed}.h5".replace("0.005", "0-005")
         for network in config.networks

@@ -86,6 +86,8 @@ def refused(call, folder, argv, code, *said):
         ("train wine --method.penalti 1", ["--method.penalti", "did you mean --method.penalty?"]),
         ("train wine --method gd --method.penalty 1", ["--method.penalty", "there are lr"]),
         ("train wine --task.hiden [3]", ["--task.hiden", "did you mean --task.hidden?"]),
+        ("train wine --epochs 3", ["unknown option --epochs; say --iterations, which are epochs"]),
+        ("train wine --population=3", ["unknown option --population; say --members"]),
         ("train wine --membrs 3", ["--membrs", "did you mean --members?"]),
         ("train wine --member 3", ["--member;", "did you mean --members?"]),
         ("train wine --members", ["--members", "expected one argument"]),

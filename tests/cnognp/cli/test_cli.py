@@ -14,6 +14,7 @@ import pytest
 import runs
 import torch
 import yaml
+from jsonargparse import ArgumentParser
 
 from cnognp import METHODS
 from cnognp.cli import arguments, console
@@ -158,7 +159,7 @@ def test_what_a_method_is_composed_with_is_said_as_flags_of_their_own(call):
     said = "--method sam --base adam --schedule=cosine --batch-size 32 wine --horizon 7 --warmup 2"
     found = config(call, *said.split())["method"]
     assert (found["name"], found["base"]["name"]) == ("sam", "adam")
-    assert found["schedule"] == {"name": "cosine", "horizon": 7, "warmup": 2}
+    assert found["schedule"] == {"name": "cosine", "horizon": 7, "warmup": 2, "per": "epoch"}
     assert found["data"]["batch_size"] == 32
     for more, horizon in (([], 2), (["--horizon", "5"], 5)):
         subprocess.run(["rm", "-r", "resolved"], check=True)
@@ -179,6 +180,24 @@ def test_what_a_method_is_composed_with_is_said_as_flags_of_their_own(call):
     assert outcome.code == 2 and "unknown key 'nam' in base; there are lr, name" in outcome.err
     shown = call("train", "wine", "--method", "sam", "--help").out
     assert f"--base {{{','.join(bases())}}}, --method.base" in shown
+
+
+def test_several_values_need_no_brackets(call):
+    for words in (["--task.hidden", "4,3"], ["--task.hidden=4,3"], ["--task.hidden", "[4, 3]"]):
+        found = config(call, "wine", "--method", "cno", "--method.box", "-2,2", *words)
+        assert found["task"]["hidden"] == [4, 3] and found["method"]["box"] == [-2, 2]
+        subprocess.run(["rm", "-r", "resolved"], check=True)
+    assert config(call, "wine", "--method", "cno", "--method.box", "null")["method"]["box"] is None
+    outcome = call("train", "wine", "--task.hidden", "4,x")
+    assert outcome.code == 2 and "--task.hidden" in outcome.err
+
+
+def test_colours_are_written_as_one_thinks():
+    parser = ArgumentParser()
+    arguments.add_group(parser, "task", "cifar10", TASKS, "")
+    words = arguments.listed(["--task.mean", "0.4,0.5,0.6", "--task.images", "20"], parser)
+    found = parser.parse_args(words).task
+    assert found.mean == (0.4, 0.5, 0.6) and found.images == 20
 
 
 def test_another_method_or_task_on_the_command_line_leaves_the_keys_of_the_file_behind(call):
@@ -609,6 +628,14 @@ def test_words_in_a_table_stay_whole_where_they_have_room(capsys, monkeypatch):
     assert "│ runs/wine │ cnognp │ finished │" in shown
     assert {"method", "status", "gradient"} <= set(shown.split())
     assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_what_goes_to_another_program_has_a_line_for_each_row(capsys, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    words = "a note of several words that is long enough to need a second line, or a third " * 2
+    console.table("", ("name", "note"), [("one", words), ("two", words)])
+    shown = capsys.readouterr().out.splitlines()
+    assert len(shown) == 6 and sum(words.strip() in line for line in shown) == 2
 
 
 def test_the_bar_of_a_comparison_counts_the_points_that_are_measured(tmp_path):

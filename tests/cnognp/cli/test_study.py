@@ -4,16 +4,19 @@ import ast
 import subprocess
 import sys
 import time
-from dataclasses import fields
+from dataclasses import asdict, fields
 from importlib import import_module
 
 import numpy as np
 import pytest
 import runs
+import yaml
 
 from analyses.published import NAMES
+from cnognp.cli import console, main, study
 from cnognp.cli.study import studies
 from landscape.results import Cycle, Distribution, Stationary, Walks, load
+from landscape.sharpness import Options
 
 NAMED = tuple(studies())
 SMALL = ["--functions", "himmelblau", "--restarts", "3", "--budget", "40"]
@@ -173,6 +176,30 @@ def test_the_file_that_a_study_leaves_is_a_configuration_of_it_and_flags_win(cal
     assert outcome.code == 2 and "colour" in outcome.err and "Traceback" not in outcome.err
 
 
+CHANGED = {
+    "finetune": {"weights": ("a.safetensors", "b.safetensors"), "rates": (1.0, 0.1), "images": 7},
+    "gcsam": {"verify": False, "networks": ("resnet20",), "options": Options(pairs=3)},
+    "flatness": {"runs": ("one", "two")},
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_the_configuration_of_every_study_survives_its_file(tmp_path, name):
+    module = import_module(f"analyses.{name.replace('-', '_')}")
+    given = module.Config(**CHANGED.get(name, {}))
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(console.plain(asdict(given)), sort_keys=False))
+    options = main._parser_of("study", ["study", name, "--config", str(file)])
+    again = study._config(module.Config, options)
+    assert again == given and repr(again) == repr(given)
+
+
+def test_numbers_of_a_list_are_of_their_type():
+    module = import_module("analyses.finetune")
+    options = main._parser_of("study", ["study", "finetune", "--rates", "1,0.1"])
+    assert repr(study._config(module.Config, options).rates) == "(1.0, 0.1)"
+
+
 def test_a_study_of_one_part_is_resumed_too(call, tmp_path):
     def written(*flags):
         assert call("study", "cycle", "--out", "c", *flags).code == 0
@@ -240,6 +267,8 @@ def test_a_study_of_runs_prints_what_compare_prints(call):
         ("finetune", "weights must name a file for each of resnet20, resnet32, got none"),
         ("finetune --seeds 1", "seeds must be at least 2, got 1"),
         ("gcsam --task wine", "task must be one of breastmnist, pneumoniamnist, cifar10"),
+        ("gcsam --data none", "no file none/breastmnist.npz: name the folder"),
+        ("gcsam --task pneumoniamnist --workers 2", "no file data/pneumoniamnist.npz"),
     ],
 )
 def test_what_cannot_be_run_is_exit_code_2_and_leaves_no_trace(call, tmp_path, argv, said):
@@ -247,6 +276,17 @@ def test_what_cannot_be_run_is_exit_code_2_and_leaves_no_trace(call, tmp_path, a
     assert (outcome.code, outcome.out) == (2, "")
     assert said in outcome.err and "Traceback" not in outcome.err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["finetune", "gcsam --task cifar10"])
+def test_images_that_are_not_there_are_missed_before_the_first_unit(call, tmp_path, name):
+    pytest.importorskip("torchvision")
+    (tmp_path / "w.safetensors").write_bytes(b"never read")
+    weights = ["--networks", "resnet20", "--weights", "w.safetensors"] if name == "finetune" else []
+    outcome = call("study", *name.split(), "--data", "none", *weights)
+    assert outcome.code == 2 and len(outcome.err.splitlines()) == 1
+    assert "no data_batch_1" in outcome.err and "download=True" in outcome.err
+    assert [path.name for path in tmp_path.iterdir()] == ["w.safetensors"]
 
 
 def test_units_of_an_earlier_run_are_kept_where_they_are_not_taken(call, tmp_path):

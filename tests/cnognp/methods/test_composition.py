@@ -187,7 +187,7 @@ def test_groups_of_a_configuration_come_back_as_they_were(name):
 
 
 def test_a_key_that_a_group_does_not_have_is_refused():
-    message = "unknown key 'horizn' in schedule; there are name, horizon, warmup"
+    message = "unknown key 'horizn' in schedule; there are name, horizon, warmup, per"
     with pytest.raises(ValueError, match=message):
         flattened("sgd", {"schedule": {"name": "cosine", "horizn": 3}})
 

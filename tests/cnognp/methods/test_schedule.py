@@ -8,11 +8,14 @@ import populations
 import pytest
 import torch
 from populations import start
+from torch.nn.functional import cross_entropy
 
 from cnognp import METHODS
+from cnognp.methods import descent
 from cnognp.methods.adaptive import Adam
 from cnognp.methods.averaging import SWA
 from cnognp.methods.basin_hopping import BasinHopping
+from cnognp.methods.composition import Schedule
 from cnognp.methods.descent import SGD, Epoch, GradientDescent
 from cnognp.methods.noise import NiG, NormalisedGD
 from cnognp.methods.quasi_newton import LBFGSGoldenSection
@@ -21,7 +24,10 @@ from cnognp.methods.sharpness_aware import SAM
 from cnognp.methods.swarm import Swarm
 from cnognp.run import run
 from landscape.functions import himmelblau
-from landscape.objective import Analytic
+from landscape.networks import Stochastic
+from landscape.networks.risk import EmpiricalRisk
+from landscape.objective import Analytic, Ridge, Sum
+from landscape.randomness import derive
 
 SLOPE = Analytic(lambda z: z.sum(-1), dim=1)
 
@@ -92,6 +98,96 @@ def test_a_scheduled_optimiser_is_torchs_with_its_scheduler():
         torch.testing.assert_close(end, parameter.detach(), rtol=1e-10, atol=1e-10)
 
 
+ROUNDS, SIZE, STEPS = 6, 8, 4  # of the 30 samples the last mini-batch has 6
+WARMED_UP = 2 * STEPS
+PER_STEP = {
+    "cosine": ({"schedule": "cosine"}, lambda o: LR.CosineAnnealingLR(o, ROUNDS * STEPS)),
+    "step": ({"schedule": "step"}, lambda o: LR.StepLR(o, 2 * STEPS)),
+    "warm-up": (
+        {"warmup": 2}, lambda o: LR.LinearLR(o, 1 / WARMED_UP, total_iters=WARMED_UP - 1)
+    ),
+    "warm-up, then a cosine": (
+        {"schedule": "cosine", "warmup": 2},
+        lambda o: LR.SequentialLR(o, [
+            LR.LinearLR(o, 1 / WARMED_UP, total_iters=WARMED_UP - 1),
+            LR.CosineAnnealingLR(o, ROUNDS * STEPS - WARMED_UP),
+        ], [WARMED_UP]),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:The epoch parameter")
+@pytest.mark.parametrize("case", PER_STEP)
+@pytest.mark.parametrize("swarm", [False, True])
+def test_from_step_to_step_it_is_torchs_scheduler_stepped_by_batch(case, swarm):
+    options, make = PER_STEP[case]
+    how = {"lr": 0.3, "momentum": 0.8, "batch_size": SIZE}
+    how |= {"horizon": ROUNDS, "schedule_per": "step", **options}
+    # A swarm whose members are not drawn anywhere is a local search, whose draws are its own.
+    how |= {"cognitive": 0.0, "social": 0.0} if swarm else {}
+    method, risk = METHODS["cno" if swarm else "sgd"](**how), populations.risk()
+    z = risk.point()[None]
+    found = populations.states(method, risk, z, ROUNDS, seed=5)
+    model = populations.network()
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.3, momentum=0.8)
+    scheduler = make(optimiser)
+    for k, state in enumerate(found):
+        of_round = derive(populations.seeded(5), "round", k)
+        order = derive(derive(of_round, "local") if swarm else of_round, "epoch")
+        for batch in risk.minibatches(SIZE, order, epochs=1):
+            ((inputs, target),) = batch.batches
+            optimiser.zero_grad()
+            cross_entropy(model(inputs), target).backward()
+            optimiser.step()
+            scheduler.step()
+        end = torch.cat([p.detach().flatten() for p in model.parameters()])
+        torch.testing.assert_close(state.position[0], end, rtol=0, atol=1e-12)
+    # Else the schedule is another one, but for drops that are made between epochs anyway.
+    by_epoch = METHODS["cno" if swarm else "sgd"](**{**how, "schedule_per": "epoch"})
+    other = populations.last(by_epoch, risk, z, ROUNDS, seed=5).position
+    assert ((other - found[-1].position).abs().max() > 1e-4) == (case != "step")
+
+
+def test_a_schedule_that_counts_steps_goes_on_where_it_was():
+    risk = populations.risk()
+    method = METHODS["sgd"](
+        lr=0.3, batch_size=SIZE, schedule="cosine", warmup=1, horizon=5, schedule_per="step"
+    )
+    invariants.check_purity(method, risk)
+    invariants.check_resumption(method, risk, rounds=5)
+
+
+def test_without_minibatches_a_step_is_a_round():
+    z = start(himmelblau)
+    ends = [
+        populations.last(
+            METHODS[name](lr=0.003, schedule="cosine", horizon=7, warmup=2, schedule_per=per),
+            himmelblau, z, 7,
+        ).position
+        for name in ("gd", "sgd") for per in ("epoch", "step")
+    ]  # fmt: skip
+    assert all(torch.equal(ends[0], end) for end in ends)
+
+
+def test_the_steps_of_an_epoch_are_counted_as_the_data_have_them():
+    x, y = populations.data()
+    batches = [(x[:20], y[:20]), (x[20:], y[20:])]
+    together = EmpiricalRisk(populations.network(), batches, cross_entropy)
+    model = populations.network().float()
+    single = torch.utils.data.TensorDataset(x.float(), y)
+    loader = EmpiricalRisk(model, torch.utils.data.DataLoader(single, batch_size=7), cross_entropy)
+    risks = {
+        "rows": populations.risk(), "list": together, "loader": loader,
+        "sum": Sum(Ridge(0.1, dim=together.dim), together),
+        "trained": Stochastic(together, populations.risk()),
+    }  # fmt: skip
+    for name, risk in risks.items():
+        for size in (1, 7, 8, 30, 31):
+            counted = len(list(risk.minibatches(size, populations.seeded(0), epochs=1)))
+            assert risk.steps(size) == counted == -(-30 // size), name
+    assert descent.steps_of(himmelblau, 8) == descent.steps_of(Ridge(1.0, dim=2), 8) == 1
+
+
 def test_every_step_length_inside_a_method_is_multiplied():
     assert slowed(Epoch(SAM(Adam(lr=0.4)), 8), 0.5) == Epoch(SAM(Adam(lr=0.2)), 8)
     assert slowed(SWA(Epoch(SGD(lr=0.4), 8)), 0.25) == SWA(Epoch(SGD(lr=0.1), 8))
@@ -139,6 +235,14 @@ def test_epochs_inside_a_schedule_are_its_rounds():
             "method must be one with an lr, itself or in a part, got LBFGS",
         ),
         (lambda: Scheduled(Swarm(lr=0.0), Constant()), "method must be one with an lr"),
+        (
+            lambda: Scheduled(SGD(), lambda round: 1.0, "step"),
+            "schedule must be one with stretched",
+        ),
+        (
+            lambda: populations.unchecked(Schedule, schedule_per="batch"),
+            r"schedule_per must be one of \('epoch', 'step'\), got batch",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused(make, message):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils import vector_to_parameters
 
 from cnognp.tasks import load
 from cnognp.tasks.architectures import NETWORKS, architecture
@@ -126,6 +127,28 @@ def test_group_norm_replaces_every_batch_norm_and_keeps_weights_and_count(name):
     with torch.no_grad():
         # Samples do not see each other, in training mode either.
         torch.testing.assert_close(group.train()(x)[:1], group(x[:1]), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["resnet20", "wrn16-4", "vgg11"])
+def test_statistics_of_a_point_are_those_that_torch_gathers_there(name):
+    source = torch.Generator(device="cpu").manual_seed(0)
+    images = torch.randn(6, 3, 32, 32, generator=source)
+    model = architecture(name, 10)
+    risk = EmpiricalRisk(model, (images, torch.arange(6)), F.cross_entropy, statistics="batch")
+    z = 1.1 * risk.point()
+    found = risk.reestimated(z).network(z).state_dict()
+    vector_to_parameters(z, model.parameters())
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # running means over all that is seen
+            module.reset_running_stats()
+    with torch.no_grad():
+        model.train()(images)
+    theirs = model.state_dict()
+    running = [key for key in theirs if "running" in key]
+    assert len(running) > 10
+    for key in running:
+        torch.testing.assert_close(found[key], theirs[key], rtol=1e-4, atol=1e-5)
 
 
 def test_torchvision_has_the_same_network_under_its_name():

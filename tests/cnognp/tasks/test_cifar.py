@@ -123,6 +123,33 @@ def test_smoothed_labels_are_those_of_torch_in_training_alone(few, tmp_path):
         Training.of(config)
 
 
+def test_a_few_images_are_as_many_of_each_class_whatever_else_is_asked(few):
+    whole = task_of(few)
+    for name, classes, validation, images in (
+        ("cifar10", 10, 20, 30), ("cifar100", 30, 0, 45),
+    ):  # fmt: skip
+        how = {"data": str(few), "validation": validation, "images": images}
+        one, again, other = (load(name, **how, seed=seed) for seed in (0, 0, 1))
+        counts = torch.bincount(one.train[1])
+        assert len(one.train[1]) == images and set((counts - images // classes).tolist()) <= {0, 1}
+        assert torch.equal(one.train[0], again.train[0])
+        assert not torch.equal(one.train[0], other.train[0])
+        plain = load(name, **{**how, "images": 0})
+        known = {image.numpy().tobytes() for image in plain.train[0]}
+        assert {image.numpy().tobytes() for image in one.train[0]} <= known
+        for split in ("validation", "test") if validation else ("test",):
+            assert torch.equal(getattr(one, split)[0], getattr(plain, split)[0])
+    assert len(task_of(few, images=100).train[1]) == len(whole.train[1]) == 100
+    for images in (9, 91, 99, 101, -1):
+        with pytest.raises(ValueError, match="images must be 0 or 100 for all .*from 10 to 90"):
+            task_of(few, images=images)
+    old = Config(task="cifar10", task_options={"network": "resnet32"})
+    assert (
+        old.differences(Config(task="cifar10", task_options={"network": "resnet32", "images": 0}))
+        == []
+    )
+
+
 def test_a_run_of_before_there_were_smoothed_labels_goes_on():
     old, new, other = (
         Config(task="cifar10", task_options={"network": "resnet32", **options})

@@ -1,5 +1,6 @@
 """Populations that begin at weights of a file, for tasks of every kind."""
 
+import shutil
 from functools import partial
 from pathlib import Path
 from urllib.error import URLError
@@ -97,6 +98,59 @@ def test_a_run_goes_on_from_the_best_of_another(capsys, tmp_path):
     begun = outcome.document["judgement"]["start_loss"]
     assert begun == pytest.approx(first["best"]["loss"], rel=1e-4)
     assert RunFolder(tmp_path / "two").config().spread == 1e-7
+
+
+def test_a_run_needs_the_weights_that_it_began_at_no_longer(capsys, tmp_path):
+    call = runs.calls(capsys)
+    file, whole, cut = (tmp_path / name for name in ("one", "two", "three"))
+    assert call(*runs.train(file, members=2, iterations=2)).code == 0
+    more = ("--weights", file, "--spread", "1e-3", "--json")
+    first = call(*runs.train(whole, *more, members=2, iterations=3, every=1))
+    assert first.code == 0 and runs.final(whole).iteration == 3
+    task = tasks.load("wine")
+    load(whole / "start" / "best.safetensors", task.model)
+    begun = parameters_to_vector(task.model.parameters()).detach()
+    assert begun.numpy().tobytes() == runs.final(file).arrays["best/position"].tobytes()
+    given = Config.from_yaml((whole / "run.yaml").read_text())
+    train(given, RunFolder(cut), leave=lambda: True)
+    shutil.rmtree(file)
+    assert call("train", "--resume", "--out", cut).code == 0
+    for name, array in runs.final(whole).arrays.items():
+        assert runs.final(cut).arrays[name].tobytes() == array.tobytes(), name
+    assert call("analyze", whole, "--only", "gradient").code == 0
+    # A run of before there were copies says what it misses.
+    shutil.rmtree(whole / "start")
+    outcome = call("analyze", whole, "--only", "gradient")
+    assert outcome.code == 2 and f"no file {file}" in outcome.err
+
+
+def test_the_copy_has_the_parameters_of_a_loss_and_what_is_frozen(tmp_path):
+    (tmp_path / "own.py").write_text(
+        OWN + "\n\nclass Scaled(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.scale = nn.Parameter(torch.ones(2))\n\n"
+        "    def forward(self, output, target):\n"
+        "        return cross_entropy(output * self.scale, target)\n\n\n"
+        "def scaled():\n"
+        "    model = network(nn.BatchNorm1d(6))\n"
+        "    model[0].bias.requires_grad_(False)\n"
+        "    return Task(model=model, loss=Scaled(), train=data())\n"
+    )
+    spec = f"{tmp_path / 'own.py'}:scaled"
+    first, second = RunFolder(tmp_path / "one"), RunFolder(tmp_path / "two")
+    train(Config(spec, "adam", members=1, iterations=2, device="cpu"), first)
+    given = Config(spec, "adam", members=2, iterations=1, device="cpu", weights=str(first.path))
+    train(given, second)
+    assert second.start.best_loss.read_bytes() == first.best_loss.read_bytes()
+    assert second.start.best.read_bytes() == first.best.read_bytes()
+    shutil.rmtree(first.path)
+    again = Training.of(given, second.path).start(slice(0, 1))
+    model = tasks.load(spec).model
+    load(second.start.best, model)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    assert torch.equal(again[0][:-2], parameters_to_vector(trained).detach())
+    assert not torch.equal(again[0][-2:], torch.ones(2))
 
 
 # ------------------------------------------------------------------- what weights may be called

@@ -20,6 +20,20 @@ from landscape.files import temporaries
 pytest.importorskip("torchvision")
 METHODS = {
     "sgd": ["--method", "sgd", "--method.momentum", "0.9", "--batch-size", "16"],
+    "per step": [
+        "--method",
+        "sgd",
+        "--method.momentum",
+        "0.9",
+        "--batch-size",
+        "16",
+        "--schedule",
+        "cosine",
+        "--warmup",
+        "1",
+        "--schedule-per",
+        "step",
+    ],
     "swarm": ["--method", "cnognp", "--batch-size", "16"],
     "epochs": ["--method", "cnognp", "--batch-size", "16", "--method.fitness_from", "epoch"],
     "host": ["--method", "cnognp", "--batch-size", "16", "--members-live", "host"],
@@ -55,6 +69,10 @@ def whole(folder, tmp_path_factory):
     return of
 
 
+def interrupted(*args):
+    raise KeyboardInterrupt
+
+
 class Breaking:
     """Breaks off whatever is breakable when a function was called so often."""
 
@@ -74,6 +92,7 @@ class Breaking:
 
 @pytest.mark.parametrize(("method", "share"), [
     ("sgd", 0.4),
+    ("per step", 0.6),
     pytest.param("sgd", 0.5, marks=pytest.mark.slow),
     pytest.param("sgd", 0.75, marks=pytest.mark.slow),
     pytest.param("swarm", 0.6, marks=pytest.mark.slow),
@@ -139,18 +158,38 @@ def test_before_the_first_round_is_done_there_is_nothing_to_save(folder, whole, 
     with pytest.MonkeyPatch.context() as patch:
         Breaking(patch, cifar, "_augmented", 2)
         assert main(argv(folder, run, "sgd")) == 143
-    assert "nothing new was saved; go on with" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"before anything was saved; begin again with: cnognp train --resume --out {run}" in said
     assert main(["train", "--resume", "--out", str(run)]) == 0
     runs.assert_same_run(run, whole("sgd")[0])
+
+
+def test_what_was_saved_before_is_gone_on_with_and_a_run_that_never_began_is_not(
+    folder, tmp_path, capsys
+):
+    run = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        Breaking(patch, session, "problem_of", 1)
+        patch.setattr(session.Problem, "check_finite", interrupted)
+        assert main(argv(folder, run, "sgd")) == 143
+    assert "before anything was saved: give the whole command once more" in capsys.readouterr().err
+    assert not run.exists()
+    with pytest.MonkeyPatch.context() as patch:
+        Breaking(patch, cifar, "_augmented", 20)
+        assert main(argv(folder, run, "sgd")) == 143
+    capsys.readouterr()
+    with pytest.MonkeyPatch.context() as patch:
+        Breaking(patch, session, "problem_of", 1)
+        patch.setattr(session.Problem, "check_finite", interrupted)
+        assert main(["train", "--resume", "--out", str(run)]) == 143
+    said = capsys.readouterr().err
+    assert f"nothing new was saved; go on with: cnognp train --resume --out {run}" in said
 
 
 def test_a_run_that_diverged_and_was_not_compared_diverges_again(tmp_path):
     config = Config("wine", "gd", members=2, iterations=5, method_options={"lr": 1e30})
     reference = train(config, RunFolder(tmp_path / "whole"))
     assert reference.meta["status"] == "diverged"
-
-    def interrupted(*args):
-        raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Training, "_compare", interrupted)

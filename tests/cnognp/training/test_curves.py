@@ -1,15 +1,17 @@
 """What is told along a training: a line, and curves that programs of others read."""
 
 import math
+import shutil
 import signal
 from types import SimpleNamespace
 
+import pictures
 import pytest
 import runs
 
 from cnognp.cli import progress as telling
 from cnognp.cli.main import main
-from cnognp.training import curves
+from cnognp.training import curves, judging
 from cnognp.training.config import Config, RunFolder
 from cnognp.training.pace import Pace, Told, line
 from cnognp.training.session import train
@@ -178,6 +180,29 @@ def test_a_line_says_all_and_numbers_leave_out_what_is_not_known():
     assert fresh.numbers() == {
         "best_fitness": 0.1, "samples_per_second": 12345.6, "validation/f1": 0.5,
     }  # fmt: skip
+
+
+def test_what_is_done_is_said_before_the_first_round(tmp_path, capsys, monkeypatch):
+    task = pictures.folder(tmp_path / "pictures")
+    monkeypatch.setattr(judging, "SMALL", 10)
+    how = {"task": f"{task}:make", "members": 2, "iterations": 2}
+    argv = runs.train(tmp_path / "run", "--method", "sgd", "--batch-size", "16", **how)
+    assert main([*argv, "--quiet"]) == 0 and capsys.readouterr().err == ""
+    shutil.rmtree(tmp_path / "run")
+    assert main(argv) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        f"{task}:make: 2,282 parameters, 80 images; 2 members by sgd, iterations 0 to 2 on cpu "
+        f"with 1 thread, in {tmp_path / 'run'}"
+    ]
+    assert main([*argv, "--resume"]) == 0 and capsys.readouterr().err == ""
+
+
+def test_that_data_are_read_is_said_before_they_are_there(tmp_path, capsys):
+    argv = ["train", "breastmnist", "--data", str(tmp_path), "--out", str(tmp_path / "run")]
+    assert main(argv) == 2
+    first, last = capsys.readouterr().err.splitlines()
+    assert first == f"reading breastmnist for a run in {tmp_path / 'run'}"
+    assert "breastmnist.npz" in last
 
 
 @pytest.mark.parametrize(("more", "lines"), [([], 4), (["--quiet"], 0), (["--json"], 4)])

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 from cnognp.tasks.networks import small_conv
+from cnognp.tasks.vit import vit
 from cnognp.training.config import Config, RunFolder
 from cnognp.training.session import train
 from landscape import results
@@ -65,6 +66,19 @@ def test_a_network_with_batchnorm_is_off_by_a_few_roundings_in_every_layer():
         off = (found - grad).norm(dim=-1) / grad.norm(dim=-1)
         # Eight steps, forward and back.
         assert (off < 16 * HALF).all() and (off > HALF / 16).all()
+
+
+def test_a_transformer_is_off_by_roundings_too():
+    source = torch.Generator(device="cpu").manual_seed(0)
+    images = torch.randn(8, 3, 32, 32, generator=source)
+    exact = EmpiricalRisk(vit(24, 3, depth=2), (images, torch.arange(8)), cross_entropy)
+    z = exact.point() + 0.02 * torch.randn(exact.dim, generator=source)
+    loss, grad = value_and_grad(exact, z)
+    rounded, found = value_and_grad(exact.mixed(torch.bfloat16), z)
+    assert found.dtype == torch.float32 and rounded.dtype == torch.float32
+    off = float((found - grad).norm() / grad.norm())
+    # Some ten products one after another, forward and back.
+    assert HALF / 16 < off < 20 * HALF and abs(float(rounded - loss)) < 20 * HALF
 
 
 @pytest.mark.parametrize("method", METHODS)

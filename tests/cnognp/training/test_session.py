@@ -71,15 +71,15 @@ def test_run_yaml_is_the_whole_configuration_in_plain_yaml(call, tmp_path):
         "lr": 0.001, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0, "decoupled": False,
         "decay_of": "all", "clip": 0.0, "centralise": "none",
         "data": {"batch_size": 32, "accumulation": 1},
-        "schedule": {"name": "constant", "horizon": 12, "warmup": 0},
+        "schedule": {"name": "constant", "horizon": 12, "warmup": 0, "per": "epoch"},
         "average": {"name": "none", "start": 0, "every": 1, "decay": 0.999},
     }  # fmt: skip
     assert yaml.safe_load(text) == {
         "task": {"name": "wine", "hidden": [10]},
         "method": {"name": "sgd", **keys},
         "members": 6, "iterations": 12, "seed": 3, "checkpoint_every": 2, "record_curvature": 0,
-        "judge_every": 0, "members_live": "auto", "snapshots": 0, "weights": "", "spread": 0.0,
-        "precision": "float32", "device": "cpu", "threads": 1,
+        "judge_every": 0, "members_live": "auto", "together": 0, "snapshots": 0, "weights": "",
+        "spread": 0.0, "precision": "float32", "compile": False, "device": "cpu", "threads": 1,
     }  # fmt: skip
 
 

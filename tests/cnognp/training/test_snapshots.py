@@ -2,6 +2,7 @@
 
 import json
 import math
+import signal
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -207,6 +208,25 @@ def test_a_run_that_was_killed_has_kept_the_same_points(tmp_path):
         assert temporaries(folder.snapshots) == []
         runs.assert_same_run(folder.path, whole.path)
     assert killed == len(DEATHS), counts
+
+
+@pytest.mark.parametrize("method", ["sgd", "cnognp"])
+def test_a_run_in_bfloat16_that_a_signal_ends_has_kept_the_same_points(tmp_path, method):
+    forks, own = runs.forks(), f"{runs.task_file(tmp_path)}:conv"
+    words = ["--method", method, "--method.lr", "0.5", "--batch-size", "16", "--snapshots", "2"]
+    words += ["--precision", "bfloat16", "--schedule", "cosine", "--schedule-per", "step"]
+    sizes = {"task": own, "members": 2, "iterations": 6, "every": 4}
+    whole, cut = (RunFolder(tmp_path / name) for name in ("whole", "cut"))
+    assert forks(runs.train(whole.path, *words, **sizes))[0].code == 0
+    for last in (1, 3, 5):
+        outcome, _ = forks(
+            runs.train(cut.path, "--resume", *words, **sizes), signal=(signal.SIGTERM, last)
+        )
+        assert outcome.code == 143, outcome.err
+    outcome, _ = forks(["train", "--resume", "--out", cut.path])
+    assert (outcome.code, outcome.err) == (0, "")
+    assert files(cut) == files(whole) and temporaries(cut.snapshots) == []
+    runs.assert_same_run(cut.path, whole.path)
 
 
 def test_the_checkpoint_before_a_damaged_one_has_its_points(tmp_path):

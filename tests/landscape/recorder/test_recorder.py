@@ -596,6 +596,17 @@ def test_methods_of_the_project_have_their_lines_of_stability(name):
     assert stability_of(METHODS["cnognp"](), None) is None
 
 
+def test_the_line_of_a_schedule_is_that_of_the_next_step():
+    how = {"lr": 0.2, "batch_size": 8, "warmup": 2, "horizon": 9}
+    for per, factors in (("epoch", (0.5, 1.0)), ("step", (1 / 8, 5 / 8))):
+        method = METHODS["sgd"](**how, schedule_per=per)
+        begun = method.init(quadratic([1.0])[0], torch.ones((1, 1), dtype=F64))
+        states = (None, begun._replace(round=torch.tensor(1)))
+        for state, factor in zip(states, factors, strict=True):
+            found = stability_of(method, state, steps=4).threshold
+            assert found == pytest.approx(2 / (0.2 * factor))
+
+
 def config(**changes):
     options = {"lr": 0.05, "momentum": 0.5}
     given = {"task": "wine", "method": "sgd", "members": 2, "iterations": 9, "seed": 3}
