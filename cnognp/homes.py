@@ -42,9 +42,16 @@ def apart(method: Any) -> bool:
     return getattr(method, "apart", not traits_of(method).couples)
 
 
-def blocks(objective: Objective, members: int) -> Iterator[slice]:
-    """The members in order, cut as the objective evaluates them together; else one by one."""
+def blocks(objective: Objective, members: int, most: int = 0) -> Iterator[slice]:
+    """The members in order, cut as the objective evaluates them together; else one by one.
+
+    Args:
+        objective: what is evaluated.
+        members: how many there are.
+        most: of them in a block; 0 for the objective's own choice.
+    """
     size = offered(objective, "chunk") or 1
+    size = min(size, most) if most else size
     return (slice(k, min(k + size, members)) for k in range(0, members, size))
 
 

@@ -3,11 +3,14 @@
 import math
 import mmap
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
+from itertools import starmap
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -17,6 +20,28 @@ from cnognp.method import Info
 from cnognp.state import to_tensors
 from landscape.objective import Objective
 from landscape.randomness import from_member
+
+Visit = tuple[int, Any, Tensor | None]
+"""The first of some members, their state, and what they are told of the others."""
+
+
+@runtime_checkable
+class Crew(Protocol):
+    """Who has members moved in other processes, with the bits of this one."""
+
+    def begun(self, cut: list[slice]) -> Iterator[Any]:
+        """The states of members at their starts, of one slice after the other."""
+        ...
+
+    def moved(self, move: str, seed: int, visits: Iterable[Visit]) -> Iterator[tuple[Any, Info]]:
+        """What a move of `MOVES` gives for one visit after the other, on the CPU.
+
+        Args:
+            move: its name.
+            seed: of the generator of the round.
+            visits: their states, on the CPU.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -31,14 +56,19 @@ class Population:
 
     The state is the method's, its large tensors on the host or mapped from files; positions that a
     method has twice are there once. Unlike that of other methods, a step writes the new state over
-    the old one, so that there is room for one only. What it saw is told without the places of all:
-    where these are no longer in the state, `Info.leading` is the one of the best.
+    the old one, so that there is room for one only, unless it ``keeps`` that. What it saw is told
+    without the places of all: where these are no longer in the state, `Info.leading` is the one of
+    the best.
 
     Args:
         method: how the members move; a state's tensors that have an axis have a row for each.
         home: ``"host"``, or ``"files"`` without a name in ``folder``, which end with the process.
         device: that members visit.
         folder: an existing one on a disk with room for the state.
+        crew: moves the members, in other processes; they visit the device here where None.
+        together: members that are evaluated together at most; 0 for the objective's own choice.
+            The last bits may depend on it.
+        keeps: a step leaves the state before it as it was.
 
     Raises:
         ValueError: if the method is not one whose members can visit the device apart.
@@ -48,6 +78,9 @@ class Population:
     home: Home
     device: torch.device
     folder: Path | None = None
+    crew: Crew | None = None
+    together: int = 0
+    keeps: bool = False
 
     def __post_init__(self):
         if self.home not in ("host", "files"):
@@ -56,6 +89,12 @@ class Population:
             return
         if getattr(self.method, "mutation", None) is not None:
             raise ValueError("members that scatter must fit together: set mutation to 0")
+        if self.crew is not None or self.together:
+            raise ValueError(
+                f"members of {type(self.method).__name__} learn from each other inside a step, so "
+                "that no worker can move a few of them: leave out --workers and --together, or "
+                "take a swarm"
+            )
         raise ValueError(
             f"members of {type(self.method).__name__} learn from each other and must fit on the "
             f"device together, got {self.home}: let them live there, take fewer, or take a swarm"
@@ -68,41 +107,44 @@ class Population:
     def begun(self, objective: Objective, start: Callable[[slice], Tensor], members: int) -> Any:
         """The state of all members where ``start`` says, who is asked for a few at a time."""
         state: Any = None
-        for block in blocks(objective, members):
-            few = self.method.init(objective, start(block).to(self.device))
+        cut = self.blocks(objective, members)
+        if self.crew is not None:
+            begun = self.crew.begun(cut)
+        else:
+            begun = (self.method.init(objective, start(b).to(self.device)) for b in cut)
+        for block in cut:
+            few = next(begun)
             state = self._empty(few, members) if state is None else state
             state = self._written(state, few, block)
         return state
+
+    def blocks(self, objective: Objective, members: int) -> list[slice]:
+        """Which members visit together; whoever moves them, and however many do."""
+        return list(blocks(objective, members, self.together))
 
     def step(
         self, objective: Objective, state: Any, generator: torch.Generator
     ) -> tuple[Any, Info]:
         """``state``, whose members have moved, and what was seen at their new places."""
         method = self.method
+        state = self._copied(state) if self.keeps else state
         if not hasattr(method, "leader"):
-            return self._visited(objective, state, generator, method.step)
+            return self._visited(objective, state, generator, "step")
         # Held only where it is needed after members have been written over.
         passing = hasattr(method, "searched") and not method.published
-        leader = method.leader(state).to(self.device, copy=not passing)
+        leader = method.leader(state).to(self._place, copy=not passing)
         if not hasattr(method, "searched"):
-
-            def moved(objective: Objective, few: Any, drawn: torch.Generator) -> tuple[Any, Info]:
-                return method.step(objective, few, drawn, leader, over=True)
-
-            return self._visited(objective, state, generator, moved)
+            return self._visited(objective, state, generator, "step", lambda block: leader)
         before = state.rank.clone()
-        state, info = self._visited(objective, state, generator, method.searched)
+        state, info = self._visited(objective, state, generator, "search")
         if info.position is not None:
             info = info._replace(position=state.local.position)
         whole = state
 
-        def pulled(objective: Objective, few: Any, drawn: torch.Generator) -> tuple[Any, Info]:
-            first = getattr(drawn, "first", 0)
-            members = slice(first, first + len(few.position))
-            followed = method.followed(before, leader, whole, members).to(self.device)
-            return method.pulled(objective, few, drawn, followed), Info(None, None, None, None, 0)
+        def followed(block: slice) -> Tensor:
+            return method.followed(before, leader, whole, block).to(self._place)
 
-        return self._visited(objective, state, generator, pulled)[0], info
+        return self._visited(objective, state, generator, "pull", followed)[0], info
 
     def like(self, objective: Objective, z: Tensor, members: int) -> Any:
         """What has the structure, types and devices of a state, but no memory.
@@ -134,37 +176,69 @@ class Population:
         held = self._empty(state, len(state.position))
         return self._written(held, state, slice(0, len(state.position)))
 
+    @property
+    def _place(self) -> torch.device:
+        """Where members are that are about to move."""
+        return self.device if self.crew is None else torch.device("cpu")
+
     def _visited(
-        self, objective: Objective, state: Any, generator: torch.Generator, move: Callable[..., Any]
+        self,
+        objective: Objective,
+        state: Any,
+        generator: torch.Generator,
+        move: str,
+        told: Callable[[slice], Tensor | None] = lambda block: None,
     ) -> tuple[Any, Info]:
-        """The state after a visit of all members, who do ``move``, and what was seen."""
+        """The state after a visit of all members, who move, and what was seen."""
         seen: list[Info] = []
         best = _Best(math.inf, None)
-        whole, alone, told = state, state, ""
-        for block in blocks(objective, len(state.position)):
-            few = self._few(whole, block)
-            alone, info = move(objective, few, from_member(generator, block.start))
-            told = _named(to_tensors(alone), info.position)
-            if info.position is not None and not told:
+        whole, alone, at = state, state, ""
+        cut = self.blocks(objective, len(state.position))
+        visits = ((block.start, self._few(whole, block), told(block)) for block in cut)
+        if self.crew is not None:
+            moves = self.crew.moved(move, generator.initial_seed(), visits)
+        else:
+            moves = starmap(partial(self._moved, objective, generator, move), visits)
+        for block in cut:
+            alone, info = next(moves)
+            at = _named(to_tensors(alone), info.position)
+            if info.position is not None and not at:
                 best = best.offered(info)
             # Not the places themselves, most of which are in the state.
             seen.append(info._replace(position=None))
             whole = self._written(whole, alone, block)
-            del few, info
+            del info
         # What all members share, such as the round, is what it was until the last has moved.
         last, homes = to_tensors(alone), to_tensors(whole)
         whole = _built(whole, {path: t if t.ndim else last[path] for path, t in homes.items()})
-        sizes = [block.stop - block.start for block in blocks(objective, len(state.position))]
-        return whole, _joined(seen, sizes)._replace(position=homes.get(told), leading=best.position)
+        sizes = [block.stop - block.start for block in cut]
+        return whole, _joined(seen, sizes)._replace(position=homes.get(at), leading=best.position)
+
+    def _moved(
+        self, objective: Objective, generator: torch.Generator, move: str, first: int, few: Any,
+        told: Tensor | None,
+    ) -> tuple[Any, Info]:  # fmt: skip
+        return MOVES[move](self.method, objective, few, from_member(generator, first), told)
+
+    def _copied(self, state: Any) -> Any:
+        """The state in memory of its own; what is in one place stays in one."""
+        copies: dict[int, Tensor] = {}
+
+        def copied(tensor: Tensor) -> Tensor:
+            if tensor.ndim == 0:
+                return tensor
+            return copies.setdefault(tensor.data_ptr(), tensor.clone())
+
+        return _built(state, {path: copied(t) for path, t in to_tensors(state).items()})
 
     def _few(self, state: Any, block: slice) -> Any:
-        """The state of some members on the device; what is in one place is brought there once."""
+        """The state of some members where they move; what is in one place comes there once."""
         brought: dict[int, Tensor] = {}
 
         def there(tensor: Tensor) -> Tensor:
             if tensor.ndim == 0:
                 return tensor
-            return brought.setdefault(tensor.data_ptr(), tensor[block].to(self.device))
+            return brought.setdefault(tensor.data_ptr(), tensor[block].to(self._place))
 
         return _built(state, {path: there(tensor) for path, tensor in to_tensors(state).items()})
 
@@ -223,6 +297,26 @@ class Population:
         """
         *outer, name = path.split("/")
         return name == "position" and not (len(outer) == 1 and hasattr(self.method, "leader"))
+
+
+def _step(method: Any, objective: Any, few: Any, drawn: Any, leader: Any) -> tuple[Any, Info]:
+    if leader is None:
+        return method.step(objective, few, drawn)
+    return method.step(objective, few, drawn, leader, over=True)
+
+
+def _search(method: Any, objective: Any, few: Any, drawn: Any, told: None) -> tuple[Any, Info]:
+    return method.searched(objective, few, drawn)
+
+
+def _pull(method: Any, objective: Any, few: Any, drawn: Any, followed: Any) -> tuple[Any, Info]:
+    return method.pulled(objective, few, drawn, followed), Info(None, None, None, None, 0)
+
+
+MOVES: Mapping[str, Callable[..., tuple[Any, Info]]] = MappingProxyType({
+    "step": _step, "search": _search, "pull": _pull,
+})  # fmt: skip
+"""What members can do in a visit: of method, objective, their state, generator and what is told."""
 
 
 class _Best(NamedTuple):

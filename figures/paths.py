@@ -138,7 +138,8 @@ def on_contour(
         points: Any = result.points
         ax.plot(*points.T, "-", color="white", linewidth=3.4, zorder=4)
         artists["curves"] += ax.plot(*points.T, **_look(k), label=_named(name, result), zorder=5)
-        mark = _summit(ax, *result.summit, _look(k)["color"])
+        x, y = map(float, result.summit)
+        mark = _summit(ax, x, y, _look(k)["color"])
         artists["summits"].append(mark)
     (artists["ends"],) = ax.plot(
         *ends.T, "o", color=style.BLACK, markerfacecolor="white", markersize=6, zorder=6,

@@ -1,13 +1,13 @@
 """``cnognp analyze``: measurements of a run, or of the weights of any model."""
 
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import SUPPRESS, ArgumentParser, Namespace
 
-from cnognp.cli import console
+from cnognp.cli import arguments, console
 from cnognp.cli.arguments import value_of
 from cnognp.cli.train import folder_for
 from cnognp.keywords import Keyword
@@ -16,6 +16,7 @@ from cnognp.training.config import RunFolder
 
 if TYPE_CHECKING:
     from cnognp.measuring.settings import Settings
+    from cnognp.measuring.spread import Source
     from landscape.distributed import Ranks
 
 _KINDS = "gradient,spectrum,trace,line,plane"
@@ -76,6 +77,7 @@ def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
         "of ranks under torchrun (torchrun --nproc-per-node N -m cnognp analyze ...); 8 there, or "
         "the batches of a loader",
     )  # fmt: skip
+    arguments.add_engine(parser, "points of a plane, probes, and measurements")
     parser.add_argument("--json", action="store_true", help="one object on standard output")
     parser.add_argument(
         "--crosscheck", action="store_true", help="eigenvalues and trace by PyHessian too"
@@ -127,10 +129,11 @@ def command(options: Namespace) -> int:
     """The exit code, once all is measured; under torchrun its first rank measures and prints."""
     from cnognp.cli import ranks
 
-    return ranks.together(lambda found: _measure(options, found))
+    with arguments.engine(options) as executor:
+        return ranks.together(lambda found: _measure(options, found, executor))
 
 
-def _measure(options: Namespace, ranks: "Ranks") -> None:
+def _measure(options: Namespace, ranks: "Ranks", executor: Any) -> None:
     """Measures, saves, and prints what came out.
 
     Raises:
@@ -146,6 +149,8 @@ def _measure(options: Namespace, ranks: "Ranks") -> None:
 
     if options.shards < 0:
         raise ValueError(f"--shards must not be negative, got {options.shards}")
+    if executor is not None and ranks.size > 1:
+        raise ValueError("ranks under torchrun share the sums: leave out --workers and --engine")
     alone = ranks.size == 1 and not options.shards
     sharing = None if alone else Sharing(ranks, options.shards)
     settings = _settings_of(options)
@@ -165,7 +170,14 @@ def _measure(options: Namespace, ranks: "Ranks") -> None:
         try:
             for subject in _subjects(options):
                 _check(subject)
-                for name, result in subjects.measured(subject, folder, kinds, told, sharing):
+                spread = None
+                if executor is not None:
+                    shards = None if alone else options.shards
+                    threads = options.threads or 1
+                    spread = subjects.Spread(executor, subject.source, threads, shards)
+                for name, result in subjects.measured(
+                    subject, folder, kinds, told, sharing, spread
+                ):
                     found[name] = result
         except (Exception, KeyboardInterrupt) as error:
             if found:
@@ -288,7 +300,8 @@ def _subjects(options: Namespace) -> Iterator[Any]:
         if options.eval_mode:
             task.model.eval()
         problem = Problem(task, choose_device(options.device or "auto"), **_trust(options))
-        yield subjects.of_weights(problem, options.point and Path(options.point))
+        subject = subjects.of_weights(problem, options.point and Path(options.point))
+        yield replace(subject, source=_source(options))
         return
     if options.point is not None:
         raise ValueError("--point goes with my_task.py:make_task, not with a run")
@@ -304,6 +317,17 @@ def _subjects(options: Namespace) -> Iterator[Any]:
         yield subjects.of_run(
             run, options.member, step, options.device, options.eval_mode, moved, **_trust(options)
         )
+
+
+def _source(options: Namespace) -> "Source":
+    """How workers make the problem of a file."""
+    from cnognp.measuring.spread import Source
+
+    return Source(
+        task=options.run, data=options.data, device=options.device or "auto",
+        weights=options.point or "", evaluate=options.eval_mode,
+        options=tuple(_trust(options).items()),
+    )  # fmt: skip
 
 
 def _trust(options: Namespace) -> dict[str, Any]:

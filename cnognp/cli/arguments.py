@@ -4,11 +4,12 @@ import difflib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-from jsonargparse import SUPPRESS, ArgumentParser
+from jsonargparse import SUPPRESS, ArgumentParser, Namespace
 
 from cnognp.methods.composition import COMPOSED
 from cnognp.methods.registry import flattened
@@ -139,6 +140,41 @@ def add_group(
         if action is not None:
             action.option_strings = [flag, *action.option_strings]
             parser._option_string_actions[flag] = action
+
+
+def add_engine(parser: ArgumentParser, shared: str, threads: int = 0) -> None:
+    """Adds who does the work, see `engine`.
+
+    Args:
+        parser: gets the flags.
+        shared: what the workers share.
+        threads: of each process where nobody says another number.
+    """
+    hint = f"processes that share {shared}; the results are the same, whatever their number"
+    parser.add_argument("--workers", type=int, default=1, help=hint)
+    hint = "of torch in each process; the last bits may depend on it"
+    if not threads:
+        hint = f"{hint}. 0: its choice in one process, 1 in workers"
+    parser.add_argument("--threads", type=int, default=threads, help=hint)
+    hint = (
+        "who does the work: pool, processes of this machine; ray, the cluster that RAY_ADDRESS "
+        "names, or one on this machine; ray://HOST:PORT, that cluster"
+    )
+    parser.add_argument("--engine", type=str, default="pool", metavar="pool|ray|ray://HOST:PORT",
+                        help=hint)  # fmt: skip
+
+
+def engine(options: Namespace) -> AbstractContextManager[Any]:
+    """What does the work inside: an executor, or None for this process.
+
+    Raises:
+        ValueError: if there is no such engine, or a number is out of range.
+        RuntimeError: if a cluster cannot be used.
+    """
+    from cnognp import workers
+
+    device = getattr(options, "device", "") or ""
+    return workers.engine(options.engine, options.workers, options.threads, device)
 
 
 def listed(argv: Sequence[str], parser: ArgumentParser) -> list[str]:

@@ -58,10 +58,7 @@ def add_sharing(parser: ArgumentParser) -> None:
     """Adds how a study is shared among processes, and resumed."""
     hint = "go on: what units left under OUT/units with the same options is taken"
     parser.add_argument("--resume", action="store_true", help=hint)
-    hint = "processes that share the units of the study"
-    parser.add_argument("--workers", type=int, default=1, help=hint)
-    hint = "threads of each process; the last bits may depend on it"
-    parser.add_argument("--threads", type=int, default=1, help=hint)
+    arguments.add_engine(parser, "the units of the study", threads=1)
 
 
 def command(options: Namespace) -> None:
@@ -95,7 +92,7 @@ def studied(name: str, config: Any, options: Namespace) -> "dict[str, Result]":
         config: what is run.
         options: those that `add_sharing` adds, and ``out``.
     """
-    from cnognp.workers import Pool, Unit, results_of
+    from cnognp.workers import Unit, results_of
     from landscape.results import save
 
     module = _module(name)
@@ -105,7 +102,7 @@ def studied(name: str, config: Any, options: Namespace) -> "dict[str, Result]":
         units, joined = [Unit(name, module.study, config)], _alone(name)
     # What is not there is said before anything is waited for.
     getattr(module, "check", lambda config: None)(config)
-    with Pool(options.workers, options.threads) as pool:
+    with arguments.engine(options) as executor:
         folder = check_writable(Path(options.out) / "analysis").parent
         tree = console.plain(asdict(config))
         with replacing(folder / "config.yaml") as temporary:
@@ -114,7 +111,7 @@ def studied(name: str, config: Any, options: Namespace) -> "dict[str, Result]":
             _set_aside(folder / "units")
         with _progress(name, len(units)) as told:
             found = results_of(
-                units, folder / "units", pool=pool, resume=options.resume, progress=told
+                units, folder / "units", executor=executor, resume=options.resume, progress=told
             )  # fmt: skip
     results = joined(config, found)
     files = [folder / "analysis" / f"{each}.h5" for each in results]

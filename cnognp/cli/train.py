@@ -36,7 +36,7 @@ def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
     parser.add_argument("--iterations", type=int, default=100, help="rounds")
     parser.add_argument("--seed", type=int, default=0, help="of every random draw")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
-    parser.add_argument("--threads", type=int, default=0, help="of torch on the CPU; 0: its choice")
+    arguments.add_engine(parser, "the members")
     parser.add_argument(
         "--checkpoint-every", "--checkpoint_every", type=int, default=0,
         help="rounds between checkpoints; 0: ten in a run",
@@ -52,6 +52,11 @@ def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
     parser.add_argument(
         "--members-live", "--members_live", type=Literal[HOMES], default="auto",  # type: ignore[valid-type]
         help="where members live; elsewhere than on the device, they visit it one at a time",
+    )  # fmt: skip
+    parser.add_argument(
+        "--together", type=int, default=0,
+        help="members that are evaluated together at most, and moved by one worker; 0: as many as "
+        "are fastest. The last bits may depend on it, but not on the number of workers",
     )  # fmt: skip
     parser.add_argument(
         "--snapshots", type=int, default=0,
@@ -145,6 +150,7 @@ def _config_of(options: Namespace) -> Config:
         record_curvature=options.record_curvature,
         judge_every=options.judge_every,
         members_live=options.members_live,
+        together=options.together,
         snapshots=options.snapshots,
         weights=options.weights,
         spread=options.spread,
@@ -183,14 +189,14 @@ def command(options: Namespace) -> int:
     from cnognp.training.session import INTERRUPTED, train
 
     heeding = signals.Heeding()
-    with heeding.heeded(_SIGNALS), told(
+    with heeding.heeded(_SIGNALS), arguments.engine(options) as executor, told(
         config, folder, options.log, options.quiet, heeding.breakable
     ) as (begun, progress):  # fmt: skip
         try:
             last = train(
                 config, folder, resume=options.resume, begun=begun, progress=progress,
                 warn=console.note, leave=lambda: bool(heeding.received),
-                breakable=heeding.breakable,
+                breakable=heeding.breakable, executor=executor,
             )  # fmt: skip
         except KeyboardInterrupt:
             if not heeding.received:

@@ -388,7 +388,7 @@ def _of_file(place: _Place, problem: Problem) -> tuple[Tensor, dict[str, Any]]:
     return z, {"name": place.word, **noted}
 
 
-def _ground(function: Any, path: results.Path) -> dict[str, np.ndarray]:
+def _ground(function: Any, path: results.Path) -> dict[str, Any]:
     """The function on a grid over its box and the path, where it has two coordinates."""
     if function.dim != 2 or path.points is None:
         return {}

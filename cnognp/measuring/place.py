@@ -3,9 +3,12 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from cnognp.measuring.spread import Spread
 
 
 class Place(NamedTuple):
@@ -19,6 +22,7 @@ class Place(NamedTuple):
         store: where a slice keeps the cells that are done, until it is saved.
         progress: called with the number of points done and of all.
         towards: (p,), the other point that slices go to, where they do.
+        spread: has pieces of the measurement done elsewhere; none where it is done here.
     """
 
     objective: Any
@@ -28,3 +32,4 @@ class Place(NamedTuple):
     store: Path | None = None
     progress: Callable[[int, int], None] | None = None
     towards: Tensor | None = None
+    spread: "Spread | None" = None

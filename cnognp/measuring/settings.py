@@ -61,6 +61,8 @@ class Settings:
 
     whole: ClassVar[bool] = False
     """Whether it is of all members at once, and not of each point."""
+    pieces: ClassVar[bool] = False
+    """Whether it falls into pieces that `Place.spread` has done elsewhere."""
 
     @property
     def summed(self) -> bool:
@@ -229,6 +231,7 @@ class Slice(Seeded):
     """
 
     span: float | tuple[float, float] = written("1.0", "S | A:B", _reach)
+    pieces = True
     direction: str = "random"
     by: str = ""
     metrics: Sequence[str] = written("", None, names)
@@ -274,4 +277,5 @@ class Slice(Seeded):
             "statistics": self.statistics,
             "store": place.store,
             "progress": place.progress,
+            "elsewhere": None if place.spread is None else place.spread.columns(self, place.z),
         }

@@ -32,11 +32,23 @@ class Sharing(NamedTuple):
         Raises:
             ValueError: if the data cannot be cut.
         """
-        if not (kind.summed and isinstance(place.objective, Risk)):
+        there = self.alone(kind, place)
+        if there is place:
             yield place
             return
-        with Distributed(shards(place.objective, self.shards), self.ranks) as objective:
-            yield place._replace(objective=objective)
+        with there.objective:
+            yield there
+
+    def alone(self, kind: Settings, place: Place) -> Place:
+        """The place, its objective cut where the kind is a sum; entered it is shared.
+
+        Raises:
+            ValueError: if the data cannot be cut.
+        """
+        if not (kind.summed and isinstance(place.objective, Risk)):
+            return place
+        objective = Distributed(shards(place.objective, self.shards), self.ranks)
+        return place._replace(objective=objective)
 
     def follow(self, kind: Settings, z: Tensor | None, objective_at: Any) -> None:
         """Nothing; this rank has done its part of a kind at a point.

@@ -16,8 +16,9 @@ from cnognp.measuring.directions import check_apart
 from cnognp.measuring.place import Place
 from cnognp.measuring.settings import Settings, Slice
 from cnognp.measuring.sharing import Sharing
+from cnognp.measuring.spread import Source, Spread
 from cnognp.tasks import weights
-from cnognp.tasks.problem import Problem, problem_of
+from cnognp.tasks.problem import Problem
 from cnognp.training import checkpoint, snapshots
 from cnognp.training.checkpoint import Checkpoint
 from cnognp.training.config import RunFolder
@@ -39,7 +40,8 @@ class Subject:
 
     ``own_statistics``: BatchNorm normalises with what comes with the model, and not with what is
     re-estimated at every point. ``shards``: into how many batches data that are one are cut.
-    ``towards``: the point that slices go to, where they do.
+    ``towards``: the point that slices go to, where they do. ``source``: how other processes make
+    the problem; None where they cannot.
     """
 
     problem: Problem
@@ -50,6 +52,7 @@ class Subject:
     own_statistics: bool = False
     shards: int = 1
     towards: Tensor | None = None
+    source: Source | None = None
 
     def objective(self, z: Tensor | None) -> Any:
         """What the point ``z``, or the whole population, is measured on."""
@@ -107,11 +110,10 @@ def of_run(
     config = folder.config()
     config = replace(config, task_options={**config.task_options, **(moved or {})})
     found = _found(folder, step)
-    config_here = replace(config, device=device or config.device)
-    problem = problem_of(config_here, folder.weights(config), **options)
-    if evaluate:
-        problem.task.model.eval()
-        problem = Problem(problem.task, problem.device, **options)
+    text = replace(config, weights=folder.weights(config)).to_yaml()
+    here = device or config.device
+    source = Source(text, device=here, evaluate=evaluate, options=tuple(options.items()))
+    problem = source.problem()
     model = problem.as_given.layout.digest
     if found.meta.get("model") != model or found.meta.get("data") != problem.data_digest:
         raise UnfitFile(
@@ -150,7 +152,7 @@ def of_run(
         **problem.task.provenance,
     }
     suffix = "" if step == "last" else f"step{step}"
-    return Subject(problem, points, population, origin, suffix)
+    return Subject(problem, points, population, origin, suffix, source=source)
 
 
 def of_weights(problem: Problem, file: Path | None) -> Subject:
@@ -194,6 +196,7 @@ def measured(
     kinds: Sequence[Settings],
     told: Told = lambda name, done, total: None,
     sharing: Sharing | None = None,
+    spread: Spread | None = None,
 ) -> Iterator[tuple[str, Result]]:
     """File names and results, one after the other, each when it is saved in ``folder``.
 
@@ -209,6 +212,8 @@ def measured(
         told: called with the name of a file and how many of its parts are done, of how many.
         sharing: the ranks that share what is a sum over the data, and into how many shards; every
             rank calls this, and all but the first get nothing.
+        spread: has pieces done elsewhere, and whole measurements where there are several; with the
+            same numbers.
 
     Raises:
         ValueError: if no kind is named, a metric or a layer is not known, or a kind does
@@ -233,26 +238,44 @@ def measured(
     files = {kind.file for kind in sliced if kind.file is not None}
     towards: dict[Path | None, Subject] = {file: _going_to(subject, file) for file in files}
     check_writable(folder)
-    for kind in kinds:
-        at = towards.get(kind.file, subject) if isinstance(kind, Slice) else subject
-        points = {"": None} if kind.whole else at.points
-        for name, z in points.items():
-            file = "-".join(filter(None, (kind.kind, name, at.suffix)))
-            path = folder / f"{file}.h5"
-            told(file, 0, 1)
-            began = time.perf_counter()
-            place = _place(at, kind, z, path.with_suffix(".part"), told)
+    jobs = [
+        (kind, at, name, z)
+        for kind in kinds
+        for at in [towards.get(kind.file, subject) if isinstance(kind, Slice) else subject]
+        for name, z in ({"": None} if kind.whole else at.points).items()
+    ]
+    whole = [spread is not None and _goes(kind, at) for kind, at, _, _ in jobs]
+    if spread is not None and sum(whole) > 1:
+        there = [(kind, z) for (kind, _, _, z), goes in zip(jobs, whole, strict=True) if goes]
+        elsewhere = spread.results(subject, there)
+    else:
+        whole, elsewhere = [False] * len(jobs), iter(())
+    for (kind, at, name, z), goes in zip(jobs, whole, strict=True):
+        file = "-".join(filter(None, (kind.kind, name, at.suffix)))
+        path = folder / f"{file}.h5"
+        told(file, 0, 1)
+        began = time.perf_counter()
+        if goes:
+            result = next(elsewhere)
+        else:
+            place = place_of(at, kind, z, path.with_suffix(".part"), told)._replace(spread=spread)
             with nullcontext(place) if sharing is None else sharing.shared(kind, place) as place:
                 result = kind.measure(place)
-            how: dict[str, Any] = {"wall_seconds": time.perf_counter() - began}
-            how["settings"] = asdict(kind)  # type: ignore[call-overload]
-            if (older := set_aside(path, how["settings"])) is not None:
-                how["set_aside"] = older
-            result = replace(result, provenance={**result.provenance, **at.origin, **how})
-            results.save(result, path)
-            path.with_suffix(".part").unlink(missing_ok=True)
-            told(file, 1, 1)
-            yield file, result
+        how: dict[str, Any] = {"wall_seconds": time.perf_counter() - began}
+        how["threads"] = torch.get_num_threads()
+        how["settings"] = asdict(kind)  # type: ignore[call-overload]
+        if (older := set_aside(path, how["settings"])) is not None:
+            how["set_aside"] = older
+        result = replace(result, provenance={**result.provenance, **at.origin, **how})
+        results.save(result, path)
+        path.with_suffix(".part").unlink(missing_ok=True)
+        told(file, 1, 1)
+        yield file, result
+
+
+def _goes(kind: Settings, subject: Subject) -> bool:
+    """Whether a measurement is a piece of work itself, where there are several."""
+    return not isinstance(kind, Slice) and not (kind.pieces and len(subject.points) == 1)
 
 
 def set_aside(path: Path, settings: dict[str, Any]) -> str | None:
@@ -315,8 +338,22 @@ def _differs(own: Any, other: Any) -> bool:
     return not torch.equal(own.cpu(), other.to(own.dtype))
 
 
-def _place(subject: Subject, kind: Settings, z: Tensor | None, part: Path, told: Told) -> Place:
-    """Where a kind is measured: at one point, or of all members where that is None."""
+def place_of(
+    subject: Subject,
+    kind: Settings,
+    z: Tensor | None,
+    part: Path | None = None,
+    told: Told = lambda name, done, total: None,
+) -> Place:
+    """Where a kind is measured.
+
+    Args:
+        subject: gives the objective.
+        kind: what is measured.
+        z: (p,), the point; None for all members.
+        part: where cells are kept that are done.
+        told: as in `measured`.
+    """
     if z is None:
         return Place(subject.objective(None), subject.population[0], subject.population)
     if not isinstance(kind, Slice):
@@ -324,7 +361,8 @@ def _place(subject: Subject, kind: Settings, z: Tensor | None, part: Path, told:
     if kind.standard_errors:
         subject = replace(subject, shards=_SHARDS)
     store = part if kind.keeps_cells else None
-    return subject.place(z, kind.metrics, store, lambda done, total: told(part.stem, done, total))
+    name = "" if part is None else part.stem
+    return subject.place(z, kind.metrics, store, lambda done, total: told(name, done, total))
 
 
 def _found(folder: RunFolder, step: str) -> Checkpoint:

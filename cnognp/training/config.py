@@ -59,6 +59,8 @@ class Config:
             than on the device one state is held, written over in every round: of a run that
             diverges, the last checkpoint has the members where they diverged, not the round
             before. Files are in the run's folder, without a name.
+        together: members that are evaluated together at most, and moved by one worker; 0 for as
+            many as are fastest. The last bits may depend on it, but not on the number of workers.
         snapshots: points that are kept along each member's trajectory, of the rounds that are
             judged: so many of the lowest loss on the whole training split, and as many that are
             best on the validation split, by accuracy where the task has one and then by loss; each
@@ -92,6 +94,7 @@ class Config:
     record_curvature: int = 0
     judge_every: int = 0
     members_live: str = "auto"
+    together: int = 0
     snapshots: int = 0
     weights: str = ""
     spread: float = 0.0
@@ -103,7 +106,7 @@ class Config:
     def __post_init__(self):
         least = {"members": 1, "iterations": 1, "seed": 0, "threads": 0}
         least |= {"checkpoint_every": 0, "record_curvature": 0, "judge_every": 0}
-        least |= {"snapshots": 0}
+        least |= {"together": 0, "snapshots": 0}
         for name, bound in least.items():
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < bound:

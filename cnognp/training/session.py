@@ -4,6 +4,7 @@ import importlib.metadata
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -26,6 +27,7 @@ from cnognp.tasks.weights import encoded
 from cnognp.training import baseline, checkpoint, minibatches
 from cnognp.training.checkpoint import Checkpoint
 from cnognp.training.config import Config, RunFolder
+from cnognp.training.crew import Crew
 from cnognp.training.curvature import (
     MEMBER,
     recorder_of,
@@ -67,13 +69,17 @@ class Training:
     began: float = field(default_factory=time.perf_counter)
 
     @classmethod
-    def of(cls, config: Config, folder: Path | None = None) -> "Training":
+    def of(
+        cls, config: Config, folder: Path | None = None, executor: Executor | None = None
+    ) -> "Training":
         """A run that has not begun.
 
         Args:
             config: what to train.
             folder: of the run; must exist when it begins. Members may live in files there, and
                 points of trajectories are kept there.
+            executor: has the members moved, a few at a time, by other processes; device and threads
+                of the configuration are then settled.
 
         Raises:
             ValueError: if the task, the method, a keyword or the device does not exist or fit, or
@@ -102,16 +108,37 @@ class Training:
         if config.compile:
             minibatches.check_compiled(method, problem)
         method, when = judging(config, problem, method)
-        home = home_of(config.members_live, method, start.bytes, problem.device)  # type: ignore[arg-type]
-        population = None
-        if home != "device":
-            population = Population(method, home, problem.device, folder)
         kept = None
         if config.snapshots and folder is not None:
             kept = Snapshots(config.snapshots, RunFolder(folder).snapshots, problem)
-        return cls(
-            config, problem, method, start, None, Record(), recorder, when, population=population,
-            snapshots=kept,
+        training = cls(
+            config, problem, method, start, None, Record(), recorder, when, snapshots=kept
+        )
+        training.population = training._housed(folder, executor)
+        return training
+
+    def _housed(self, folder: Path | None, executor: Executor | None) -> Population | None:
+        """The population where its members live elsewhere, or are moved a few at a time.
+
+        Raises:
+            ValueError: if they cannot be.
+        """
+        config, device = self.config, self.problem.device
+        home = home_of(config.members_live, self.method, self.start.bytes, device)  # type: ignore[arg-type]
+        if executor is not None and home == "files":
+            raise ValueError(
+                "members that live in files visit one device, so that workers cannot share them: "
+                "leave out --workers, or have --members-live host"
+            )
+        if home == "device" and executor is None and not config.together:
+            return None
+        crew = None
+        if executor is not None:
+            begun_at = config.weights if folder is None else RunFolder(folder).weights(config)
+            crew = Crew(executor, replace(config, weights=begun_at), lambda: self.iteration)
+        return Population(
+            self.method, "files" if home == "files" else "host", device, folder, crew=crew,
+            together=config.together, keeps=home == "device",
         )  # fmt: skip
 
     def restore(self, found: Checkpoint) -> None:
@@ -126,8 +153,9 @@ class Training:
         if self.population is None:
             self.state = from_arrays(self._begun(), found.arrays)
         else:
-            objective = next(self.problem.stream(self.method, self._seed))
-            like = self.population.like(objective, self.start(slice(0, 1)), self.start.members)
+            like = self.population.like(
+                self.objective(0), self.start(slice(0, 1)), self.start.members
+            )
             self.state = self.population.hold(from_arrays(like, found.arrays, copy=False))
         self.record = Record.from_arrays(found.arrays, found.iteration, self.start.shape)
         if self.recorder is not None:
@@ -212,7 +240,7 @@ class Training:
             KeyboardInterrupt: if it is, and the state before it is not there to be kept.
         """
         # Members that live elsewhere are written over in a round.
-        written_over = self.population is not None
+        written_over = self.population is not None and not self.population.keeps
         try:
             with nullcontext() if written_over else breakable():
                 state, info = next(rounds)
@@ -275,7 +303,7 @@ class Training:
         judging = self.judging
         if judging is None or not judging.due(number):
             return info, []
-        objective = next(self.problem.stream(self.method, self._seed, number))
+        objective = self.objective(number)
         if judging.fitness is None:
             return judging.judged(objective, state, info), []
         offers = [judging.elected(objective, self.method, state, info)]
@@ -302,10 +330,14 @@ class Training:
 
     def _begun(self) -> Any:
         """The state before the first round."""
-        objective, members = next(self.problem.stream(self.method, self._seed)), self.start.members
+        objective, members = self.objective(0), self.start.members
         if self.population is not None:
             return self.population.begun(objective, self.start, members)
         return self.method.init(objective, self.start(slice(0, members)))
+
+    def objective(self, number: int) -> Any:
+        """What the round after so many is a step on."""
+        return next(self.problem.stream(self.method, self._seed, number))
 
     @property
     def _mover(self) -> Method:
@@ -339,7 +371,7 @@ class Training:
         if hasattr(self.state, "best_fitness"):
             self.record.offer(self.state.best, self.state.best_fitness)
         else:
-            objective = next(self.problem.stream(self.method, self._seed))
+            objective = self.objective(0)
             self.record.offer(*self._best_start(lambda z: self._losses(objective, z)))
         if self.record.best is None:
             raise RuntimeError(
@@ -351,7 +383,7 @@ class Training:
         """A method that moves after it evaluates leaves its last points to be evaluated here."""
         if self.fitness_from is not None or info.position is self.state.position:
             return
-        objective = next(self.problem.stream(self.method, self._seed, self.iteration))
+        objective = self.objective(self.iteration)
         self.record.offer(self.state.position, self._losses(objective, self.state.position))
 
     def _best_start(self, judge: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
@@ -395,6 +427,7 @@ def train(
     leave: Callable[[], bool] = lambda: False,
     warn: Callable[[str], None] = lambda message: None,
     breakable: Breakable = nullcontext,
+    executor: Executor | None = None,
 ) -> Checkpoint:
     """The last checkpoint of the run in ``folder``, which is trained, or trained to its end.
 
@@ -410,6 +443,8 @@ def train(
             the data.
         breakable: what takes long, a round or a judgement, runs inside; a KeyboardInterrupt there
             ends the run with a checkpoint of all rounds that were done.
+        executor: has the members moved by other processes, with the same bits, however many there
+            are; in this one where None.
 
     Raises:
         FileExistsError: if the folder exists and ``resume`` is False.
@@ -425,7 +460,7 @@ def train(
             f"{folder.path} exists; go on with --resume, or choose another folder with --out"
         )
     found = _newest(folder, warn) if resume else None
-    config = _settled(config, folder, found)
+    config = _settled(config, folder, found, torch.get_num_threads() if executor is None else 1)
     if found is not None and found.meta["status"] in (FINISHED, DIVERGED):
         # As the run would have left it, had it not been killed in its very last moment.
         tidy(folder.snapshots, names_of(of_checkpoint(folder.snapshots, found)))
@@ -433,12 +468,16 @@ def train(
     with (
         _threads(config.threads), told_of_memory(config, folder), told_of_compiling(config, folder)
     ):  # fmt: skip
-        training = Training.of(config, folder.path)
+        training = Training.of(config, folder.path, executor)
         for line in remarks(config, training.problem):
             warn(line)
         config = training.config
         if config.members_live == "auto" and training.population is not None:
-            warn(_moved_out(training))
+            if executor is not None:
+                for line in _unshared(training):
+                    warn(line)
+            elif not training.population.keeps:
+                warn(_moved_out(training))
         resumed_at = None if found is None else found.iteration
         if found is None:
             folder.create(config, fresh=not resume)
@@ -510,13 +549,19 @@ def _newest(folder: RunFolder, warn: Callable[[str], None]) -> Checkpoint | None
     return found
 
 
-def _settled(config: Config, folder: RunFolder, found: Checkpoint | None) -> Config:
+def _settled(config: Config, folder: RunFolder, found: Checkpoint | None, threads: int) -> Config:
     """The configuration with device and threads as they are here, or were when the run began.
+
+    Args:
+        config: what is trained.
+        folder: where.
+        found: the newest checkpoint there.
+        threads: where nobody has said another number.
 
     Raises:
         ValueError: if it is not the one that the run was begun with.
     """
-    threads = config.threads or torch.get_num_threads()
+    threads = config.threads or threads
     device = str(choose_device(config.device))
     if found is None:
         return replace(config, device=device, threads=threads)
@@ -543,6 +588,17 @@ def _moved_out(training: Training) -> str:
         f"the members have {size:,.0f} MiB and live in host memory; they visit the device one at a "
         "time, with the same bits. --members-live device keeps them there"
     )
+
+
+def _unshared(training: Training) -> Iterator[str]:
+    """One line, if all members are moved by one worker."""
+    members = training.start.members
+    population: Any = training.population
+    if members > 1 and len(population.blocks(training.objective(0), members)) < 2:
+        yield (
+            f"all {members} members are evaluated together, so that one worker moves them all; "
+            "--together 8, also where there is one worker, cuts them into groups of 8"
+        )
 
 
 @contextmanager

@@ -115,6 +115,22 @@ class Ground:
             values = torch.where(values.isfinite(), values, torch.full_like(values, torch.inf))
         return values, grads
 
+    def spanned(self, objective: Any) -> Any:
+        """As `landscape.objective.Offer.spanned`, counted; None where the objective has none.
+
+        Args:
+            objective: one that `stream` gave.
+        """
+        own = offered(objective, "spanned")
+        if own is None:
+            return None
+
+        def counted(basis: Tensor, coefficients: Tensor, weigh: Any) -> tuple[Tensor, Tensor]:
+            self.gradients += len(coefficients)
+            return own(basis, coefficients, weigh)
+
+        return counted
+
     def stream(self, batch_size: int, seed: int) -> Iterator[Any]:
         """One objective a step: the whole where ``batch_size`` is 0, else mini-batches, endless.
 

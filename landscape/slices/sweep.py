@@ -2,8 +2,8 @@
 
 import hashlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -22,20 +22,15 @@ from landscape.objective import (
     value,
     widened,
 )
-from landscape.slices.evaluators import (
-    Evaluation,
-    Plain,
-    evaluator,
-    has_fast,
-    shares_of,
-    standard_error,
-)
+from landscape.slices.columns import Asked, Columns, in_precision, total, ungraphed
+from landscape.slices.evaluators import Evaluation, Plain, evaluator, has_fast
 from landscape.slices.journal import Journal
 from landscape.slices.metrics import MEASURED, Metric
 
 Precision = Literal["same", "bfloat16"]
 Statistics = Literal["as given", "reestimated"]
 Progress = Callable[[int, int], None]
+Elsewhere = Callable[[Asked, Iterable[np.ndarray]], Iterator[np.ndarray]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +61,8 @@ class Options:
             equal results bit for bit. It stays when all is done: then the same call evaluates
             nothing. Delete it when the result is saved.
         progress: called with the number of points done and of all points after every block.
+        elsewhere: gives what `landscape.slices.columns.columns_of` gives for blocks of coordinates,
+            in their order; other processes may do that. Blocks are the same whoever does.
     """
 
     chunk: int | None = None
@@ -76,6 +73,7 @@ class Options:
     statistics: Statistics = "as given"
     store: PathLike | None = None
     progress: Progress | None = None
+    elsewhere: Elsewhere | None = None
 
     def __post_init__(self):
         if self.chunk is not None and self.chunk < 1:
@@ -151,18 +149,21 @@ class Sweep:
         self._origin, self._directions = origin, tuple(directions)
         self._plain = Plain(objective, origin, directions)
         self._objective = objective
-        self._shares = shares_of(objective) if options.standard_errors else None
         self.notes: dict[str, Any] = {"judged": judged(objective, origin, curvature=False)}
         self._centers: dict[str, float] = {}
-        with _ungraphed():
+        with ungraphed():
             self._evaluator = self._chosen(np.array([axis[np.abs(axis).argmax()] for axis in axes]))
-            self._metrics = {
+            metrics = {
                 name: metric if isinstance(metric, str) else self._checked_metric(name, metric)
                 for name, metric in options.metrics.items()  # type: ignore[union-attr]
             }
             self.chunk = self._evaluator.chunk = options.chunk or self._evaluator.chunk
             if options.precision != "same":
                 self.notes["precision"] = self._error_of_precision(axes)
+        self._columns = Columns(
+            objective, origin, self._directions, self._evaluator, metrics,
+            options.standard_errors, options.precision,
+        )  # fmt: skip
         self.notes |= {"evaluation": self._evaluator.name, "chunk": self.chunk}
         self._compare_statistics(np.array([axis[np.abs(axis).argmax()] for axis in axes]))
         self._block = 0
@@ -199,52 +200,45 @@ class Sweep:
 
     def measure(self, t: np.ndarray) -> Cells:
         """What is found at the points with coordinates t (m, k)."""
-        blocks = [self._next(t[i : i + self.chunk]) for i in range(0, len(t), self.chunk)]
-        columns = np.concatenate(blocks, axis=1) if blocks else np.zeros((self._width, 0))
-        errors = 1 if self._shares else 0
+        width, errors = self._columns.width, 1 if self._columns.shares else 0
+        blocks = list(self._found([t[i : i + self.chunk] for i in range(0, len(t), self.chunk)]))
+        columns = np.concatenate(blocks, axis=1) if blocks else np.zeros((width, 0))
         return Cells(
             columns[0],
             columns[1] if errors else None,
-            columns[1 + errors :] if self._metrics else None,
+            columns[1 + errors :] if width > 1 + errors else None,
         )
 
-    @property
-    def _width(self) -> int:
-        return 1 + bool(self._shares) + len(self._metrics)
+    def _found(self, cut: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+        """The columns (width, n) of the next blocks, from the file where it has them."""
+        known = [self._known(self._block + k, t) for k, t in enumerate(cut)]
+        fresh = self._fresh([t for t, found in zip(cut, known, strict=True) if found is None])
+        for t, found in zip(cut, known, strict=True):
+            if found is None:
+                found = next(fresh)
+                if self._journal is not None:
+                    self._journal.append(self._block, found)
+            self._block += 1
+            self.done += len(t)
+            if self.options.progress is not None:
+                self.options.progress(self.done, self.total)
+            yield found.reshape(self._columns.width, len(t))
 
-    def _next(self, t: np.ndarray) -> np.ndarray:
-        """The columns (width, n) of the next block, from the file where it has them."""
-        known = None if self._journal is None else self._journal.get(self._block)
-        if known is None or known.size != self._width * len(t):
-            with _ungraphed():
-                known = self._columns(t)
-            if self._journal is not None:
-                self._journal.append(self._block, known)
-        self._block += 1
-        self.done += len(t)
-        if self.options.progress is not None:
-            self.options.progress(self.done, self.total)
-        return known.reshape(self._width, len(t))
+    def _known(self, block: int, t: np.ndarray) -> np.ndarray | None:
+        """What the file has of a block, if that is of these points."""
+        known = None if self._journal is None else self._journal.get(block)
+        return known if known is not None and known.size == self._columns.width * len(t) else None
 
-    def _columns(self, t: np.ndarray) -> np.ndarray:
-        """All is computed on the device, and fetched once."""
-        columns = self._losses(t)
-        for metric in self._metrics.values():
-            if isinstance(metric, str):
-                measured = [MEASURED[metric](self._objective, row) for row in self._points(t)]
-                columns.append(torch.as_tensor(measured, dtype=torch.float64, device="cpu"))
-            else:
-                columns.append(_total(metric, t))
-        home = widened(self._origin[:0]).device
-        return torch.stack([widened(column).to(home) for column in columns]).cpu().numpy()
-
-    def _losses(self, t: np.ndarray) -> list[Tensor]:
-        with _precision(self.options.precision, self._origin.device):
-            if self._shares is None:
-                return [_total(self._evaluator, t)]
-            terms = torch.stack([torch.cat(parts) for parts in _by_term(self._evaluator, t)])
-        error = standard_error(widened(terms), self._shares)
-        return [_summed(terms), error]
+    def _fresh(self, cut: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+        """The columns of blocks that are in no file; there is nothing to share in one alone."""
+        if self.options.elsewhere is None or len(cut) < 2:
+            return map(self._columns, cut)
+        evaluation: Any = self._evaluator.name.partition(",")[0]
+        asked = Asked(
+            self._origin, self._directions, self.chunk, evaluation, self.options.precision,
+            self.options.statistics, self.options.standard_errors,
+        )  # fmt: skip
+        return self.options.elsewhere(asked, cut)
 
     def _points(self, t: np.ndarray) -> Iterator[Tensor]:
         for row in t:
@@ -264,7 +258,7 @@ class Sweep:
             self.notes["self-check"] = "the plain way is the objective's own"
             return fast
         t = np.stack([np.zeros_like(corner), corner])
-        found = _fetched(_total(fast, t))
+        found = _fetched(total(fast, t))
         expected = np.array([self.center, far])
         finite = np.isfinite(expected)
         differences = np.abs(found - expected)[finite] / (1 + np.abs(expected[finite]))
@@ -314,7 +308,7 @@ class Sweep:
         }
 
     def _far(self, corner: np.ndarray) -> float:
-        return float(_fetched(_total(self._plain, corner[None]))[0])
+        return float(_fetched(total(self._plain, corner[None]))[0])
 
     def _checked_metric(self, name: str, metric: Objective) -> Any:
         if getattr(metric, "dim", None) != self._objective.dim:
@@ -330,9 +324,9 @@ class Sweep:
         t = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(axes))
         count = min(len(t), max(9, len(t) // 100))
         t = t[np.sort(np.random.default_rng(0).choice(len(t), count, replace=False))]
-        exact = _fetched(_total(self._evaluator, t))
-        with _precision(self.options.precision, self._origin.device):
-            rough = _fetched(_total(self._evaluator, t))
+        exact = _fetched(total(self._evaluator, t))
+        with in_precision(self.options.precision, self._origin.device):
+            rough = _fetched(total(self._evaluator, t))
         known = np.isfinite(exact) & (exact != 0)
         errors = np.abs(np.where(np.isfinite(rough), rough, np.inf)[known] / exact[known] - 1)
         return {
@@ -349,7 +343,7 @@ class Sweep:
             "point": digest([self._origin]),
             "directions": digest(self._directions),
             "data": digest(_data(objective)),
-            "standard errors": self._shares is not None,
+            "standard errors": self._columns.shares is not None,
             "evaluation": self._evaluator.name,
             "precision": f"{self.options.precision}, {self._origin.dtype}",
             "statistics": normalisation_of(objective),
@@ -382,38 +376,5 @@ def _data(objective: Any) -> Iterator[Tensor]:
         yield from _data(part)
 
 
-def _by_term(source: Any, t: np.ndarray) -> list[list[Tensor]]:
-    """For every term its values at the points t, in pieces of the evaluator's own chunk."""
-    pieces = [list(source.terms(t[i : i + source.chunk])) for i in range(0, len(t), source.chunk)]
-    return [list(parts) for parts in zip(*pieces, strict=True)]
-
-
 def _fetched(values: Tensor) -> np.ndarray:
     return widened(values).cpu().numpy()
-
-
-def _total(source: Any, t: np.ndarray) -> Tensor:
-    pieces = [
-        _summed(source.terms(t[i : i + source.chunk])) for i in range(0, len(t), source.chunk)
-    ]
-    return torch.cat(pieces)
-
-
-def _summed(terms: Any) -> Tensor:
-    total = None
-    for term in terms:
-        total = term if total is None else total + term
-    if total is None:
-        raise ValueError("the objective has no terms: is its data empty?")
-    return total
-
-
-def _precision(name: Precision, device: torch.device) -> Any:
-    return nullcontext() if name == "same" else torch.autocast(device.type, dtype=torch.bfloat16)
-
-
-@contextmanager
-def _ungraphed() -> Iterator[None]:
-    """Without a graph; what is kept for later must not be made in inference mode."""
-    with torch.inference_mode(False), torch.no_grad():
-        yield

@@ -1,5 +1,6 @@
 """The density of the Hessian's eigenvalues, with what is proved and what is a matter of probes."""
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -32,6 +33,9 @@ class Quadrature(NamedTuple):
     residuals: np.ndarray
 
 
+Elsewhere = Callable[[int, int, Iterable[list[int]]], Iterator[tuple[Quadrature, int]]]
+
+
 def density(
     objective: Objective,
     z: Float[Tensor, " p"],
@@ -46,6 +50,7 @@ def density(
     operator: Operator = Hessian,
     derivatives: Derivatives | None = None,
     generator: torch.Generator | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> Density:
     r"""The spectral density of the Hessian and its distribution function, with bands.
 
@@ -89,6 +94,8 @@ def density(
         derivatives: ``"exact"`` or ``"differences"`` (of gradients), for the Hessian; what the
             objective says where None. The error of differences is not part of the bands.
         generator: source of the probes; seed 0 where None.
+        elsewhere: gives for steps, a seed and blocks of numbers of probes what `rules` gives for
+            each block, in their order; other processes may do that.
 
     Returns:
         ``nodes`` and ``weights`` (probes, steps), ``eigenvalue``, ``density`` and
@@ -117,11 +124,16 @@ def density(
         )
     generator = generator or torch.Generator(device="cpu").manual_seed(0)
     together = max(1, min(probes, min(memory, _BLOCK_BYTES) // one))
-    draws = torch.arange(probes, device="cpu").split(together)
-    parts = [_quadrature(whole, steps, generator, block.tolist()) for block in draws]
+    draws = [block.tolist() for block in torch.arange(probes, device="cpu").split(together)]
+    seed = generator.initial_seed()
+    if elsewhere is None or len(draws) < 2:
+        found = [rules(whole, steps, seed, block, generator.device) for block in draws]
+    else:
+        found = list(elsewhere(steps, seed, draws))
+    parts, products = [part for part, _ in found], sum(cost for _, cost in found)
     rule = Quadrature(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
     eps = torch.finfo(z.dtype).eps
-    described = _described(rule, whole, points, width, unit, eps)
+    described = _described(rule, whole, products, points, width, unit, eps)
     return replace(
         described,
         where=describe(where),
@@ -133,6 +145,7 @@ def density(
 def _described(
     rule: Quadrature,
     operator: Any,
+    products: int,
     points: int,
     width: float | None,
     unit: float | None,
@@ -174,12 +187,34 @@ def _described(
         unit=float(unit),
         steps=rule.nodes.shape[1],
         probes=probes,
-        products=operator.products,
+        products=products,
         dim=operator.dim,
         operator=name_of(operator),
         status=status,
         provenance=provenance(**graph_of(operator)),
     )
+
+
+def rules(
+    operator: Any,
+    steps: int,
+    seed: int,
+    numbers: list[int],
+    device: torch.device | str = "cpu",
+) -> tuple[Quadrature, int]:
+    """The Gauss rules of the probes with these numbers, and how many products they took.
+
+    Args:
+        operator: the matrix, as `landscape.trace.matrix_at` makes it.
+        steps: of Lanczos.
+        seed: of all probes.
+        numbers: of these.
+        device: where probes are drawn.
+    """
+    before = operator.products
+    generator = torch.Generator(device=device).manual_seed(seed)
+    found = _quadrature(operator, steps, generator, numbers)
+    return found, operator.products - before
 
 
 def _quadrature(

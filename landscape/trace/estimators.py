@@ -25,7 +25,7 @@ from landscape.operators.selection import Where, describe, selected
 from landscape.randomness import derive
 from landscape.results import FiniteScaleTrace, Trace, provenance
 from landscape.rounding import noise
-from landscape.trace.hutchinson import blocks, check_budget, hutchinson
+from landscape.trace.hutchinson import Elsewhere, blocks, check_budget, hutchinson
 from landscape.trace.piecewise import exact_diagonal
 
 Method = Literal["hutchinson", "exact", "auto"]
@@ -46,6 +46,7 @@ def trace(
     operator: Operator = Hessian,
     derivatives: Derivatives | None = None,
     generator: torch.Generator | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> Trace:
     r"""The trace of the Hessian, :math:`\mathrm{tr} H(z)`, with a standard error.
 
@@ -75,6 +76,8 @@ def trace(
         derivatives: ``"exact"`` or ``"differences"`` (of gradients), for the Hessian; what the
             objective says where None.
         generator: source of the probes; seed 0 where None.
+        elsewhere: gives the quadratic forms (n,) of the matrix for blocks (n, p) of signs, in their
+            order, as `forms` does with `matrix_at`; other processes may do that.
 
     Returns:
         estimate, standard_error, interval (2,) at 95 %, samples (probes,), none where the
@@ -112,15 +115,26 @@ def trace(
                 raise
             reason = str(error)
     said = {"exact": f"not taken: {reason}"} if reason else {}
-    part = matrix(objective, z, differentiated(operator, derivatives), where)
+    part = matrix_at(objective, z, operator, where, derivatives)
     if getattr(part, "differences", False):
         probe = torch.ones(part.dim, dtype=z.dtype, device=z.device)
         said["differences"] = f"a product with signs is off by about {part.error(probe):.3g}"
     if part.dim <= _DENSE_DIM:
         found = _entry_by_entry(part)
     else:
-        found = hutchinson(part, tolerance, probes=probes, generator=generator)
+        found = hutchinson(part, tolerance, probes=probes, generator=generator, elsewhere=elsewhere)
     return _labelled(found, objective, where, arithmetic=kind, judged=judged(objective, z), **said)
+
+
+def matrix_at(
+    objective: Objective,
+    z: Float[Tensor, " p"],
+    operator: Operator = Hessian,
+    where: Where | None = None,
+    derivatives: Derivatives | None = None,
+) -> Any:
+    """The matrix whose trace `trace` takes, and density `landscape.spectrum.density`."""
+    return matrix(objective, arithmetic(z)[0], differentiated(operator, derivatives), where)
 
 
 def finite_scale(

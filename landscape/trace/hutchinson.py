@@ -1,6 +1,7 @@
 """The trace of a matrix that can only be multiplied, from random signs, with its error."""
 
 import math
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,16 @@ _BLOCK, _BLOCK_NUMBERS = 50, 2**22
 _CONFIDENCE = 0.95
 
 
+Elsewhere = Callable[[Iterable[Tensor]], Iterator[np.ndarray]]
+
+
 def hutchinson(
     operator: Any,
     tolerance: float | None = None,
     *,
     probes: int | None = None,
     generator: torch.Generator | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> Trace:
     r"""The trace of any symmetric operator, :math:`E[u^\top A u]` over random signs u.
 
@@ -42,6 +47,7 @@ def hutchinson(
         tolerance: relative standard error, as in `trace`.
         probes: most probes, at least 2.
         generator: source of the probes; seed 0 where None.
+        elsewhere: as in `trace`.
 
     Raises:
         ValueError: if ``tolerance`` or ``probes`` is out of range.
@@ -54,7 +60,7 @@ def hutchinson(
     samples = np.empty(0)
     status = f"stopped after {limit} products"
     while len(samples) < limit:
-        samples = np.append(samples, _forms(operator, target - len(samples), generator))
+        samples = np.append(samples, _forms(operator, target - len(samples), generator, elsewhere))
         if not np.isfinite(samples).all():
             status = "not finite: the operator has NaN or infinite entries at this point"
             break
@@ -124,14 +130,21 @@ def check_budget(tolerance: float | None, probes: int | None) -> None:
         raise ValueError(f"probes must be at least 2, got {probes}: one has no standard error")
 
 
-def _forms(operator: Any, count: int, generator: torch.Generator) -> Float[np.ndarray, " n"]:
+def forms(operator: Any, u: Float[Tensor, "n p"]) -> Float[np.ndarray, " n"]:
+    """The quadratic forms of an operator with vectors."""
+    images = operator @ u
+    return (widened(u) * widened(images)).sum(-1).cpu().numpy()
+
+
+def _forms(
+    operator: Any, count: int, generator: torch.Generator, elsewhere: Elsewhere | None
+) -> Float[np.ndarray, " n"]:
     """The quadratic forms of ``count`` vectors of random signs."""
-    found = []
-    for size in blocks(operator.dim, count):
-        u = signs((size, operator.dim), operator.point, generator)
-        images = operator @ u
-        found.append((widened(u) * widened(images)).sum(-1).cpu().numpy())
-    return np.concatenate(found)
+    sizes = blocks(operator.dim, count)
+    cut = (signs((size, operator.dim), operator.point, generator) for size in sizes)
+    if elsewhere is None or len(sizes) < 2:
+        return np.concatenate([forms(operator, u) for u in cut])
+    return np.concatenate(list(elsewhere(cut)))
 
 
 def blocks(dim: int, count: int) -> list[int]:

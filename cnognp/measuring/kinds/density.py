@@ -18,6 +18,7 @@ class Density(Matrix):
         density_probes: random vectors, at least 1.
     """
 
+    pieces = True
     density_steps: int = 100
     density_probes: int = 10
 
@@ -30,5 +31,7 @@ class Density(Matrix):
         """The density."""
         return density(
             place.objective, place.z, steps=self.density_steps, probes=self.density_probes,
-            generator=self.generator, **self.matrix,
+            generator=self.generator,
+            elsewhere=None if place.spread is None else place.spread.rules(self, place.z),
+            **self.matrix,
         )  # fmt: skip

@@ -31,6 +31,7 @@ class FiniteScale(WholeHessian, Trace):
         scales: distances, standard deviations of each parameter, comma-separated.
     """
 
+    pieces = False
     scales: Sequence[float] = written("1e-3,3e-3,1e-2,3e-2,1e-1", None, _numbers)
 
     def __post_init__(self):

@@ -19,6 +19,7 @@ class Trace(Probed):
             holds.
     """
 
+    pieces = True
     trace_method: str = "auto"
 
     def __post_init__(self):
@@ -29,5 +30,7 @@ class Trace(Probed):
         """The trace."""
         return trace.trace(
             place.objective, place.z, self.trace_method,  # type: ignore[arg-type]
-            probes=self.probes, generator=self.generator, **self.matrix,
+            probes=self.probes, generator=self.generator,
+            elsewhere=None if place.spread is None else place.spread.forms(self, place.z),
+            **self.matrix,
         )  # fmt: skip

@@ -78,8 +78,8 @@ def test_run_yaml_is_the_whole_configuration_in_plain_yaml(call, tmp_path):
         "task": {"name": "wine", "hidden": [10]},
         "method": {"name": "sgd", **keys},
         "members": 6, "iterations": 12, "seed": 3, "checkpoint_every": 2, "record_curvature": 0,
-        "judge_every": 0, "members_live": "auto", "snapshots": 0, "weights": "", "spread": 0.0,
-        "precision": "float32", "compile": False, "device": "cpu", "threads": 1,
+        "judge_every": 0, "members_live": "auto", "together": 0, "snapshots": 0, "weights": "",
+        "spread": 0.0, "precision": "float32", "compile": False, "device": "cpu", "threads": 1,
     }  # fmt: skip
 
 

@@ -325,3 +325,19 @@ def test_the_result_of_a_finder_is_saved_with_its_settings(tmp_path):
 def test_bad_settings_are_named(unchecked, name, settings, said):
     with pytest.raises(ValueError, match=said):
         found(name, himmelblau, A, B, **settings)
+
+
+@pytest.mark.parametrize("power", ["1", "2", "maximum"])
+def test_a_network_in_the_span_of_its_sines_has_the_gradient_of_its_points(power):
+    risk = EmpiricalRisk(built(chain), uneven(X, Y), CE)
+    a, b = risk.point(), normal(risk.dim)
+    ground = Ground(risk, a, b)
+    line = profile(ground, paths.curves.straight(a, b), Options(points=11))
+    settings = Fourier(sines=2, grid=12, power=power, beta=0.5)
+    amplitudes = 0.2 * normal(2, risk.dim)
+    within = _Descent(settings, ground, line)(amplitudes, risk)
+    # A sum has no way of its own through a span.
+    whole = Sum(risk, Ridge(0.0, dim=risk.dim))
+    by_points = _Descent(settings, Ground(whole, a, b), line)(amplitudes, whole)
+    assert risk.spanned is not None
+    torch.testing.assert_close(within, by_points, rtol=1e-9, atol=1e-10)

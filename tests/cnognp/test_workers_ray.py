@@ -1,0 +1,245 @@
+"""Ray's own cluster on one machine, a head and two nodes: the same bits, whatever is lost."""
+
+import os
+import random
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import runs
+
+if find_spec("ray") is None:
+    pytest.skip("Ray is not installed", allow_module_level=True)
+pytestmark = [
+    pytest.mark.slow,
+    # Of its own modules, and of the sockets of its processes.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+NODE = {"num_cpus": 1, "num_gpus": 1, "object_store_memory": 100 << 20}
+
+
+def found_pid(seconds):
+    time.sleep(seconds)
+    return os.getpid()
+
+
+def summed(array, number):
+    from cnognp.workers import taken
+
+    return float(taken(array).sum()) + number
+
+
+def visible():
+    time.sleep(0.5)
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+def refusing(number):
+    raise ValueError(f"no such surface: {number}")
+
+
+@pytest.fixture(scope="module")
+def machines():
+    """A head without processors, and what adds nodes to it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in TOKEN.items():
+            patch.setenv(name, value)
+        patch.setenv(
+            "PYTHONPATH", os.pathsep.join([str(runs.ROOT), str(runs.ROOT / "tests/tables")])
+        )
+        patch.setenv("RAY_DISABLE_IMPORT_WARNING", "1")
+        # Tokens are asked for or not when Ray is imported.
+        import ray
+        from ray.cluster_utils import Cluster as Machines
+
+        made = Machines(initialize_head=True, head_node_args={"num_cpus": 0, "num_gpus": 0})
+        made.add_node(**NODE)
+        made.add_node(**NODE)
+        made.wait_for_nodes()
+        patch.setenv("RAY_ADDRESS", made.address)
+        yield made
+        ray.shutdown()
+        made.shutdown()
+
+
+@pytest.fixture(scope="module")
+def cluster(machines):
+    from cnognp.workers.cluster import Cluster
+
+    before = signal.getsignal(signal.SIGTERM)
+    with Cluster() as made:
+        assert signal.getsignal(signal.SIGTERM) is before
+        yield made
+
+
+@contextmanager
+def killing(cluster, kills):
+    """Inside, so many processes that run units are killed."""
+    draw, over, done = random.Random(0), threading.Event(), []
+
+    def kill():
+        while len(done) < kills and not over.is_set():
+            time.sleep(draw.uniform(0.05, 0.3))
+            listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True)
+            busy = [
+                int(line.split()[0]) for line in listed.stdout.splitlines()
+                if "ray::" in line and "IDLE" not in line
+            ]  # fmt: skip
+            if busy:
+                try:
+                    os.kill(draw.choice(busy), signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+                done.append(1)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        yield done
+    finally:
+        over.set()
+        thread.join()
+
+
+@pytest.fixture
+def trained(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    from cnognp.training.config import Config, RunFolder
+    from cnognp.training.session import train
+
+    config = Config(
+        "wine", members=6, iterations=6, checkpoint_every=3, threads=1, together=2,
+        method_options={"batch_size": 48, "fitness_from": "epoch"},
+    )  # fmt: skip
+
+    def run(name, executor, **more):
+        train(replace(config, **more), RunFolder(Path(name)), executor=executor)
+        return name
+
+    return run
+
+
+def test_a_run_a_plane_and_a_study_are_those_of_one_process(cluster, trained, tmp_path):
+    from analyses import distribution
+    from cnognp.measuring import subjects
+    from cnognp.measuring.kinds import KINDS
+    from cnognp.measuring.spread import Spread
+    from cnognp.training.config import RunFolder
+    from cnognp.workers import results_of, threaded
+
+    trained("alone", None)
+    runs.assert_same_run(trained("shared", cluster), "alone")
+    subject = subjects.of_run(RunFolder(Path("alone")), "best", "last", "cpu", False)
+    kinds = [KINDS["plane"](grid=9, metrics=("gradient_norm",)), KINDS["trace"](probes=120)]
+    with threaded(1):
+        one = dict(subjects.measured(subject, tmp_path / "one", kinds))
+        spread = Spread(cluster, subject.source, 1)
+        two = dict(subjects.measured(subject, tmp_path / "two", kinds, spread=spread))
+    assert one["plane"].loss.tobytes() == two["plane"].loss.tobytes()
+    assert one["trace"].samples.tobytes() == two["trace"].samples.tobytes()
+    config = distribution.Config(("himmelblau",), ("gd", "nim"), restarts=4, budget=40)
+    units = distribution.units(config)
+    for a, b in zip(results_of(units), results_of(units, executor=cluster), strict=True):
+        assert a.position.tobytes() == b.position.tobytes()
+
+
+def test_twenty_workers_that_are_killed_change_nothing(cluster, trained):
+    trained("alone", None, iterations=400, checkpoint_every=200)
+    with killing(cluster, 20) as killed:
+        shared = trained("shared", cluster, iterations=400, checkpoint_every=200)
+    assert len(killed) == 20
+    runs.assert_same_run(shared, "alone")
+
+
+def test_a_node_that_is_removed_in_mid_run_changes_nothing(machines, cluster, trained):
+    trained("alone", None, iterations=60)
+    node = next(iter(machines.worker_nodes))
+    seen = []
+
+    def remove():
+        while not list(Path("shared/checkpoints").glob("*.sha256")):
+            time.sleep(0.05)
+        machines.remove_node(node, False)
+        seen.extend(Path("shared/checkpoints").glob("*.sha256"))
+
+    removal = threading.Thread(target=remove)
+    removal.start()
+    try:
+        shared = trained("shared", cluster, iterations=60)
+    finally:
+        removal.join()
+        machines.add_node(**NODE)
+        machines.wait_for_nodes()
+    assert 0 < len(seen) < 20
+    runs.assert_same_run(shared, "alone")
+
+
+def test_arrays_are_put_once_and_errors_are_those_of_the_unit(cluster):
+    from cnognp.workers import in_order, put
+
+    array = np.arange(1 << 18, dtype=np.float64)
+    lent = put(cluster, array)
+    assert type(lent).__name__ == "Stored" and put(cluster, array[:9]) is not lent
+    found = list(in_order(summed, [(lent, k) for k in range(5)], cluster))
+    assert found == [array.sum() + k for k in range(5)]
+    with pytest.raises(ValueError, match="^no such surface: 3$"):
+        cluster.submit(refusing, 3).result()
+    call = cluster.submit(found_pid, 60)
+    time.sleep(1)
+    assert call.cancel()
+
+
+def test_every_unit_has_a_gpu_of_its_own(machines):
+    from cnognp.workers.cluster import Cluster
+
+    with Cluster(gpus=1) as made:
+        seen = [made.submit(visible) for _ in range(4)]
+        assert {call.result() for call in seen} == {"0"}  # one on each node
+
+
+def test_what_ray_raises_itself_is_one_line_with_what_to_do(cluster):
+    """Ray spills to the disk before its store is full, so that the errors are made here."""
+    import ray
+
+    from cnognp.workers.cluster import ClusterError, _explained
+
+    for error, said in (
+        (ray.exceptions.ObjectStoreFullError("no room\nfor 3 objects"), "object store of the cl"),
+        (ray.exceptions.OutOfDiskError("no room"), "object store of the cluster is full"),
+        (ray.exceptions.WorkerCrashedError(), "--resume"),
+        (ray.exceptions.OwnerDiedError("ab", None, "here"), "or its head"),
+        (RuntimeError("Version mismatch: 2.1"), "another version"),
+    ):
+        with pytest.raises(ClusterError, match=said) as raised, _explained(ray):
+            raise error
+        assert "\n" not in str(raised.value)
+
+
+def run_here(script, **environment):
+    """What a process of its own says."""
+    return subprocess.run(
+        [sys.executable, "-c", script], env={**runs.ENVIRONMENT, **environment},
+        capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+
+
+def test_a_cluster_that_is_not_there_or_needs_a_token_is_one_line(machines):
+    script = "from cnognp.cli.main import main; raise SystemExit(main({}))"
+    words = ["train", "wine", "--iterations", "1", "--engine", "ray"]
+    gone = run_here(script.format(words), RAY_ADDRESS="127.0.0.1:9", **TOKEN)
+    assert gone.returncode == 1 and "no cluster of Ray can be used at 127.0.0.1:9" in gone.stderr
+    other = {**TOKEN, "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    refused = run_here(script.format(words), RAY_ADDRESS=machines.address, **other)
+    assert refused.returncode == 1 and "token" in refused.stderr
