@@ -169,7 +169,7 @@ def path_of(pair: Pair) -> results.Path:
     return replace(path, provenance={**path.provenance, **ends.origin})
 
 
-def joined(config: Config, found: Sequence[results.Path]) -> dict[str, Any]:
+def joined(config: Config, found: Sequence[Any]) -> dict[str, Any]:
     """The walls, the tree of valleys that they make, and the minima in two coordinates."""
     own = minima(config)
     count, runs = len(own.words), tuple(dict.fromkeys(own.run))

@@ -1,6 +1,5 @@
 """The units of one point of a task in the order in which they are closest to another's."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -32,12 +31,12 @@ def aligned(problem: Problem, a: Tensor, b: Tensor, how: str) -> tuple[Tensor, d
     model = problem.task.model
     few = _inputs(problem, _FEW)
     found = symmetry(model, few)
-    tensors: Sequence[Any] = [problem.at(z).state_dict(z) for z in (a, b)]
+    done: Alignment
     if how == "weights":
-        own = [risk.layout.unflatten(z) for z in (a, b)]
-        done: Alignment = align(found, *own)
+        done = align(found, risk.layout.unflatten(a), risk.layout.unflatten(b))
     else:
-        done = align_by_activations(found, model, *tensors, [_inputs(problem, _SEEN)])
+        one, other = (problem.at(z).state_dict(z) for z in (a, b))
+        done = align_by_activations(found, model, one, other, [_inputs(problem, _SEEN)])
     moved = {name: done.tensors[name].to(b) for name in risk.layout.names}
     units = sum(group.size for group in found.groups)
     return risk.layout.flatten(moved), {
