@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from figures import legends, population, style
+from figures import legends, paths, population, style
 from figures.picture import Animation, pictures
-from landscape.results import History
+from landscape.results import History, Path
 
 
 def figures_of(result: Any) -> dict[str, Figure]:
@@ -30,6 +30,21 @@ def _ready(figure: Figure) -> Figure:
         # Ticks are made when they are first drawn, which may be under other settings than ours.
         ax.tick_params(labelsize=style.SMALL)
     return style.settle(figure)
+
+
+def together(results: Mapping[str, Any]) -> dict[str, Figure]:
+    """The figures by name of several results that are of one kind: paths between the same ends."""
+    groups: dict[tuple[str, str], dict[str, Path]] = {}
+    for name, result in results.items():
+        if isinstance(result, Path):
+            groups.setdefault(result.names, {})[name.removeprefix("path-")] = result
+    found: dict[str, Figure] = {}
+    for several in (group for group in groups.values() if len(group) > 1):
+        # Two groups in one folder are told apart by a number.
+        suffix = "" if not found else f"-{1 + len(found)}"
+        drawn = paths.compared(several)
+        found |= {f"paths-{name}{suffix}": _ready(figure) for name, figure in drawn.items()}
+    return found
 
 
 @style.context()

@@ -21,6 +21,8 @@ VERBS = MappingProxyType({
     "analyze": "measure a run, or the weights of any model",
     "plot": "draw the results of a run",
     "compare": "several runs side by side",
+    "path": "the loss along a path between two points",
+    "connect": "walls between the minima of some runs, and the valleys they leave",
     "export": "write a result for other programs",
     "show": "say how a run stands",
     "demo": "where a method ends on two-dimensional test functions",

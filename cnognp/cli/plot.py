@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -45,16 +46,17 @@ def draw(files: list[Path], folder: Path) -> list[Path]:
         DamagedFile: if a file is no result, or holds numbers that cannot be drawn.
     """
     from figures.animation import save as animate
-    from figures.catalogue import figures_of, frames_of
+    from figures.catalogue import figures_of, frames_of, together
     from figures.style import save
     from landscape.results import load
 
     check_writable(folder)
     written: list[Path] = []
+    found: dict[str, Any] = {}
     with console.bar() as bar:
         line = bar.add_task("drawing", total=len(files), note="")
         for file in files:
-            result = load(file)
+            result = found[file.stem] = load(file)
             try:
                 for name, figure in figures_of(result).items():
                     title = file.stem if name == file.stem else f"{file.stem}-{name}"
@@ -65,4 +67,6 @@ def draw(files: list[Path], folder: Path) -> list[Path]:
                 # Numbers that no measurement gives, such as infinite coordinates.
                 raise DamagedFile(file, f"it cannot be drawn: {error}") from error
             bar.update(line, advance=1, note=file.name)
+        for title, figure in together(found).items():
+            written += save(figure, folder / title)
     return written

@@ -264,7 +264,7 @@ def measured(
         how: dict[str, Any] = {"wall_seconds": time.perf_counter() - began}
         how["threads"] = torch.get_num_threads()
         how["settings"] = asdict(kind)  # type: ignore[call-overload]
-        if (older := _set_aside(path, how["settings"])) is not None:
+        if (older := set_aside(path, how["settings"])) is not None:
             how["set_aside"] = older
         result = replace(result, provenance={**result.provenance, **at.origin, **how})
         results.save(result, path)
@@ -278,7 +278,7 @@ def _goes(kind: Settings, subject: Subject) -> bool:
     return not isinstance(kind, Slice) and not (kind.pieces and len(subject.points) == 1)
 
 
-def _set_aside(path: Path, settings: dict[str, Any]) -> str | None:
+def set_aside(path: Path, settings: dict[str, Any]) -> str | None:
     """The name that a file with other settings now has; none where there is no such file."""
     try:
         before = results.load(path).provenance.get("settings", {})
@@ -301,22 +301,34 @@ def _going_to(subject: Subject, file: Path) -> Subject:
         ValueError: if they are those of a point of its own.
         DamagedFile: if the file cannot be read, or is of another model.
     """
-    held = weights.read(file)
-    found = weights.fitted(held, subject.problem.task.model)
-    risk = subject.problem.training
-    tensors = {name: found.state[name].to(risk.point_dtype) for name in risk.layout.names}
-    towards = risk.layout.flatten(tensors).to(subject.problem.device)
+    towards, noted = point_in(file, subject.problem)
     for z in subject.points.values():
         check_apart(z, towards, file)
-    # Frozen parameters and statistics do not move with the point.
+    return replace(subject, towards=towards, origin={**subject.origin, "towards": noted})
+
+
+def point_in(file: Path, problem: Problem) -> tuple[Tensor, dict[str, Any]]:
+    """The point that a file of weights holds, and where it is from.
+
+    What is in the file and does not move with the point, frozen parameters and statistics that are
+    others than those of the problem, is listed as ``kept``.
+
+    Raises:
+        DamagedFile: if the file cannot be read, or is of another model.
+        FileNotFoundError: if there is none.
+    """
+    held = weights.read(file)
+    found = weights.fitted(held, problem.task.model)
+    risk = problem.training
+    tensors = {name: found.state[name].to(risk.point_dtype) for name in risk.layout.names}
+    z = risk.layout.flatten(tensors).to(problem.device)
     own = risk.state_dict(risk.point())
     kept = [
         name
         for name in own.keys() - set(risk.layout.names)
         if name in found.state and _differs(own[name], found.state[name])
     ]
-    noted = {"towards": {**weights.origin(held, found), "kept": sorted(kept)}}
-    return replace(subject, towards=towards, origin={**subject.origin, **noted})
+    return z, {**weights.origin(held, found), "kept": sorted(kept)}
 
 
 def _differs(own: Any, other: Any) -> bool:

@@ -1,6 +1,6 @@
 """The mean of a network's loss over batches, as an objective."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal, NamedTuple
 
@@ -18,6 +18,7 @@ from landscape.networks.grouped import groups_of
 from landscape.networks.layout import Layout
 from landscape.networks.losses import Known, known
 from landscape.networks.network import Network, Statistics, twin_of
+from landscape.networks.spanned import Spanned
 from landscape.networks.stacked import Affine, stack_of
 from landscape.networks.weights import Weights
 from landscape.objective import Term
@@ -212,6 +213,30 @@ class Mean:
         except (RuntimeError, TypeError):
             # A module that cannot be copied has no working copy.
             return None
+
+    @property
+    def spanned(self) -> Callable[..., tuple[Tensor, Tensor]] | None:
+        """Values and slopes at points in the span of a few vectors, as `Spanned.slopes` has them.
+
+        None where that is no faster: where points do not go through stacked layers, or the data do
+        not stay in memory.
+        """
+        chain, exact = self.together.chain, self.forward.autocast is None
+        if self.evaluation != "stacked" or not (exact and self.data.resident):
+            return None
+
+        def slopes(basis: Tensor, coefficients: Tensor, weigh: Any) -> tuple[Tensor, Tensor]:
+            batches = [
+                (*self.together.features(index, batch, basis.dtype), share)
+                for index, (batch, share) in enumerate(self.weighed())
+            ]
+            found = Spanned(
+                chain, self.layout, batches,  # type: ignore[arg-type]
+                lambda output, target, share: stacked_share(self.weighting, output, target, share),
+            )  # fmt: skip
+            return found.slopes(basis, coefficients, weigh)
+
+        return slopes
 
     def of(self, forward: Forward) -> Any:
         """The same mean with another forward pass of the same network."""

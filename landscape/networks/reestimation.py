@@ -83,6 +83,17 @@ def reestimated(objective: Any) -> Any:
     return objective
 
 
+def normalised_by_batch(objective: Any) -> Any:
+    """The objective with every risk inside it as training sees it: BatchNorm takes the batch."""
+    if isinstance(objective, Reestimated):
+        return normalised_by_batch(objective.risk)
+    if isinstance(objective, Risk):
+        return objective.normalised_by_batch() if objective.normalisation else objective
+    if isinstance(objective, Sum):
+        return Sum(*map(normalised_by_batch, objective.parts))
+    return objective
+
+
 class Stochastic(Derived):
     """One risk to be evaluated and another to draw mini-batches from.
 

@@ -299,6 +299,14 @@ class Risk(Mean):
             twin.normalisation = "re-estimated at the point (batches by themselves), held fixed"
         return twin
 
+    def normalised_by_batch(self) -> "Risk":
+        """The same risk with BatchNorm normalising with the batch, differentiated through."""
+        batch: Statistics = "batch"
+        twin = self.of(self.forward.changed(model=self.model.with_statistics(batch)))
+        twin.statistics = batch
+        twin.normalisation = batch if self.normalisation else ""
+        return twin
+
     def measuring(self, loss: Loss, data: Any = None) -> "Risk":
         """Another loss of the same network, over the same vector, on the same data or on others.
 

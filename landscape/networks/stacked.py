@@ -112,7 +112,7 @@ def outputs(stack: Stack, tensors: dict[str, Tensor], features: Tensor) -> Tenso
         tensors: its parameters, each with one leading axis of members.
         features: (inputs, samples), shared by all members.
     """
-    return _after_the_first(stack, tensors, first_layer(stack, tensors, features))
+    return later_layers(stack, tensors, first_layer(stack, tensors, features))
 
 
 class Affine:
@@ -166,13 +166,13 @@ class Affine:
         # Where points lie and what is kept for others is never rounded by mixed precision.
         exactly = torch.autocast(like.device.type, enabled=False)
         with exactly:
-            tensors = {name: _combined(self._tensors[name], steps) for name in later if name}
+            tensors = {name: combined(self._tensors[name], steps) for name in later if name}
         for index, (batch, share) in enumerate(self._weighed()):
             with exactly:
                 products, target = self._product(index, batch)
                 room = self._room(0, (len(t), *products.shape[1:]), like)
-                hidden = _combined(products, steps, room)
-            output = _after_the_first(self._stack, tensors, hidden, self._room)
+                hidden = combined(products, steps, room)
+            output = later_layers(self._stack, tensors, hidden, self._room)
             yield self._scaled(output, target, share)
 
     def _room(self, step: int, shape: tuple[int, ...], like: Tensor) -> Tensor:
@@ -208,14 +208,14 @@ def losses(loss: Callable[[Any, Any], Any], output: Tensor, target: Any) -> Any:
     return torch.func.vmap(loss, in_dims=(0, None))(output.transpose(1, 2), target)
 
 
-def _combined(parts: Tensor, steps: Tensor, room: Tensor | None = None) -> Tensor:
+def combined(parts: Tensor, steps: Tensor, room: Tensor | None = None) -> Tensor:
     """``sum_k steps[i, k] parts[k]`` for every row i of ``steps``, in ``room`` if there is any."""
     shape = (len(steps), *parts.shape[1:])
     out = None if room is None else room.view(len(steps), -1)
     return torch.mm(steps, parts.flatten(1), out=out).view(shape)
 
 
-def _after_the_first(
+def later_layers(
     stack: Stack, tensors: dict[str, Tensor], hidden: Tensor, room: Room | None = None
 ) -> Tensor:
     """The outputs from the first layer's; with ``room``, what nobody needs is written over."""

@@ -46,6 +46,9 @@ class Offer(Protocol):
             every point.
         along: ``along(origin, directions, fold)``: itself as a function of coordinates along a few
             directions, where that is faster than ``batched_terms``.
+        spanned: ``spanned(basis, coefficients, weigh)``: its values (n,) at ``coefficients @
+            basis``, and the gradient by the basis (k, p) of their sum, weighed by what ``weigh``
+            makes of them, where that is faster than one gradient for each point.
         inside: ``inside(z)``: the points of the parts at points of the whole.
         parts: the objectives that it is made of, or that it wraps; they are asked too.
         chunk: how many points are best evaluated together.
@@ -73,6 +76,7 @@ class Offer(Protocol):
     stochastic_modules: Callable[[], list[str]] | None = None
     at: Callable[[Tensor], Any] | None = None
     along: Callable[..., Any] | None = None
+    spanned: Callable[..., tuple[Tensor, Tensor]] | None = None
     inside: Callable[[Tensor], Tensor] | None = None
     parts: tuple[Any, ...] = ()
     chunk: int | None = None

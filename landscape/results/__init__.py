@@ -7,6 +7,7 @@ result is known once its module is here: the names below are a shorter way to th
 from landscape.results.crosscheck import Crosscheck
 from landscape.results.curvature import Gradients, Spectrum
 from landscape.results.density import Density
+from landscape.results.paths import Path, Saddle
 from landscape.results.record import Result, axes, load, provenance, save
 from landscape.results.recorder import Recording, Trajectory
 from landscape.results.sharpness import Flatness, Panel, table
@@ -31,8 +32,10 @@ __all__ = [
     "Lines",
     "Maps",
     "Panel",
+    "Path",
     "Recording",
     "Result",
+    "Saddle",
     "Spectrum",
     "Stationary",
     "Surface",

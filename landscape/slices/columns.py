@@ -10,7 +10,7 @@ from torch import Tensor
 
 from landscape.networks import reestimated
 from landscape.objective import Objective, widened
-from landscape.slices.evaluators import Evaluation, Plain, evaluator, shares_of
+from landscape.slices.evaluators import Evaluation, Plain, evaluator, shares_of, standard_error
 from landscape.slices.metrics import MEASURED, Metric
 
 
@@ -87,16 +87,7 @@ class Columns:
             if self.shares is None:
                 return [total(self.source, t)]
             terms = torch.stack([torch.cat(parts) for parts in _by_term(self.source, t)])
-        wide = widened(terms)
-        shares = torch.tensor(
-            [np.nan if s is None else s for s in self.shares],
-            dtype=torch.float64,
-            device=wide.device,
-        )
-        kept = ~shares.isnan()
-        weights, batches = shares[kept].unsqueeze(-1), wide[kept]
-        spread = (batches / weights - batches.sum(0)) ** 2
-        error = ((weights * spread).sum(0) / (len(batches) - 1)).sqrt()
+        error = standard_error(widened(terms), self.shares)
         return [_summed(terms), error]
 
 

@@ -117,6 +117,22 @@ def shares_of(objective: Any) -> list[float | None]:
     return shares
 
 
+def standard_error(terms: Tensor, shares: Sequence[float | None]) -> Tensor:
+    """The standard error (n,) of sums of terms (b, n), from their spread over batches of data.
+
+    Args:
+        terms: in float64, each with its batch's share in it.
+        shares: as `shares_of` gives them.
+    """
+    known = torch.tensor(
+        [np.nan if s is None else s for s in shares], dtype=torch.float64, device=terms.device
+    )
+    kept = ~known.isnan()
+    weights, batches = known[kept].unsqueeze(-1), terms[kept]
+    spread = (batches / weights - batches.sum(0)) ** 2
+    return ((weights * spread).sum(0) / (len(batches) - 1)).sqrt()
+
+
 def _fast(objective: Any, origin: Tensor, directions: Sequence[Tensor], wanted: str) -> Any:
     if isinstance(objective, Sum):
         parts = [_fast(part, origin, directions, wanted) for part in objective.parts]

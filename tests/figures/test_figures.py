@@ -15,6 +15,7 @@ from mpl_toolkits.mplot3d.proj3d import proj_transform
 
 from figures import (
     catalogue,
+    connectivity,
     line,
     minima,
     population,
@@ -37,6 +38,7 @@ from landscape.results import (
     Surface,
     Trajectory,
 )
+from landscape.results.connectivity import Connectivity
 from landscape.topology import merge_tree, merge_tree_of_grid
 
 NAN = float("nan")
@@ -278,6 +280,26 @@ def test_a_tree_is_drawn_from_its_minima_to_where_they_meet_without_crossings():
         into = place[tree.into[k]]
         between = [j for j in range(len(place)) if into < place[j] < place[k]]
         assert all(tree.death[j] <= tree.death[k] for j in between) and into < place[k]
+
+
+def test_walls_are_drawn_in_their_cells_and_by_groups():
+    barrier = np.array([[np.nan, 1.0, 2.0], [1.0, np.nan, 4.0], [2.0, 4.0, np.nan]])
+    columns = {name: np.array([1.0, 3.0]) for name in ("means", "low", "high", "count")}
+    tables = ("height", "barrier", "chord_barrier", "distance", "aligned_distance")
+    found = Connectivity(
+        names=("a:0", "a:1", LONG), groups=("a", "b"), group=np.array([0, 0, 1]), loss=np.zeros(3),
+        **dict.fromkeys(tables, barrier), **columns, pairs=("a", "a and b"), finder="linear",
+        confidence=0.95,
+    )  # fmt: skip
+    artists = connectivity.matrix(found, axes())
+    np.testing.assert_array_equal(artists["barrier"].get_array().filled(np.nan), barrier)
+    assert [text.get_text() for text in artists["number"]] == ["1", "2", "1", "4", "2", "4"]
+    drawn = connectivity.barriers(found, axes())
+    assert [line.get_xdata().tolist() for line in drawn["pairs"]] == [[1.0], [2.0, 4.0]]
+    (figure,) = catalogue.figures_of(found).values()
+    box = figure.get_tightbbox(FigureCanvasAgg(figure).get_renderer())
+    width, height = figure.get_size_inches()
+    assert box.x0 > 0 and box.y0 > 0 and box.x1 < width and box.y1 < height
 
 
 def test_points_are_drawn_where_they_are_with_those_of_a_group():
