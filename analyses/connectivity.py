@@ -131,12 +131,12 @@ def minima(config: Config) -> Minima:
         FileNotFoundError: if there is no such run.
     """
     words = [word for run in config.runs for word in _words(run, config.members)]
+    points = [paths.point(word, config.device, config.data or None) for word in words]
     if len(set(words)) < len(words) or len(words) < 2:
         raise ValueError(
             f"at least two minima that differ are needed, got {', '.join(words) or 'none'}: name "
             "runs with several members, or several runs"
         )
-    points = [paths.point(word, config.device, config.data or None) for word in words]
     return Minima(tuple(words), tuple(word.rpartition(":")[0] or word for word in words), points)
 
 

@@ -13,6 +13,10 @@ from landscape.alignment.symmetry import Group, Symmetry, tensors_in
 
 SWEEPS = 100
 """So often all groups are gone through, unless none gains any more."""
+_LAST = (nn.Linear, nn.Embedding, nn.LayerNorm, nn.RMSNorm)
+_SECOND = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d,
+           nn.GroupNorm)  # fmt: skip
+"""Modules whose outputs have along this axis the units of the first axis of their weights."""
 _GAIN = 1e-12  # of the product of both networks with themselves
 
 
@@ -245,6 +249,8 @@ def _answers(
             name, _, tensor = place.tensor.rpartition(".")
             if tensor != "weight" or place.axis != 0 or place.entries.shape[1] != 1:
                 continue
+            if type(twin.get_submodule(name)) not in (*_LAST, *_SECOND):
+                continue
             handles.append(twin.get_submodule(name).register_forward_hook(
                 _kept(seen.setdefault((group.name, name), []), place.entries[:, 0])
             ))  # fmt: skip
@@ -268,8 +274,7 @@ def _kept(into: list[Tensor], index: np.ndarray) -> Callable[..., None]:
 
     def hook(module: nn.Module, _: Any, output: Any) -> None:
         (answer,) = tensors_in(output)[:1]
-        last = isinstance(module, (nn.Linear, nn.Embedding, nn.LayerNorm))
-        rows = answer.movedim(-1 if last else 1, 0)[index]
+        rows = answer.movedim(-1 if type(module) in _LAST else 1, 0)[index]
         into.append(rows.reshape(len(index), -1).double())
 
     return hook

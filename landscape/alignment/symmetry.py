@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,9 +43,14 @@ class Symmetry:
 
     A permutation has an array for some groups: unit k of what comes out is unit ``array[k]`` of
     what goes in.
+
+    Attributes:
+        groups: the groups.
+        shared: further names of tensors that several modules share, and the name that places have.
     """
 
     groups: tuple[Group, ...]
+    shared: tuple[tuple[str, str], ...] = ()
 
     def __getitem__(self, name: str) -> Group:
         return next(group for group in self.groups if group.name == name)
@@ -66,11 +71,11 @@ class Symmetry:
                     f"each group ({', '.join(known)}) takes an order of its units, "
                     f"{name} got {list(order)[:8]}"
                 )
-            for tensor, axis, entries in known[name].places:
-                if tensor not in tensors:
-                    continue
-                whole = np.arange(tensors[tensor].shape[axis])
-                sources.setdefault((tensor, axis), whole)[entries] = entries[order]
+            for place, axis, entries in known[name].places:
+                others = (other for other, first in self.shared if first == place)
+                for tensor in (each for each in (place, *others) if each in tensors):
+                    whole = np.arange(tensors[tensor].shape[axis])
+                    sources.setdefault((tensor, axis), whole)[entries] = entries[order]
         found = dict(tensors)
         for (tensor, axis), source in sources.items():
             chosen = torch.as_tensor(source, device=found[tensor].device)
@@ -91,7 +96,8 @@ def symmetry(model: nn.Module, example: Any, *, table: Table | None = None) -> S
     They are read from one pass of a copy in evaluation mode: outputs of linear layers and
     convolutions, with all that is tied to them by normalisation, shortcuts, padding, flattening
     and recurrences; heads of attention and channels of GroupNorm as wholes. Whatever was found is
-    then tried out: every group is permuted at random, and the outputs have to stay.
+    then tried out: every group is permuted at random, and the outputs have to stay; with weights
+    beside those of the model, since where these are 0 or 1, as at a start, nothing would be seen.
 
     Args:
         model: what is read; it stays as it is.
@@ -113,7 +119,37 @@ def symmetry(model: nn.Module, example: Any, *, table: Table | None = None) -> S
         found = _grouped(traced(twin, inputs).places())
     else:
         found = _of_table(table, {name: tuple(t.shape) for name, t in tensors.items()})
-    _try_out(twin, inputs, {n: t.detach() for n, t in tensors.items()}, found)
+    _try_out(twin, inputs, _beside(twin, tensors), found)
+    return replace(found, shared=_shared(twin))
+
+
+def _shared(model: nn.Module) -> tuple[tuple[str, str], ...]:
+    """The names of tensors that have another name already, and that one."""
+    first: dict[int, str] = {}
+    every = (
+        *model.named_parameters(remove_duplicate=False),
+        *model.named_buffers(remove_duplicate=False),
+    )
+    return tuple(
+        (name, first[id(tensor)]) for name, tensor in every
+        if first.setdefault(id(tensor), name) != name
+    )  # fmt: skip
+
+
+def _beside(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, what is trained and the statistics of BatchNorm moved at random; signs stay."""
+    generator = torch.Generator(device="cpu").manual_seed(1)
+    moving = {id(tensor) for tensor in model.parameters() if tensor.requires_grad}
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._NormBase):
+            moving |= {id(tensor) for tensor in module.buffers(recurse=False)}
+    found = {}
+    for name, tensor in tensors.items():
+        found[name] = tensor.detach()
+        if id(tensor) in moving and tensor.is_floating_point():
+            noise = torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype, device="cpu")
+            noise = noise.to(tensor.device)
+            found[name] = torch.where(tensor == 0, noise / 10, tensor * (1 + noise / 4)).detach()
     return found
 
 
@@ -186,11 +222,15 @@ def _try_out(
             return tensors_in(torch.func.functional_call(model, given, inputs))
 
     expected = outputs(tensors)
-    for name, order in found.drawn(generator).items():
+    largest = max((float(each.abs().max()) for each in expected if each.numel()), default=0.0)
+    for name, chosen in found.drawn(generator).items():
+        order = np.empty_like(chosen)
+        order[chosen] = np.roll(chosen, 1)  # none stays where it is, of two neither
         changed = outputs(found.permuted(tensors, {name: order}))
         for one, other in zip(expected, changed, strict=True):
             apart = float((one - other).abs().max()) if one.numel() else 0.0
-            if not apart <= 1e-8 * (1 + float(one.abs().max())):
+            scale = float(one.abs().max()) if one.numel() else 0.0
+            if not apart <= 1e-8 * scale + 1e-12 * largest:
                 raise ValueError(
                     f"permuting the {found[name].size} units of {name} changes the outputs by "
                     f"{apart:.3g}: they are no symmetry of this network; give the groups as a table"
@@ -209,7 +249,12 @@ def tensors_in(value: Any) -> list[Tensor]:
 
 
 def _double(value: Any) -> Any:
-    return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+    """A value with the floating-point tensors in lists, tuples and dictionaries in double."""
+    if isinstance(value, Tensor):
+        return value.double() if value.is_floating_point() else value
+    if type(value) is dict:
+        return {key: _double(each) for key, each in value.items()}
+    return type(value)(map(_double, value)) if type(value) in (list, tuple) else value
 
 
 __all__ = ["Group", "Place", "Symmetry", "Untraceable", "symmetry", "tensors_in"]

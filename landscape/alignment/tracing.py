@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from landscape.alignment.units import FIXED, FREE, Units, varied
+from landscape.alignment.units import FIXED, FREE, Units, constant_along, varied
 
 
 class Untraceable(ValueError):
@@ -200,14 +200,26 @@ def _reduced(
     dim = kwargs.get("axis", dim)
     units = tracer.of(x)
     axes = tuple(range(units.ndim)) if dim is None else dim
-    low, high = units.amin(axes, keepdim=keepdim), units.amax(axes, keepdim=keepdim)
-    return torch.where(low == high, low, FREE)
+    found = torch.where(units == FREE, torch.iinfo(units.dtype).max, units)
+    low, high = found.amin(axes, keepdim=keepdim), units.amax(axes, keepdim=keepdim)
+    # Where all are free, the highest is.
+    return torch.where((low == high) | (high == FREE), high, FREE)
+
+
+def _gated(tracer: Tracer, func: Any, result: Tensor, x: Tensor, dim: int = -1) -> Tensor:
+    one, other = tracer.of(x).chunk(2, dim)
+    return tracer.units.join(one, other)
+
+
+def _placed(units: Tensor) -> Tensor:
+    """Units that weights multiply: what has none, as a mean over units, is known by its place."""
+    return torch.where(units == FREE, FIXED, units)
 
 
 def _linear(
     tracer: Tracer, func: Any, result: Tensor, x: Tensor, weight: Tensor, bias: Any = None
 ) -> Tensor:
-    tracer.units.join(tracer.of(x), tracer.axis(weight, 1))
+    tracer.units.join(_placed(tracer.of(x)), tracer.axis(weight, 1))
     out = tracer.axis(weight, 0)
     if bias is not None:
         tracer.units.join(out, tracer.axis(bias, 0))
@@ -216,7 +228,7 @@ def _linear(
 
 def _product(tracer: Tracer, func: Any, result: Tensor, one: Tensor, other: Tensor) -> Tensor:
     if other.ndim == 2 and _is_weight(tracer, other):
-        tracer.units.join(tracer.of(one), tracer.axis(other, 0))
+        tracer.units.join(_placed(tracer.of(one)), tracer.axis(other, 0))
         return tracer.axis(other, 1)
     left, right = tracer.of(one), tracer.of(other)
     if left.ndim < 2 or right.ndim < 2:
@@ -242,7 +254,7 @@ def _convolution(
     stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1,
 ) -> Tensor:  # fmt: skip
     units, place = tracer.units, x.ndim - weight.ndim + 1
-    out, into = tracer.axis(weight, 0), tracer.channels(x, place)
+    out, into = tracer.axis(weight, 0), _placed(tracer.channels(x, place))
     if bias is not None:
         units.join(out, tracer.axis(bias, 0))
     if groups == 1:
@@ -264,7 +276,7 @@ def _transposed(
     if groups > 1:
         raise Untraceable("transposed convolutions in groups: give the groups as a table")
     place = x.ndim - weight.ndim + 1
-    tracer.units.join(tracer.channels(x, place), tracer.axis(weight, 0))
+    tracer.units.join(_placed(tracer.channels(x, place)), tracer.axis(weight, 0))
     out = tracer.axis(weight, 1)
     if bias is not None:
         tracer.units.join(out, tracer.axis(bias, 0))
@@ -336,15 +348,27 @@ def _embedding(
 
 def _attention(
     tracer: Tracer, func: Any, result: Tensor, query: Tensor, key: Tensor, value: Tensor,
-    *_: Any, **__: Any,
+    attn_mask: Any = None, *_: Any, **__: Any,
 ) -> Tensor:  # fmt: skip
-    """Heads change places as wholes."""
+    """Heads change places as wholes, but for those that each have a mask of their own."""
     units = tracer.units
     first, second, third = (
         units.merge(tracer.of(each), (each.ndim - 2, each.ndim - 1)) for each in (query, key, value)
     )
     heads = units.join(units.join(first, second), third)
+    _masked(tracer, attn_mask, heads)
     return heads[..., None, None]
+
+
+def _masked(tracer: Tracer, mask: Any, heads: Tensor) -> None:
+    """Fixes what is added to products of queries and keys, and heads where theirs differ."""
+    if not isinstance(mask, Tensor):
+        return
+    if tracer.has(mask):
+        tracer.units.fix(tracer.of(mask))
+    learned = tracer.has(mask) and mask.ndim > 2 and mask.shape[-3] > 1
+    if learned or (mask.ndim > 2 and not constant_along(mask, -3)):
+        tracer.units.fix(heads)
 
 
 def _multihead(
@@ -374,6 +398,7 @@ def _multihead(
     found.append(units.merge(tracer.axis(out_weight, 1).view(heads, -1), (1,)))
     for other in found[1:]:
         units.join(found[0], other)
+    _masked(tracer, kwargs.get("attn_mask"), found[0])
     out = tracer.axis(out_weight, 0)
     if out_bias is not None:
         units.join(out, tracer.axis(out_bias, 0))
@@ -397,17 +422,27 @@ def _recurrent(gates: int) -> Rule:
         units, given, last = tracer.units, tracer.of(x), []
         for layer in range(layers):
             into, again, *biases = weights[each * layer : each * (layer + 1)]
-            units.join(given, tracer.axis(into, 1))
+            units.join(_placed(given), tracer.axis(into, 1))
             own = units.merge(tracer.axis(into, 0).view(gates, -1), (0,))
             for tensor in (again, *biases):
                 units.join(own, units.merge(tracer.axis(tensor, 0).view(gates, -1), (0,)))
             units.join(own, tracer.axis(again, 1))
+            _begun(tracer, own, layer, state)
             given = own
             last.append(own)
         ends = torch.stack(last).unsqueeze(1)
         return [given, *(ends.expand(part.shape) for part in list(_flat(result))[1:])]
 
     return rule
+
+
+def _begun(tracer: Tracer, own: Tensor, layer: int, states: Any) -> None:
+    """Joins the units of a recurrent layer with those of the states that it begins in."""
+    for state in _flat(states):
+        if tracer.has(state):
+            tracer.units.join(own, tracer.of(state)[layer])
+        elif not constant_along(state[layer], -1):
+            tracer.units.fix(own)
 
 
 def _table(rules: dict[str, Rule]) -> dict[str, Rule]:
@@ -420,7 +455,7 @@ RULES: dict[str, Rule] = _table({
     "elu_ celu selu softplus softsign hardtanh hardtanh_ hardswish hardsigmoid logsigmoid "
     "tanhshrink softshrink threshold softmax log_softmax softmin normalize dropout dropout1d "
     "dropout2d dropout3d alpha_dropout feature_alpha_dropout exp expm1 log log1p sqrt rsqrt abs "
-    "neg __neg__ square sin cos erf sign reciprocal clamp clamp_ clip clamp_min nan_to_num to "
+    "neg __neg__ square sin cos erf sign reciprocal nan_to_num to "
     "float double half bfloat16 type type_as contiguous clone detach cpu": _same,
     "view reshape flatten unflatten permute transpose swapaxes t movedim squeeze unsqueeze expand "
     "expand_as view_as reshape_as repeat tile repeat_interleave __getitem__ __get__ narrow select "
@@ -430,8 +465,9 @@ RULES: dict[str, Rule] = _table({
     "add add_ __add__ __radd__ __iadd__ sub sub_ __sub__ __rsub__ rsub mul mul_ __mul__ __rmul__ "
     "__imul__ div div_ true_divide __truediv__ __rtruediv__ pow __pow__ maximum minimum where lerp "
     "addcmul masked_fill masked_fill_ eq ne lt le gt ge __eq__ __lt__ __le__ __gt__ "
-    "__ge__": _elementwise,
+    "__ge__ clamp clamp_ clip clamp_min clamp_max": _elementwise,
     "mean sum amax amin max min var std logsumexp norm": _reduced,
+    "glu": _gated,
     "linear": _linear,
     "matmul __matmul__ mm bmm": _product,
     "addmm": _affine,

@@ -1,5 +1,6 @@
 """Units in another order: found, tried out, and put back, on networks of every kind."""
 
+import copy
 import itertools
 
 import numpy as np
@@ -275,3 +276,168 @@ def test_permutations_and_networks_that_do_not_fit_are_refused():
     linear = nn.Linear(3, 2)
     with pytest.raises(ValueError, match="no group of units"):
         align(symmetry(linear, torch.randn(1, 3)), linear.state_dict(), linear.state_dict())
+
+
+class Begun(nn.Module):
+    """A recurrent layer that begins in a state which is learned, and 0 at first."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.layer, self.out = kind(6, 5, batch_first=True), nn.Linear(5, 3)
+        self.state = nn.Parameter(torch.zeros(1, 1, 5))
+
+    def forward(self, x):
+        state = self.state.expand(1, len(x), -1).contiguous()
+        several = isinstance(self.layer, nn.LSTM)
+        return self.out(self.layer(x, (state, state) if several else state)[0])
+
+
+class Biased(nn.Module):
+    """Attention of two heads, each with a bias of its own that is 0 at first."""
+
+    def __init__(self):
+        super().__init__()
+        self.three, self.out = nn.Linear(6, 24), nn.Linear(8, 3)
+        self.bias = nn.Parameter(torch.zeros(2, 4, 4))
+
+    def forward(self, x):
+        q, k, v = self.three(x).view(len(x), 4, 3, 2, 4).permute(2, 0, 3, 1, 4)
+        answer = F.scaled_dot_product_attention(q, k, v, attn_mask=self.bias[None])
+        return self.out(answer.transpose(1, 2).flatten(2))
+
+
+class Clamped(nn.Module):
+    """Each unit has a lowest value, 0 at first."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.out = nn.Linear(6, 5), nn.Linear(5, 3)
+        self.least = nn.Parameter(torch.zeros(5))
+
+    def forward(self, x):
+        return self.out(torch.clamp(self.first(x), min=self.least))
+
+
+class Alike(nn.Module):
+    """Two modules that share a weight, which has two names."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.other, self.out = nn.Linear(6, 5), nn.Linear(6, 5), nn.Linear(5, 2)
+        self.other.weight = self.one.weight
+
+    def forward(self, x):
+        return self.out(torch.relu(self.one(x)) + torch.relu(self.other(2 * x)))
+
+
+def elsewhere(model, seed=3):
+    """A copy in double with all tensors moved, as training would, and its outputs' tensors."""
+    source = torch.Generator().manual_seed(seed)
+    twin = copy.deepcopy(model).double().eval()
+    with torch.no_grad():
+        for tensor in twin.parameters():
+            tensor += 0.3 * torch.randn(tensor.shape, generator=source, dtype=tensor.dtype)
+    return twin
+
+
+@pytest.mark.parametrize(
+    ("model", "groups"),
+    [
+        (lambda: Begun(nn.LSTM), 1), (lambda: Begun(nn.GRU), 1), (lambda: Begun(nn.RNN), 1),
+        (Biased, 0), (Clamped, 1), (Alike, 1),
+    ],
+    ids=["lstm", "gru", "rnn", "biased", "clamped", "alike"],
+)  # fmt: skip
+def test_what_is_nothing_at_the_start_and_learned_moves_with_its_units(model, groups):
+    torch.manual_seed(0)
+    model, x = model(), torch.randn(2, 4, 6)
+    found = symmetry(model, x)
+    assert len(found.groups) == groups
+    trained = elsewhere(model)
+    orders = {group.name: np.roll(np.arange(group.size), 1) for group in found.groups}
+    other = copy.deepcopy(trained)
+    other.load_state_dict(found.permuted(trained.state_dict(), orders))
+    assert torch.allclose(trained(x.double()), other(x.double()), rtol=0, atol=1e-12)
+
+
+class Maxout(nn.Module):
+    """Of each two units the larger one, and a last layer that is 0 at first."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.out = nn.Linear(6, 8), nn.Linear(4, 3)
+        nn.init.zeros_(self.out.weight)
+
+    def forward(self, x):
+        return self.out(self.first(x).unflatten(-1, (4, 2)).amax(-1))
+
+
+def test_no_symmetry_hides_behind_a_layer_of_zeros():
+    with pytest.raises(ValueError, match="no symmetry of this network"):
+        symmetry(Maxout(), torch.randn(3, 6))
+
+
+def test_the_two_units_of_a_group_are_exchanged_when_tried_out():
+    model = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 2))
+    for seed in range(6):
+        torch.manual_seed(seed)
+        with pytest.raises(ValueError, match="no symmetry of this network"):
+            symmetry(model, torch.randn(9, 3), table={"0.bias": (f"a{seed}",)})
+        table = {"2.bias": ("first",), "0.weight": ("second", None)}
+        with pytest.raises(ValueError, match="units of first"):
+            symmetry(model, torch.randn(9, 3), table=table)
+
+
+class Mean(nn.Module):
+    """Means over units, of padded ones too, in a dictionary of inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.over, self.along = nn.Conv1d(4, 5, 1), nn.Linear(6, 3), nn.Linear(5, 3)
+
+    def forward(self, given):
+        x = torch.relu(self.first(given["x"]))
+        return self.over(x.mean(1)) + self.along(F.pad(x, (1, 1)).mean(-1))
+
+
+def test_a_mean_over_units_is_known_by_its_place():
+    (group,) = symmetry(Mean(), ({"x": torch.randn(2, 4, 6)},)).groups
+    assert (group.name, group.size) == ("first.weight", 5)
+    assert {place.tensor for place in group.places} == {
+        "first.weight", "first.bias", "along.weight",
+    }  # fmt: skip
+
+
+class Turned(nn.Module):
+    """Modules whose outputs have other axes than most: upwards, and norms along the last axis."""
+
+    def __init__(self):
+        super().__init__()
+        self.down, self.up, self.out = (
+            nn.Conv2d(3, 6, 1), nn.ConvTranspose2d(6, 4, 2, 2), nn.Conv2d(4, 2, 1)
+        )  # fmt: skip
+        self.norm = nn.RMSNorm(6)
+
+    def forward(self, x):
+        x = torch.relu(self.norm(self.down(x).movedim(1, -1)).movedim(-1, 1))
+        return self.out(torch.relu(self.up(x)))
+
+
+def test_answers_are_read_along_the_axis_that_has_the_units():
+    torch.manual_seed(0)
+    x, model = torch.randn(4, 3, 6, 6).double(), elsewhere(Turned())
+    found = symmetry(model, x)
+    own = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    other = found.permuted(own, found.drawn(torch.Generator().manual_seed(1)))
+    back = align_by_activations(found, model, own, other, [x])
+    assert len(found.groups) == 2 and back.after == 0 < back.before
+
+
+def test_both_halves_of_a_gated_layer_move_together():
+    torch.manual_seed(0)
+    model, x = (
+        nn.Sequential(nn.Linear(6, 10), nn.GLU(), nn.Linear(5, 2)).double(),
+        torch.randn(3, 6),
+    )
+    (group,) = symmetry(model, x).groups
+    assert group.size == 5 and group.places[0].entries.tolist() == [[k, k + 5] for k in range(5)]
