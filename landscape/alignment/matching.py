@@ -64,7 +64,7 @@ def align(
         sweeps: times that all groups are gone through at most.
 
     Raises:
-        ValueError: if shapes differ, or there is no group.
+        ValueError: if shapes differ, a number is not finite, or there is no group.
 
     Reference: Ainsworth, Hayase & Srinivasa (2023), Git Re-Basin, algorithm 1.
     """
@@ -101,11 +101,13 @@ def align_by_activations(
         batches: inputs, or tuples of inputs.
 
     Raises:
-        ValueError: if shapes differ, or there is no group.
+        ValueError: if shapes differ, a number is not finite, or there is no group or no batch.
 
     Reference: Li, Yosinski, Clune, Lipson & Hopcroft (2016), Convergent Learning.
     """
     _check(symmetry, one, other)
+    if not len(batches):
+        raise ValueError("at least one batch is needed, got none: units are told by their answers")
     answers = [_answers(symmetry, model, tensors, batches) for tensors in (one, other)]
     search = _Search(symmetry, one, other)
     for group in symmetry.groups:
@@ -235,6 +237,9 @@ def _check(symmetry: Symmetry, one: Mapping[str, Tensor], other: Mapping[str, Te
     for place in (place for group in symmetry.groups for place in group.places):
         if place.tensor in one and one[place.tensor].shape[place.axis] <= place.entries.max():
             raise ValueError(f"{place.tensor} has another shape than the groups were made for")
+        for tensors in (one, other):
+            if place.tensor in tensors and not bool(tensors[place.tensor].isfinite().all()):
+                raise ValueError(f"both must be finite, and {place.tensor} is not")
 
 
 def _answers(

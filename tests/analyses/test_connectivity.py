@@ -126,4 +126,6 @@ def test_fewer_than_two_minima_are_refused(runs, capsys):
     assert "at least two minima that differ are needed" in capsys.readouterr().err
     with pytest.raises(FileNotFoundError, match="is no run, checkpoint or file of weights"):
         minima(Config(("nowhere:0", f"{runs[0]}:1")))
+    assert main(["connect", "nowhere"]) == 2
+    assert "nowhere is no run, checkpoint or file of weights" in capsys.readouterr().err
     assert torch.is_tensor(minima(Config((runs[0],))).points[0])

@@ -441,3 +441,13 @@ def test_both_halves_of_a_gated_layer_move_together():
     )
     (group,) = symmetry(model, x).groups
     assert group.size == 5 and group.places[0].entries.tolist() == [[k, k + 5] for k in range(5)]
+
+
+def test_numbers_that_are_not_finite_and_no_batches_are_refused():
+    model, x = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)), torch.randn(5, 3)
+    found, own = symmetry(model, x), model.state_dict()
+    wrong = own | {"0.bias": torch.full((4,), torch.nan)}
+    with pytest.raises(ValueError, match=r"both must be finite, and 0\.bias is not"):
+        align(found, own, wrong)
+    with pytest.raises(ValueError, match="at least one batch is needed, got none"):
+        align_by_activations(found, model, own, own, [])
