@@ -136,5 +136,5 @@ def _notes(result: MergeTree) -> list[str]:
     more = len(result.birth) - _MOST
     said = [f"{result.source}; {len(result.birth)} minima"]
     said += [f"the {_MOST} longest bars"] if more > 0 else []
-    said += [f"{result.dropped} of up to {result.least:g} left out"] if result.dropped else []
+    said += [result.left_out] if result.dropped else []
     return said

@@ -8,7 +8,6 @@ from jsonargparse import SUPPRESS, ArgumentParser, Namespace
 
 from cnognp.cli import console
 from cnognp.cli.arguments import spelled_out, unknown, unmark, value_of
-from cnognp.measuring.settings import names
 
 KINDS = ("linear", "fourier", "elastic-band", "string", "bezier", "polygon")
 _DEFAULT = "fourier"
@@ -88,6 +87,7 @@ def _kind(parser: ArgumentParser, argv: list[str]) -> None:
 def command(options: Namespace) -> None:
     """Finds the path, measures it, saves it, and prints what came out."""
     from cnognp.measuring import paths
+    from cnognp.measuring.settings import names
     from landscape.paths import FINDERS
 
     given = vars(options.kind)

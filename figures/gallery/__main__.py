@@ -30,6 +30,9 @@ PICTURES: Mapping[str, Mapping[str, str]] = MappingProxyType({
     "finetune/analysis/finetune.h5": {"differences": "finetune", "planes": "finetune-planes"},
     "gcsam-breastmnist/analysis/gcsam.h5": {"ratios": "gcsam-breastmnist"},
     "gcsam-cifar10/analysis/gcsam.h5": {"ratios": "gcsam-cifar10"},
+    "path/analysis/path-string.h5": {"contour": "himmelblau-path"},
+    "connect/analysis/connectivity.h5": {"barriers": "barriers"},
+    "connect/analysis/valleys.h5": {"disconnectivity": "disconnectivity"},
     "digits/analysis/curvature.h5": {"recording": "recording"},
     "demo/analysis/six-hump-camel-gd.h5": {
         "map": "six-hump-camel-map", "shares": "six-hump-camel-shares",

@@ -16,6 +16,7 @@ A few samples of the first batch will do for all but the mean.
 
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -132,23 +133,42 @@ class Gate:
         return self._coupled[training]
 
     def _derivatives(self, risk: Mean, z: Tensor, curvature: bool) -> dict[str, Any]:
+        """What was found beside the point, and beside it elsewhere where that does not agree.
+
+        A kink may lie within the smallest step by chance; it does not lie beside both places.
+
+        Raises:
+            RuntimeError: if neither agrees; says what did not at the first.
+        """
         with _quiet(z), second_order(risk):
-            w = shifted(z)
-            base = based(risk, w, curvature and risk.derivatives == "exact")
-            strange, self.custom = _foreign(base.value, base.leaf, base.risk)
-            base.risk.custom = self.custom
-            if strange:
-                raise RuntimeError(_unsubstituted(strange, risk))
-            if not base.value.requires_grad:
-                return {"derivatives": "the loss has none"}
-            if not bool(torch.isfinite(base.value)):
-                return {"derivatives": "not checked: the loss is not finite beside the point"}
-            quotient = Quotient(base)
-            v, product = quotient.check()
-            if base.leaf.dtype != w.dtype:
-                check_types(base, w, v, product)
-            if risk.dim <= LARGE_DIM:
-                check_held(base)
+            try:
+                return self._agreement(risk, shifted(z), curvature)
+            except RuntimeError as error:
+                with suppress(RuntimeError):
+                    return self._agreement(risk, shifted(z, 1), curvature)
+                raise error.with_traceback(None) from None
+
+    def _agreement(self, risk: Mean, w: Tensor, curvature: bool) -> dict[str, Any]:
+        """What was found at a place.
+
+        Raises:
+            RuntimeError: if values, gradients and products do not agree there.
+        """
+        base = based(risk, w, curvature and risk.derivatives == "exact")
+        strange, self.custom = _foreign(base.value, base.leaf, base.risk)
+        base.risk.custom = self.custom
+        if strange:
+            raise RuntimeError(_unsubstituted(strange, risk))
+        if not base.value.requires_grad:
+            return {"derivatives": "the loss has none"}
+        if not bool(torch.isfinite(base.value)):
+            return {"derivatives": "not checked: the loss is not finite beside the point"}
+        quotient = Quotient(base)
+        v, product = quotient.check()
+        if base.leaf.dtype != w.dtype:
+            check_types(base, w, v, product)
+        if risk.dim <= LARGE_DIM:
+            check_held(base)
         said = "values, gradients and products" if base.exact else "values and gradients"
         kind = str(base.leaf.dtype).removeprefix("torch.")
         return {

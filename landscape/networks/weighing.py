@@ -327,9 +327,9 @@ def _is_weighted(risk: Mean, batch: Batch, z: Tensor) -> bool:
     return abs(expected - bc) <= 20 * near
 
 
-def shifted(z: Tensor) -> Tensor:
+def shifted(z: Tensor, seed: int = 0) -> Tensor:
     """A point beside z, where nothing is zero by chance."""
-    generator = torch.Generator(device="cpu").manual_seed(0)
+    generator = torch.Generator(device="cpu").manual_seed(seed)
     size = float(torch.linalg.vector_norm(z)) / len(z) ** 0.5 + 1e-3
     noise = torch.randn(len(z), generator=generator, device="cpu", dtype=torch.float32).to(z)
     return noise.mul_(0.01 * size).add_(z)

@@ -46,11 +46,17 @@ class MergeTree(Result):
         """(minimum,), how far one has to climb out of each valley to come to a lower minimum."""
         return self.death - self.birth
 
+    @property
+    def left_out(self) -> str:
+        """How many minima were left out, and why; empty for none."""
+        wall = f"with walls up to {self.least:.5g}" if self.least else "without a wall"
+        return f"{self.dropped} {wall} left out" if self.dropped else ""
+
     def said(self) -> Said:
         """How many minima there are, and how high the walls between them."""
         lower = self.persistence[np.isfinite(self.death)]
         walls = f", walls {lower.min():.5g} to {lower.max():.5g} high" if lower.size else ""
-        lost = f"; {self.dropped} with bars up to {self.least:.5g} left out" if self.dropped else ""
+        lost = f"; {self.left_out}" if self.dropped else ""
         count = len(self.birth)
         return f"{count} {'minimum' if count == 1 else 'minima'}{walls}{lost}", self.source
 

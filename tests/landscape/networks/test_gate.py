@@ -14,6 +14,7 @@ from landscape import directions, slices
 from landscape.networks import difference_quotients
 from landscape.networks.reestimation import Reestimated
 from landscape.networks.risk import EmpiricalRisk, ModelRisk
+from landscape.networks.weighing import shifted
 from landscape.objective import Ridge, Sum, hvp, value, value_and_grad
 from landscape.operators import GaussNewton
 from landscape.recorder import CurvatureRecorder
@@ -725,3 +726,23 @@ def test_a_very_long_vector_is_judged_in_float64_where_there_is_room(room, kind,
     risk = EmpiricalRisk(built(chain, dtype=torch.float32), (X.float(), Y), CE)
     said = risk.gate.judged(risk, risk.point())["derivatives"]
     assert said == f"values, gradients and products agree by differences in {kind}"
+
+
+class Bent(nn.Module):
+    """A loss with a kink that is no farther from the place of the check than its smallest step."""
+
+    def __init__(self, kink=0.0):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([0.7, -0.4], dtype=torch.float64))
+        self.kink = kink
+
+    def forward(self, x):
+        return torch.relu(self.weight[0] - self.kink) * x[:, 0] + self.weight[1] ** 2 * x[:, 1]
+
+
+def test_a_kink_beside_the_place_of_the_check_is_no_reason_to_refuse():
+    inputs = normal(6, 2)
+    place = shifted(Bent().weight.detach())
+    risk = EmpiricalRisk(Bent(float(place[0]) - 1e-11), (inputs, inputs[:, 0]), F.mse_loss)
+    said = risk.gate.judged(risk, risk.point())["derivatives"]
+    assert said == "values, gradients and products agree by differences in float64"
