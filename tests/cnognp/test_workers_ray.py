@@ -166,11 +166,12 @@ def test_twenty_workers_that_are_killed_change_nothing(cluster, trained):
 def test_a_node_that_is_removed_in_mid_run_changes_nothing(machines, cluster, trained):
     trained("alone", None, iterations=60)
     node = next(iter(machines.worker_nodes))
-    seen = []
+    seen, over = [], threading.Event()
 
     def remove():
         while not list(Path("shared/checkpoints").glob("*.sha256")):
-            time.sleep(0.05)
+            if over.wait(0.05):
+                return
         machines.remove_node(node, False)
         seen.extend(Path("shared/checkpoints").glob("*.sha256"))
 
@@ -179,6 +180,7 @@ def test_a_node_that_is_removed_in_mid_run_changes_nothing(machines, cluster, tr
     try:
         shared = trained("shared", cluster, iterations=60)
     finally:
+        over.set()
         removal.join()
         machines.add_node(**NODE)
         machines.wait_for_nodes()
