@@ -27,18 +27,27 @@ def executor(workers):
 
 @contextmanager
 def killing(made, kills, seed=0):
-    """Inside, so many workers are killed, each while it has a call; gives how many were."""
+    """Inside, so many workers are killed, each while it has a call; gives how many were.
+
+    The same one again only when it has another call: a pool takes for the cause what kills three.
+    """
     draw, over, done = random.Random(seed), threading.Event(), []
+    struck = {}
 
     def kill():
         while len(done) < kills and not over.is_set():
             time.sleep(draw.uniform(0.0, 0.05))
-            busy = [hand._call.worker for hand in made._hands if hand._call is not None]
-            busy = [w for w in busy if w is not None and w.process.is_alive()]
+            calls = [(hand, hand._call) for hand in made._hands]
+            busy = [
+                (hand, call.worker) for hand, call in calls
+                if call is not None and call is not struck.get(hand)
+            ]  # fmt: skip
+            busy = [(hand, w) for hand, w in busy if w is not None and w.process.is_alive()]
             if busy:
-                victim = draw.choice(busy)
+                hand, victim = draw.choice(busy)
                 with suppress(ProcessLookupError):
                     os.kill(victim.process.pid, signal.SIGKILL)
+                    struck[hand] = hand._call
                     victim.process.join()
                     done.append(victim.process.pid)
 

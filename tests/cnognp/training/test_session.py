@@ -360,12 +360,13 @@ def test_adult_trains_from_a_folder(call, tmp_path):
     if not (ADULT / "adult.data").is_file():
         pytest.skip("the Adult data set is not beside the checkout")
     document = trained(
-        call, tmp_path / "run", "--data", ADULT, task="adult", members=2, iterations=4
+        call, tmp_path / "run", "--quiet", "--data", ADULT, task="adult", members=2, iterations=4
     )
     assert document["best"]["metrics"]["test"]["accuracy"] > 0.5
     tree = yaml.safe_load((tmp_path / "run" / "run.yaml").read_text())
     assert tree["task"] == {"name": "adult", "data": str(ADULT), "hidden": [10]}
-    again = call("train", "--config", tmp_path / "run" / "run.yaml", "--out", tmp_path / "again")
+    words = ("--config", tmp_path / "run" / "run.yaml", "--out", tmp_path / "again", "--quiet")
+    again = call("train", *words)
     assert (again.code, again.err) == (0, "")
     runs.assert_same_run(tmp_path / "again", tmp_path / "run")
     assert call("train", "--resume", "--out", tmp_path / "run").code == 0
