@@ -40,7 +40,7 @@ def test_studies_are_listed_with_their_questions(call):
 def test_help_of_a_study_has_its_docstring_and_an_option_for_each_field(call, name):
     module = import_module(f"analyses.{name.replace('-', '_')}")
     shown = call("study", name, "--help").out
-    assert "Question: " in shown
+    assert "Question: " in " ".join(shown.split())
     for field in fields(module.Config):
         assert f"--{field.name}" in shown
     for option in ("--out", "--workers", "--resume", "--json"):
@@ -248,7 +248,7 @@ def test_a_study_of_runs_prints_what_compare_prints(call):
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        ("nosuch", "unknown study 'nosuch'; there are cycle"),
+        ("nosuch", "unknown study 'nosuch'; there are connectivity, cycle"),
         ("walk", "did you mean walks?"),
         ("walks --steps 3", "unknown option --steps"),
         ("distribution --methods gd,newton", "method must be one of gd, sgd"),
