@@ -146,9 +146,15 @@ def rows(batch: Batch, index: Tensor, *, graph: bool = False) -> Batch:
 
 def spread(batch: Batch, samples: int) -> Batch:
     """So many samples of a batch, from all over it."""
+    return rows(batch, places(batch, samples))
+
+
+def places(batch: Batch, samples: int) -> Tensor:
+    """Where so many samples from all over a batch are; on its device."""
     device = next(tensors_of(batch[:2])).device
-    places = torch.linspace(0, batch.samples - 1, samples, dtype=torch.float64, device=device)
-    return rows(batch, places.long())
+    return torch.linspace(
+        0, batch.samples - 1, samples, dtype=torch.float64, device=device
+    ).long()
 
 
 def few(batch: Batch, samples: int) -> Batch:

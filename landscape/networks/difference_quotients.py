@@ -15,6 +15,8 @@ from landscape.objective import ordinary
 
 _SAMPLES = 3  # of the first batch, and more where that costs little or some parameter has no part
 _CHEAP = 100_000  # parameters times samples
+_LOTS = 16  # of as many samples, that are looked through
+_NEGLIGIBLE = 1e-2  # of the largest loss of a lot
 LARGE_DIM = 10_000_000  # beyond, memory counts more than what is checked twice
 _WIDE_DIM = 50_000_000  # longer vectors are taken in float64 only where there is much room,
 _WIDE_COPIES = 20  # in copies of the vector in float64, and with one sample
@@ -301,7 +303,7 @@ def based(risk: Mean, w: Tensor, exact: bool) -> Base:
         fewest = _SAMPLES if risk.dim <= _WIDE_DIM else 1
         least = max(fewest, min(batch.samples, _CHEAP // risk.dim))
         counts = [n for n in (least, 4 * least, 16 * least) if n < batch.samples]
-    parts = [*(data_batches.spread(batch, n) for n in counts), batch]
+    parts = [*(_telling(risk, batch, n, w) for n in counts), batch]
     narrow = w.dtype != torch.float64 and w.device.type != "mps"
     wide = w.double() if narrow and _has_room(w) else None
     last: Exception | None = None
@@ -326,6 +328,26 @@ def based(risk: Mean, w: Tensor, exact: bool) -> Base:
             return Base(few, leaf, value, slope, exact, reason)
     assert last is not None
     raise last
+
+
+def _telling(risk: Mean, batch: Any, samples: int, w: Tensor) -> Any:
+    """So many samples from all over a batch, or a lot with more loss where those have next to none.
+
+    Of samples that are fitted, differences are rounding: log-softmax is told from 0 by the rounding
+    of its logits.
+    """
+    first = data_batches.spread(batch, samples)
+    count = min(_LOTS, batch.samples // samples)
+    if count < 2 or risk.dim > LARGE_DIM:
+        return first
+    places = data_batches.places(batch, count * samples)
+    lots = [first, *(data_batches.rows(batch, places[k::count]) for k in range(count))]
+    try:
+        with torch.no_grad():
+            losses = [abs(float(next(iter(risk.on([lot], risk.seed).terms()))(w))) for lot in lots]
+    except (RuntimeError, TypeError, ValueError, IndexError):
+        return first  # What is wrong is said where it is evaluated with its graph.
+    return first if losses[0] >= _NEGLIGIBLE * max(losses) else lots[losses.index(max(losses))]
 
 
 def _has_room(w: Tensor) -> bool:

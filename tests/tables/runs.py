@@ -242,7 +242,9 @@ class Forks:
         code = json.loads(self.server.stdout.readline())
         texts = [log.with_suffix(end).read_text() for end in (".out", ".err")]
         counts = log.with_suffix(".counts")
-        return Outcome(code, *texts), json.loads(counts.read_text()) if counts.exists() else {}
+        # A child that was killed may have been about to write them.
+        whole = code >= 0 and counts.exists()
+        return Outcome(code, *texts), json.loads(counts.read_text()) if whole else {}
 
     def close(self):
         self.server.stdin.close()
