@@ -152,9 +152,7 @@ def spread(batch: Batch, samples: int) -> Batch:
 def places(batch: Batch, samples: int) -> Tensor:
     """Where so many samples from all over a batch are; on its device."""
     device = next(tensors_of(batch[:2])).device
-    return torch.linspace(
-        0, batch.samples - 1, samples, dtype=torch.float64, device=device
-    ).long()
+    return torch.linspace(0, batch.samples - 1, samples, dtype=torch.float64, device=device).long()
 
 
 def few(batch: Batch, samples: int) -> Batch:

@@ -746,3 +746,19 @@ def test_a_kink_beside_the_place_of_the_check_is_no_reason_to_refuse():
     risk = EmpiricalRisk(Bent(float(place[0]) - 1e-11), (inputs, inputs[:, 0]), F.mse_loss)
     said = risk.gate.judged(risk, risk.point())["derivatives"]
     assert said == "values, gradients and products agree by differences in float64"
+
+
+def test_samples_that_are_fitted_are_not_what_is_judged(monkeypatch):
+    monkeypatch.setattr(difference_quotients, "_CHEAP", 0)
+    # Of 40 samples only the one in place 7 is not fitted: three from all over are not it.
+    labels = torch.arange(40) % 4
+    inputs = 30 * F.one_hot(labels, 4).double()
+    wrong = labels.clone()
+    wrong[7] = (labels[7] + 1) % 4
+    model = nn.Linear(4, 4, bias=False, dtype=torch.float64)
+    nn.init.eye_(model.weight)
+    for targets, least in ((labels, 0.0), (wrong, 5.0)):
+        risk = EmpiricalRisk(model, (inputs, targets), F.cross_entropy)
+        base = difference_quotients.based(risk, risk.point(), exact=True)
+        assert base.value >= least
+        assert base.risk.data.samples < 40
