@@ -1,8 +1,10 @@
 """Published numbers that studies are compared with, as printed; the tables are in ``papers/``.
 
 Table 1 of "Beyond Single-Model Views for Deep Learning" (AAAI 2024) has shares of restarts on three
-test functions, with neither box, step length, radius nor tolerance. The table of the CNOGNP
-repository has test accuracies of trained networks that are trained further.
+test functions, with neither box, step length, radius nor tolerance. Its Tables 2 to 6 have p values
+and medians of populations of networks: 10 points of each of 5 trajectories, SetA those of lowest
+training loss, SetB those best on the test set. The table of the CNOGNP repository has test
+accuracies of trained networks that are trained further.
 """
 
 import csv
@@ -11,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.stats import chi2
@@ -79,6 +81,39 @@ def _trained() -> dict[str, dict[str, tuple[float, float]]]:
         )
     return found
 
+
+class Tested(NamedTuple):
+    """A published p value, and what of: all as in ``papers/tables2to6.csv``."""
+
+    table: str
+    quantity: str
+    test: str
+    setting: str
+    method: str
+    task: str
+    p: float
+
+
+def _medians() -> dict[tuple[str, str, str], tuple[float, float]]:
+    """Median of the metric and of its standard deviation by method, task and set."""
+    return {
+        (row["method"], row["task"], row["set"]): (float(row["median"]), float(row["median_std"]))
+        for row in _rows("table4.csv")
+    }
+
+
+def _tested() -> tuple[Tested, ...]:
+    """The p values in the order of the tables."""
+    rows = _rows("tables2to6.csv")
+    return tuple(Tested(**{**row, "p": float(row["p"])}) for row in rows)  # type: ignore[arg-type]
+
+
+P_VALUES: tuple[Tested, ...] = _tested()
+"""Every cell of the published Tables 2, 3, 5 and 6."""
+
+MEDIANS: Mapping[tuple[str, str, str], tuple[float, float]] = MappingProxyType(_medians())
+"""Every cell of the published Table 4, as shares of 1, by method, task and set; two of the standard
+deviations, 0.298 and 0.327, look like lost zeros."""
 
 PUBLISHED: Mapping[str, Mapping[str, tuple[float, ...]]] = MappingProxyType(_shares())
 """Every cell of the published table, in percent, by function and method."""
