@@ -69,12 +69,19 @@ def test_power_is_that_of_the_literature():
     assert power(1.0, 5, 5) == pytest.approx(0.2863, abs=5e-5)
     assert needed(1.0) == pytest.approx(16.71, abs=5e-3)
     assert power(2.024, 5, 5) == pytest.approx(0.8, abs=5e-4)
-    assert power(4.00, 5, 5, level=0.05 / 60) == pytest.approx(0.8, abs=5e-3)
+    assert needed(0.3) == pytest.approx(175.3847, abs=5e-5)
     assert power(needed(0.3, paired=True) ** 0 * 0.3, needed(0.3, paired=True)) == pytest.approx(
         0.8
     )
     assert power(0.0, 5, 5) == pytest.approx(0.05) and power(80.0, 5, 5) == 1
     assert math.isnan(needed(0.0)) and math.isnan(power(1.0, 1, 1)) and needed(50.0) == 2
+
+
+def test_power_far_out_is_that_of_drawn_tests():
+    source, count = np.random.default_rng(0), 100_000
+    drawn = (source.normal(size=count) + 4 * 2.5**0.5) / np.sqrt(source.chisquare(8, count) / 8)
+    found = np.mean(np.abs(drawn) > stats.t.isf(0.05 / 120, 8))
+    assert power(4.0, 5, 5, 0.05 / 60) == pytest.approx(found, abs=4 * (0.25 / count) ** 0.5)
 
 
 def test_cliffs_delta_counts_pairs_and_its_interval_does_not_collapse():
