@@ -57,22 +57,29 @@ def pooled(one: np.ndarray, other: np.ndarray) -> tuple[Numbers, Numbers]:
 
 
 def permutation(
-    one: np.ndarray, other: np.ndarray, *, paired: bool = False, seed: int = 0
+    one: np.ndarray,
+    other: np.ndarray,
+    *,
+    paired: bool = False,
+    seed: int = 0,
+    most: int = _EXACT,
 ) -> Numbers:
     """The p values of the difference of means, under all ways to share trajectories among the two.
 
-    Of more than 20,000 ways, 9,999 are drawn. For pairs these are the ways to swap within pairs.
+    Of more than ``most`` ways so many are drawn, or 9,999 if that is less. For pairs these are the
+    ways to swap within pairs.
 
     Args:
         one: (..., n), means of trajectories.
         other: (..., m), likewise; of the same trajectories in the same order where paired.
         paired: whether they are.
         seed: of the draws.
+        most: ways that are gone through one by one.
     """
     ways = orders(one.shape[-1], other.shape[-1], paired)
     return stats.permutation_test(
         (one, other), _apart, permutation_type="samples" if paired else "independent",
-        vectorized=True, n_resamples=np.inf if ways <= _EXACT else _DRAWN, axis=-1,
+        vectorized=True, n_resamples=np.inf if ways <= most else min(most, _DRAWN), axis=-1,
         batch=_BATCH if one.ndim > 1 else _DRAWN, rng=np.random.default_rng(seed),
     ).pvalue  # fmt: skip
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 import analyses
-from analyses import finetune, gcsam
+from analyses import false_positives, finetune, gcsam
 from cnognp.cli import findings
 from landscape.results import load
 from landscape.sharpness import Options
@@ -58,3 +58,14 @@ def test_the_table_of_finetune_is_made_of_its_units():
     for i, name in enumerate(found.methods):
         assert f"| {name} | {found.mean[0, i]:.2f} ± {found.deviation[0, i]:.2f} |" in text
     assert found.conclusion in text
+
+
+def test_the_false_positives_of_tests_come_out_again():
+    folder = KEPT / "false-positives"
+    tree = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    given = {k: tuple(v) if isinstance(v, list) else v for k, v in tree.items()}
+    made = false_positives.study(false_positives.Config(**given))
+    found = load(folder / "analysis" / "false-positives.h5")
+    for name in ("rejected", "covered", "power", "predicted"):
+        np.testing.assert_allclose(getattr(made, name), getattr(found, name), atol=1e-3)
+    assert made.conclusion == found.conclusion
