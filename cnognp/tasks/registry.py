@@ -30,6 +30,7 @@ _PLACES: Mapping[str, str] = {
     "cifar100": "cifar:cifar100",
     "digits": "images:digits",
     "imagenet": "imagenet:imagenet",
+    "mnist": "mnist:mnist",
     "pneumoniamnist": "medical:pneumoniamnist",
     "wine": "tabular:wine",
 }
