@@ -210,7 +210,7 @@ def measured(
             places.append(z.cpu())
             run.append(number)
     told("", total, total)
-    keys = [_hyperparameters(each) for each in configs]
+    keys = [hyperparameters(each) for each in configs]
     order = {key: place for place, key in enumerate(dict.fromkeys(keys))}
     couples = [traits_of(METHODS[each.method](**each.method_options)).couples for each in configs]
     risks = [(each.provenance["train"], each.provenance["test"]) for each in panels]
@@ -342,7 +342,7 @@ def _silent(name: str, done: int, total: int) -> None:
     pass
 
 
-def _hyperparameters(config: RunConfig) -> str:
+def hyperparameters(config: RunConfig) -> str:
     """What two runs of one group have in common."""
     tree = yaml.safe_load(config.to_yaml())
     for name in ("seed", "device", "threads", "checkpoint_every", "record_curvature"):

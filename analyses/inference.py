@@ -279,6 +279,9 @@ def evidence(
         resamples: of the bootstrap.
         seed: of the bootstrap, and of permutations where they are drawn.
     """
+    if not (one and other):
+        none = Interval(*[np.asarray(np.nan)] * 4)
+        return Evidence(none, none, np.full(len(TESTS), np.nan), np.nan, np.nan)
     a, b = (np.array([row.mean() for row in rows]) for rows in (one, other))
     unknown = Interval(*map(np.asarray, (a.mean() - b.mean(), *[np.nan] * 3)))
     every = pooled(*(np.concatenate(rows) for rows in (one, other)))

@@ -1,4 +1,4 @@
-"""``cnognp compare``: several runs side by side, and which flatness measure goes with the gap."""
+"""``cnognp compare``: several runs side by side, whether they differ, and flatness."""
 
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,16 @@ from cnognp.training.config import RunFolder
 from landscape.files import check_writable
 
 _HISTORY = "history.h5"
+_STATISTICS = {
+    "reference": "method that others are compared with; all with all if none",
+    "margin": "differences below it count as none, in units of the criterion",
+    "effect": "difference that power is for, likewise",
+}
 
 
 def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
     """Adds the arguments."""
-    parser.usage = "cnognp compare RUN [RUN ...] [--flatness] [options]"
+    parser.usage = "cnognp compare RUN [RUN ...] [--flatness] [--statistics] [options]"
     parser.add_argument("runs", type=str, nargs="+", help="folders of runs")
     parser.add_argument(
         "--flatness", action="store_true",
@@ -25,13 +30,25 @@ def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
         "than six independent trainings, from which nothing is concluded",
     )  # fmt: skip
     parser.add_argument(
+        "--statistics", action="store_true",
+        help="tests of whether groups of runs differ, by --criterion on --split, trajectories "
+        "taken for what was drawn; runs of one task. Exit code 1 where a group has a single "
+        "trajectory, from which nothing is concluded",
+    )  # fmt: skip
+    for name, hint in _STATISTICS.items():
+        default: Any = "" if name == "reference" else 0.005
+        parser.add_argument(f"--{name}", type=type(default), default=default, help=hint)
+    parser.add_argument(
         "--measures", type=str, default="", help="names, comma-separated; all if none"
     )
     parser.add_argument(
         "--criterion", type=str, default="loss", help="loss, or a metric of the task"
     )
     parser.add_argument(
-        "--split", type=str, default="test", help="held-out data: test or validation"
+        "--split",
+        type=str,
+        default="test",
+        help="data: test or validation; with --statistics also train",
     )
     parser.add_argument("--resamples", type=int, default=2000, help="of the bootstrap")
     parser.add_argument("--seed", type=int, default=0, help="of draws and bootstrap")
@@ -67,19 +84,22 @@ def command(options: Namespace) -> int:
     out = Path(options.out)
     check_writable(out / "figures")
     study = _study(options) if options.flatness else None
-    concluded = study is None or _decided(study)
+    statistics = _compared(options) if options.statistics else None
+    concluded = (study is None or _decided(study)) and (statistics is None or _told(statistics))
     written = _curves({run: path for run, path in histories.items() if path.is_file()}, out)
     if options.json:
         document: dict[str, Any] = {"runs": documents, "figures": [str(path) for path in written]}
         if study is not None:
             document |= findings.document(study)
+        if statistics is not None:
+            document["statistics"] = findings.document(statistics)
         console.emit(document)
         return 0 if concluded else 1
     rows = [_row(run, document) for run, document in documents.items()]
     ended = ("run", "method", "status", "best fitness", "loss", "gradient norm", "test loss")
     console.table("runs", ended, rows)
-    if study is not None:
-        findings.tell(study)
+    for found in filter(None, (study, statistics)):
+        findings.tell(found)
     console.note(f"pictures in {out / 'figures'}")
     return 0 if concluded else 1
 
@@ -108,6 +128,23 @@ def _study(options: Namespace) -> Any:
         device=options.device, evaluate=options.eval_mode,
     )  # fmt: skip
     return studied("flatness", config, options)["flatness"]
+
+
+def _compared(options: Namespace) -> Any:
+    from analyses.comparison import Config
+
+    config = Config(
+        runs=tuple(options.runs), criterion=options.criterion, split=options.split,
+        reference=options.reference, margin=options.margin, effect=options.effect,
+        resamples=options.resamples, seed=options.seed, device=options.device,
+    )  # fmt: skip
+    return studied("comparison", config, options)["comparison"]
+
+
+def _told(statistics: Any) -> bool:
+    from analyses.comparison import decided
+
+    return decided(statistics)
 
 
 def _decided(study: Any) -> bool:

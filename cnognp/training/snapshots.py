@@ -74,7 +74,7 @@ def score_of(measured: Sequence[str] | Mapping[str, Any]) -> str:
     return "accuracy" if "accuracy" in measured else "loss"
 
 
-def rank(kind: str, snapshot: Snapshot) -> tuple[float, ...]:
+def rank(kind: str, snapshot: Snapshot) -> tuple[float | int, ...]:
     """What orders the points that are kept for a kind; lower is better, and no two are equal.
 
     That is the training loss; or the share of errors on the validation split, then the loss

@@ -11,8 +11,8 @@ from scipy.stats import kendalltau
 from analyses.flatness import (
     Config,
     Measured,
-    _hyperparameters,
     compared,
+    hyperparameters,
     joined,
     study,
     units,
@@ -549,7 +549,7 @@ def test_runs_that_differ_in_how_they_were_computed_make_one_group():
     first = RunConfig("wine", "gd", members=3, seed=1)
     again = RunConfig("wine", "gd", members=3, seed=2, record_curvature=10, checkpoint_every=5)
     other = RunConfig("wine", "gd", members=3, seed=1, method_options={"lr": 0.5})
-    assert _hyperparameters(first) == _hyperparameters(again) != _hyperparameters(other)
+    assert hyperparameters(first) == hyperparameters(again) != hyperparameters(other)
 
 
 def test_what_is_below_the_noise_is_hollow_without_an_arrow_and_said_so():
