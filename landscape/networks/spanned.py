@@ -98,7 +98,7 @@ class Spanned:
     ) -> Tensor:
         """A batch's part of the risk at some points."""
         mixed = {name: combined(tensor, piece) for name, tensor in rest.items()}
-        output = later_layers(self._stack, mixed, combined(first, piece))
+        output = later_layers(self._stack, mixed, combined(first, piece), once=True)
         return self._scaled(output, target, share)
 
     def _first(self, found: dict[str, Tensor], slope: Any, features: Tensor) -> None:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from landscape.networks import traced
+from landscape.networks import softplus, traced
 from landscape.networks.batches import Batch
 from landscape.networks.layout import Layout
 from landscape.networks.network import Network
@@ -216,15 +216,25 @@ def combined(parts: Tensor, steps: Tensor, room: Tensor | None = None) -> Tensor
 
 
 def later_layers(
-    stack: Stack, tensors: dict[str, Tensor], hidden: Tensor, room: Room | None = None
+    stack: Stack,
+    tensors: dict[str, Tensor],
+    hidden: Tensor,
+    room: Room | None = None,
+    once: bool = False,
 ) -> Tensor:
-    """The outputs from the first layer's; with ``room``, what nobody needs is written over."""
+    """The outputs from the first layer's; with ``room``, what nobody needs is written over.
+
+    With ``once`` they are differentiated at most once.
+    """
     last = max(i for i, step in enumerate(stack.steps) if isinstance(step, Dense))
     mixed = torch.is_autocast_enabled(hidden.device.type)  # then nothing is written into rooms
     for index, step in enumerate(stack.steps[1:], start=1):
         if not isinstance(step, Dense):
             kind = None if room is None else _IN_PLACE.get(type(step))
-            hidden = step(hidden) if kind is None or index > last else kind(hidden)
+            if once and index < last and softplus.suits(step, hidden):
+                hidden = softplus.softplus(hidden)
+            else:
+                hidden = step(hidden) if kind is None or index > last else kind(hidden)
             continue
         weight, out = tensors[step.weight], None
         if room is not None and index != last and not mixed:
