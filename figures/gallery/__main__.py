@@ -28,6 +28,8 @@ PICTURES: Mapping[str, Mapping[str, str]] = MappingProxyType({
         "contour": "resnet20-contour", "relief": "resnet20-relief",
     },
     "finetune/analysis/finetune.h5": {"differences": "finetune", "planes": "finetune-planes"},
+    "finetune-resnet32/analysis/finetune.h5": {"differences": "finetune-resnet32"},
+    "false-positives/analysis/false-positives.h5": {"promises": "false-positives"},
     "gcsam-breastmnist/analysis/gcsam.h5": {"ratios": "gcsam-breastmnist"},
     "gcsam-cifar10/analysis/gcsam.h5": {"ratios": "gcsam-cifar10"},
     "path/analysis/path-string.h5": {"contour": "himmelblau-path"},

@@ -39,8 +39,9 @@ def test_the_tables_of_gcsam_are_made_of_their_units(folder):
     assert findings.summary(made) == (folder / "summary.md").read_text(encoding="utf-8")
 
 
-def test_the_table_of_finetune_is_made_of_its_units():
-    folder = KEPT / "finetune"
+@pytest.mark.parametrize("name", ["finetune", "finetune-resnet32"])
+def test_the_table_of_finetune_is_made_of_its_units(name):
+    folder = KEPT / name
     config = configured(finetune.Config, folder)
     files = [
         folder / "units" / f"{network}-{method}-{rate:g}-seed-{seed}.h5".replace("0.005", "0-005")
@@ -49,14 +50,15 @@ def test_the_table_of_finetune_is_made_of_its_units():
     ]
     made = finetune.joined(config, [load(file) for file in files])
     found = load(folder / "analysis" / "finetune.h5")
-    for name in ("accuracy", "difference", "low", "high", "p_holm", "p_same", "sharpness"):
-        np.testing.assert_allclose(getattr(made["finetune"], name), getattr(found, name))
+    for field in ("accuracy", "difference", "low", "high", "p_holm", "p_same", "sharpness"):
+        np.testing.assert_allclose(getattr(made["finetune"], field), getattr(found, field))
     assert made["finetune"].conclusion == found.conclusion
-    kept = load(folder / "analysis" / "flatness-resnet20.h5")
-    np.testing.assert_allclose(made["flatness-resnet20"].tau, kept.tau)
+    (flatness,) = (key for key in made if key.startswith("flatness-"))
+    kept = load(folder / "analysis" / f"{flatness}.h5")
+    np.testing.assert_allclose(made[flatness].tau, kept.tau)
     text = (folder / "summary.md").read_text(encoding="utf-8")
-    for i, name in enumerate(found.methods):
-        assert f"| {name} | {found.mean[0, i]:.2f} ± {found.deviation[0, i]:.2f} |" in text
+    for i, method in enumerate(found.methods):
+        assert f"| {method} | {found.mean[0, i]:.2f} ± {found.deviation[0, i]:.2f} |" in text
     assert found.conclusion in text
 
 
