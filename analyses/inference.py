@@ -297,7 +297,9 @@ def evidence(
         drawn = bootstrap(a - b, np.zeros(1), confidence=confidence, resamples=resamples, seed=seed)
         p_value = np.array([*every, exact, apart.p_value, drawn.p_value, np.nan])
         delta = unknown._replace(value=_delta(a, b, paired))
-        return Evidence(apart, delta, p_value, float(found.p_same[0]), float((a - b).std(ddof=1)))
+        spread = float((a - b).std(ddof=1))
+        same = _same(float(found.p_same[0]), spread, orders(len(a), len(b), paired))
+        return Evidence(apart, delta, p_value, same, spread)
     apart = student(a, b, confidence=confidence)
     drawn = bootstrap(a, b, confidence=confidence, resamples=resamples, seed=seed)
     model = _mixed(one, other, confidence)
@@ -306,7 +308,16 @@ def evidence(
     freedom = len(a) + len(b) - 2
     spread = math.sqrt((a.var() * len(a) + b.var() * len(b)) / freedom)
     same = float(student(a, b, margin=margin).p_value)
+    same = _same(same, spread, orders(len(a), len(b), paired))
     return Evidence(apart, cliff(a, b, confidence=confidence), p_value, same, spread)
+
+
+def _same(p_value: float, spread: float, count: int) -> float:
+    """The p value of a difference beyond the margin, which ties everywhere do not make 0.
+
+    Where nothing varies a t test takes for certain what an exact one gives 1 / ``count``.
+    """
+    return p_value if spread > 0 else max(p_value, 1 / count)
 
 
 def _mixed(

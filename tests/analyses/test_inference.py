@@ -126,9 +126,14 @@ def test_ties_everywhere_are_no_difference_and_one_trajectory_says_nothing():
     still = [np.full(10, 0.9)] * 5
     found = evidence(still, still, margin=0.005)
     np.testing.assert_array_equal(found.p_value, 1)
-    assert found.difference[:3] == (0, 0, 0) and found.delta.value == 0 and found.p_same == 0
+    assert found.difference[:3] == (0, 0, 0) and found.delta.value == 0
+    # 1 of the 252 ways to part ten into five and five.
+    assert found.p_same == 1 / 252
     paired = evidence(still, still, margin=0.005, paired=True)
     np.testing.assert_array_equal(paired.p_value[:-1], 1)
+    assert paired.p_same == 1 / 2**5
+    far = evidence(still, [np.full(10, 0.8)] * 5, margin=0.005)
+    assert far.p_same == 1
     alone = evidence([ONE[0]], list(OTHER), margin=0.005)
     assert np.isfinite(alone.p_value[:2]).all() and np.isnan(alone.p_value[2:]).all()
     assert np.isnan([alone.difference.low, alone.p_same, alone.spread]).all()
