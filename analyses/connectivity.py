@@ -127,16 +127,26 @@ def minima(config: Config) -> Minima:
     """The minima that are joined.
 
     Raises:
-        ValueError: if there are fewer than two.
+        ValueError: if there are fewer than two, one is named twice, or they are of different tasks
+            or lengths.
         FileNotFoundError: if there is no such run.
     """
     words = [word for run in config.runs for word in _words(run, config.members)]
     points = [paths.point(word, config.device, config.data or None) for word in words]
-    if len(set(words)) < len(words) or len(words) < 2:
+    places = {str(Path(run).resolve()) + colon + member
+              for run, colon, member in (word.rpartition(":") for word in words)}  # fmt: skip
+    if len(places) < len(words) or len(words) < 2:
         raise ValueError(
             f"at least two minima that differ are needed, got {', '.join(words) or 'none'}: name "
-            "runs with several members, or several runs"
+            "runs with several members, or several runs, each once"
         )
+    for word, z in zip(words, points, strict=True):
+        tasks = {_task(words[0]), _task(word)} - {""}
+        if len(tasks) > 1 or len(z) != len(points[0]):
+            raise ValueError(
+                f"minima of one task and model are needed: {words[0]} and {word} are of "
+                f"{' and '.join(sorted(tasks))} with {len(points[0]):,} and {len(z):,} parameters"
+            )
     return Minima(tuple(words), tuple(word.rpartition(":")[0] or word for word in words), points)
 
 
@@ -272,6 +282,12 @@ def _words(run: str, members: str) -> list[str]:
     count = folder.config().members
     chosen = [str(k) for k in range(count)] if members == "all" else members.split(",")
     return [f"{run}:{member.strip()}" for member in chosen]
+
+
+def _task(word: str) -> str:
+    """The task of the run that a word names; empty where it names a file."""
+    folder = RunFolder(Path(word.rpartition(":")[0] or word))
+    return folder.config().task if folder.path.is_dir() else ""
 
 
 def _pairs(config: Config, points: Sequence[Tensor]) -> list[tuple[int, int]]:

@@ -168,6 +168,8 @@ def _check(
         )
     if not np.isfinite(loss).all():
         raise ValueError(f"minima must have a finite loss, got {loss[~np.isfinite(loss)][0]}")
+    if edges.size and edges.dtype.kind not in "iu":
+        raise ValueError(f"edges must be indices of minima, whole numbers, got {edges.dtype}")
     if edges.size and (edges.min() < 0 or edges.max() >= count):
         raise ValueError(f"edges must name minima from 0 to {count - 1}, got {edges.max()}")
     low = ~(heights >= loss[edges].max(-1)) if edges.size else np.zeros(0, bool)

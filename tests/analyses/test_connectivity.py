@@ -1,5 +1,7 @@
 """Walls between minima: counted, held against paths by themselves, with intervals that cover."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -121,8 +123,20 @@ def test_what_is_not_known_or_out_of_range_is_refused(keywords, message):
         Config(**keywords)
 
 
+def test_minima_of_different_tasks_are_refused_before_any_path(runs, tmp_path, capsys):
+    words = ["train", "breast-cancer", "--members", "2", "--iterations", "1", "--quiet"]
+    assert main([*words, "--out", str(tmp_path / "other")]) == 0
+    capsys.readouterr()
+    assert main(["connect", runs[0], str(tmp_path / "other"), "--out", str(tmp_path / "no")]) == 2
+    assert "are of breast-cancer and wine with" in capsys.readouterr().err
+    assert not (tmp_path / "no" / "units").exists()
+
+
 def test_fewer_than_two_minima_are_refused(runs, capsys):
     assert main(["connect", f"{runs[0]}:best"]) == 2
+    assert "at least two minima that differ are needed" in capsys.readouterr().err
+    twice = f"{Path(runs[0]).parent}/./{Path(runs[0]).name}"
+    assert main(["connect", f"{runs[0]}:0", f"{twice}:0"]) == 2
     assert "at least two minima that differ are needed" in capsys.readouterr().err
     with pytest.raises(FileNotFoundError, match="is no run, checkpoint or file of weights"):
         minima(Config(("nowhere:0", f"{runs[0]}:1")))

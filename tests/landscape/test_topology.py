@@ -134,6 +134,7 @@ def test_a_tree_goes_to_a_file_and_back(tmp_path):
 @pytest.mark.parametrize(("given", "message"), [
     ((MINIMA, EDGES, HEIGHTS[:2]), "5 edges and 2 heights"),
     ((MINIMA, EDGES + 1, HEIGHTS), "edges must name minima from 0 to 3, got 4"),
+    ((MINIMA, EDGES + 0.0, HEIGHTS), "edges must be indices of minima, whole numbers"),
     ((MINIMA, EDGES, HEIGHTS - 1.2), "no path is lower than its ends: from 1 to 2"),
     ((MINIMA, EDGES, HEIGHTS * np.nan), "no path is lower"),
     ((MINIMA + np.inf, EDGES, HEIGHTS), "finite loss, got inf"),
