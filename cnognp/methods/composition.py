@@ -249,6 +249,8 @@ class Schedule:
         _require_one_of("schedule_per", get_args(Changing), self.schedule_per)
         require(self.horizon >= 1, "horizon", "at least 1", self.horizon)
         require(self.warmup >= 0, "warmup", "at least 0", self.warmup)
+        changes = self.schedule != "constant" or self.warmup > 0 or self.schedule_per == "epoch"
+        require(changes, "schedule_per", "'epoch' without schedule or warmup", self.schedule_per)
 
     def factors(self) -> "schedules.Schedule":
         """The factor on lr as a function of the round."""

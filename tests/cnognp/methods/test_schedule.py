@@ -243,6 +243,10 @@ def test_epochs_inside_a_schedule_are_its_rounds():
             lambda: populations.unchecked(Schedule, schedule_per="batch"),
             r"schedule_per must be one of \('epoch', 'step'\), got batch",
         ),
+        (
+            lambda: Schedule(schedule_per="step"),
+            "schedule_per must be 'epoch' without schedule or warmup, got step",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused(make, message):
