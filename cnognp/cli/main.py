@@ -24,7 +24,7 @@ VERBS = MappingProxyType({
     "path": "the loss along a path between two points",
     "connect": "walls between the minima of some runs, and the valleys they leave",
     "export": "write a result for other programs",
-    "show": "say how a run stands",
+    "show": "say how a run stands, or what a folder of results holds",
     "demo": "where a method ends on two-dimensional test functions",
     "study": "the studies that there are, or run, resume and draw one",
     "tasks": "the tasks that there are",

@@ -1,4 +1,4 @@
-"""``cnognp show``: how a run stands."""
+"""``cnognp show``: how a run stands, or what a folder of results holds."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from cnognp.cli import console
+from cnognp.cli import console, findings
 from cnognp.training.config import RunFolder
 
 if TYPE_CHECKING:
@@ -23,14 +23,16 @@ _RANKED = {"point": "passes at their new points", "epoch": "means over their epo
 
 def prepare(parser: ArgumentParser, argv: list[str]) -> list[str]:
     """Adds the arguments."""
-    parser.add_argument("run", type=str, help="folder of a run")
+    parser.add_argument("run", type=str, help="folder of a run, or of results")
     parser.add_argument("--json", action="store_true", help="one object on standard output")
     return argv
 
 
 def command(options: Namespace) -> None:
-    """Prints status, best member and metrics of the newest checkpoint."""
+    """Prints status, best member and metrics of the newest checkpoint; or the results."""
     folder = RunFolder(Path(options.run))
+    if not folder.config_path.is_file() and (files := sorted(folder.analysis.glob("*.h5"))):
+        return _show_results(files, options.json)
     config = folder.config()
     found, damaged = folder.newest()
     for path in damaged:
@@ -41,6 +43,17 @@ def command(options: Namespace) -> None:
         console.emit(document)
     else:
         print_summary(document)
+
+
+def _show_results(files: list[Path], as_json: bool) -> None:
+    """Prints the results of what left no run: a path, a study, the minima of a function."""
+    from landscape.results import load
+
+    results = {file.stem: load(file) for file in files}
+    if as_json:
+        return console.emit({name: findings.document(found) for name, found in results.items()})
+    for found in results.values():
+        findings.tell(found)
 
 
 def summary(

@@ -168,3 +168,16 @@ def test_bad_input_is_answered_in_one_line(call, words, code, said):
     assert (outcome.code, outcome.out) == (code, "")
     assert outcome.err.startswith("cnognp path: ") and outcome.err.count("\n") == 1
     assert said in outcome.err
+
+
+def test_show_tells_the_results_of_a_folder_that_is_no_run(call):
+    assert (
+        call("path", "himmelblau:A", "himmelblau:D", "--kind", "linear", "--out", "way").code == 0
+    )
+    outcome = call("show", "way", "--json")
+    assert outcome.code == 0 and outcome.document["path-linear"]["kind"] == "Path"
+    # The largest value on the segment, see test_paths.
+    assert outcome.document["path-linear"]["height"] == pytest.approx(71.08045957, rel=1e-6)
+    assert "71.08" in call("show", "way").out
+    empty = call("show", "nothing")
+    assert (empty.code, empty.out) == (2, "") and "nothing is no run" in empty.err
