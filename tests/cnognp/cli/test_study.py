@@ -248,7 +248,7 @@ def test_a_study_of_runs_prints_what_compare_prints(call):
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        ("nosuch", "unknown study 'nosuch'; there are connectivity, cycle"),
+        ("nosuch", "unknown study 'nosuch'; there are comparison, connectivity, cycle"),
         ("walk", "did you mean walks?"),
         ("walks --steps 3", "unknown option --steps"),
         ("distribution --methods gd,newton", "method must be one of gd, sgd"),
