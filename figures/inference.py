@@ -1,5 +1,6 @@
 """Whether populations differ, and what tests of that promise: pictures of their results."""
 
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,7 @@ def differences(result: Inference, ax: Axes) -> dict[str, Any]:
         artists["interval"].append(ax.errorbar([middle], [k], xerr=ends, **look))
     ax.set_yticks(range(len(result.comparisons)), result.comparisons)
     ax.set_ylim(len(result.comparisons) - 0.5, -0.5)
+    ax.locator_params(axis="x", nbins=5)
     ax.set_xlabel(f"difference of {result.metric}")
     return artists
 
@@ -63,9 +65,10 @@ def values(result: Inference, place: int, ax: Axes) -> dict[str, Any]:
                 np.full(known.size, x), known, "o", color=f"C{k}", markersize=2.5, alpha=0.6,
                 markeredgewidth=0,
             )  # fmt: skip
-            artists["mean"] += ax.plot(x, known.mean(), "_", color=style.BLACK, markersize=9)
+            artists["mean"] += ax.plot(x, known.mean(), "_", color=style.BLACK, markersize=6)
     ax.set_xticks(range(len(result.groups)), result.groups, rotation=30, ha="right")
-    ax.set_title(result.sets[place])
+    ax.set_xlim(-0.5, len(result.groups) - 0.5)
+    ax.set_title(fill(result.sets[place], 12))
     return artists
 
 
@@ -110,6 +113,7 @@ def powers(result: Promises, ax: Axes) -> dict[str, Any]:
         result.counts, 100 * result.predicted, color=style.GREY, linestyle="-",
         label="t, closed form",
     )  # fmt: skip
+    ax.set_xticks(result.counts)
     ax.set_xlabel("trajectories of each method")
     ax.set_ylabel(f"power (%) for {result.effect:g} s.d. of trajectories")
     ax.set_ylim(0, 100)
@@ -119,9 +123,9 @@ def powers(result: Promises, ax: Axes) -> dict[str, Any]:
 @picture("comparisons", Inference)
 def _comparisons(result: Inference) -> Figure:
     rows, sets = len(result.comparisons), len(result.sets)
-    figure = style.new_figure(4.4 + 1.0 * sets * max(2, len(result.groups)) * 0.7,
-                              max(3.2, 1.4 + 0.26 * rows))  # fmt: skip
-    left, right = figure.subfigures(1, 2, width_ratios=[1.3, 1])
+    width = sets * max(1.4, 0.6 * len(result.groups))
+    figure = style.new_figure(5.0 + width, max(3.2, 1.4 + 0.26 * rows))
+    left, right = figure.subfigures(1, 2, width_ratios=[5.0, 0.8 + width])
     differences(result, left.add_subplot())
     axes = right.subplots(1, sets, squeeze=False, sharey=True)[0]
     for place, ax in enumerate(axes):
