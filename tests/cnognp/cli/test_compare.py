@@ -179,7 +179,8 @@ def test_members_without_a_number_are_left_out_and_said():
     assert "Left out where they have no finite number: x 1." in told.notes
     ties = told.comparisons.index("x - y, SetB")
     np.testing.assert_array_equal(told.p_value[ties], 1)
-    assert told.verdict(ties) == "same"
+    # Four against four have 70 orders: too few for sameness to outlast Holm's correction.
+    assert told.p_same[ties] >= 1 / 70 and told.verdict(ties) == "open"
     lost = [each._replace(points={"SetA": np.full(3, np.nan)}) for each in found[:4]]
     rest = [each._replace(points={"SetA": each.points["SetA"]}) for each in found[4:8]]
     nothing = compared(Config(), lost + rest, {"x": 1.0, "y": 1.0}, "task")
