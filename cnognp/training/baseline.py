@@ -1,5 +1,6 @@
 """What a training has to beat: the best constant output, and the points that it started from."""
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -83,7 +84,8 @@ def judgement(problem: Problem, start: Starts, best: Mapping[str, Any]) -> dict[
         best: ``loss`` and ``metrics`` of the best point.
     """
     found = constant(problem)
-    began = begun(problem, start, partial(value, problem.evaluation)).double()
+    # A copy, so that statistics which are known at the best point are not given up for the starts'.
+    began = begun(problem, start, partial(value, copy.copy(problem.evaluation))).double()
     began = began[began.isfinite()]
     lowest = float(began.min()) if len(began) else None
     return {

@@ -39,6 +39,7 @@ from cnognp.training.record import Record
 from cnognp.training.remarks import remarks, told_of_compiling, told_of_memory
 from cnognp.training.snapshots import Snapshots, names_of, of_checkpoint, tidy
 from landscape import results
+from landscape.devices import freed_memory_kept
 from landscape.files import DamagedFile, replacing
 from landscape.objective import value_and_grad
 from landscape.randomness import derived_seed
@@ -466,7 +467,8 @@ def train(
         tidy(folder.snapshots, names_of(of_checkpoint(folder.snapshots, found)))
         return found
     with (
-        _threads(config.threads), told_of_memory(config, folder), told_of_compiling(config, folder)
+        _threads(config.threads), freed_memory_kept(),
+        told_of_memory(config, folder), told_of_compiling(config, folder),
     ):  # fmt: skip
         training = Training.of(config, folder.path, executor)
         for line in remarks(config, training.problem):

@@ -1,6 +1,7 @@
 """Nothing that is done in a loop waits for the device that it is done on."""
 
 import os
+import platform
 import sys
 from contextlib import suppress
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from populations import annotations_unchecked
 
-from landscape.devices import free_memory, sent
+from landscape.devices import free_memory, freed_memory_kept, sent
 
 
 @pytest.fixture(scope="module")
@@ -71,3 +72,35 @@ def test_the_memory_of_this_machine_is_known_on_linux_and_less_than_all_there_is
     if sys.platform == "linux":
         assert 0 < free <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     assert free_memory(torch.device("meta")) == 0
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="nothing is changed there")
+def test_freed_memory_is_used_again_inside_and_given_back_afterwards(monkeypatch):
+    import resource
+
+    def faults() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        held = [torch.ones(2**22, device="cpu") for _ in range(8)]
+        held.clear()
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    def resident() -> int:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1])
+
+    for name in [n for n in os.environ if n.startswith(("MALLOC_", "GLIBC_TUNABLES"))]:
+        monkeypatch.delenv(name)
+    pages = 2**27 // os.sysconf("SC_PAGE_SIZE")
+    with freed_memory_kept():
+        faults()
+        faults()
+        assert faults() < pages // 4
+        kept = resident()
+    assert resident() < kept - pages // 2
+
+
+def test_memory_is_allocated_as_the_environment_says(monkeypatch):
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1000000")
+    monkeypatch.setattr("ctypes.CDLL", None)
+    with freed_memory_kept():
+        pass
