@@ -33,13 +33,12 @@ class Crew(Protocol):
         """The states of members at their starts, of one slice after the other."""
         ...
 
-    def moved(self, move: str, seed: int, visits: Iterable[Visit]) -> Iterator[tuple[Any, Info]]:
+    def moved(self, move: str, visits: Iterable[Visit]) -> Iterator[tuple[Any, Info]]:
         """What a move of `MOVES` gives for one visit after the other, on the CPU.
 
         Args:
             move: its name.
-            seed: of the generator of the round.
-            visits: their states, on the CPU.
+            visits: their states, on the CPU; not looked at where the crew knows them already.
         """
         ...
 
@@ -134,7 +133,7 @@ class Population:
         passing = hasattr(method, "searched") and not method.published
         leader = method.leader(state).to(self._place, copy=not passing)
         if not hasattr(method, "searched"):
-            return self._visited(objective, state, generator, "step", lambda block: leader)
+            return self._visited(objective, state, generator, "follow", lambda block: leader)
         before = state.rank.clone()
         state, info = self._visited(objective, state, generator, "search")
         if info.position is not None:
@@ -196,7 +195,7 @@ class Population:
         cut = self.blocks(objective, len(state.position))
         visits = ((block.start, self._few(whole, block), told(block)) for block in cut)
         if self.crew is not None:
-            moves = self.crew.moved(move, generator.initial_seed(), visits)
+            moves = self.crew.moved(move, visits)
         else:
             moves = starmap(partial(self._moved, objective, generator, move), visits)
         for block in cut:
@@ -208,6 +207,8 @@ class Population:
             seen.append(info._replace(position=None))
             whole = self._written(whole, alone, block)
             del info
+        # Who moves them learns that all have come back.
+        next(moves, None)
         # What all members share, such as the round, is what it was until the last has moved.
         last, homes = to_tensors(alone), to_tensors(whole)
         whole = _built(whole, {path: t if t.ndim else last[path] for path, t in homes.items()})
@@ -299,9 +300,11 @@ class Population:
         return name == "position" and not (len(outer) == 1 and hasattr(self.method, "leader"))
 
 
-def _step(method: Any, objective: Any, few: Any, drawn: Any, leader: Any) -> tuple[Any, Info]:
-    if leader is None:
-        return method.step(objective, few, drawn)
+def _step(method: Any, objective: Any, few: Any, drawn: Any, told: None) -> tuple[Any, Info]:
+    return method.step(objective, few, drawn)
+
+
+def _follow(method: Any, objective: Any, few: Any, drawn: Any, leader: Any) -> tuple[Any, Info]:
     return method.step(objective, few, drawn, leader, over=True)
 
 
@@ -314,9 +317,12 @@ def _pull(method: Any, objective: Any, few: Any, drawn: Any, followed: Any) -> t
 
 
 MOVES: Mapping[str, Callable[..., tuple[Any, Info]]] = MappingProxyType({
-    "step": _step, "search": _search, "pull": _pull,
+    "step": _step, "follow": _follow, "search": _search, "pull": _pull,
 })  # fmt: skip
-"""What members can do in a visit: of method, objective, their state, generator and what is told."""
+"""What members can do in a visit: of method, objective, their state, generator and what is told.
+
+Those that step by themselves are told nothing, and can do so again before the others have.
+"""
 
 
 class _Best(NamedTuple):

@@ -14,8 +14,8 @@ from cnognp.method import Info
 if TYPE_CHECKING:
     from cnognp.training.session import Training
 
-# Of the seconds of a round that are new, where a mean over the last rounds is taken.
-_NEW = 0.3
+# Seconds over which a mean pace is taken, so that rounds may come by ones or by tens.
+_MEAN = 5.0
 # Seconds of training for each second of judging the validation data, where only a line wants it.
 _PRICE = 10
 
@@ -62,14 +62,16 @@ class Pace:
     def __init__(self, always: bool = False, clock: Callable[[], float] = time.perf_counter):
         self.always, self._clock = always, clock
         self._last: float | None = None
-        self._round = self._spent = self._judged = 0.0
+        self._spent = self._judged = 0.0
+        self._rounds = self._seconds = 0.0
         self._validation: dict[str, float] = {}
 
     def told(self, training: "Training", info: Info) -> Told:
         """Where the training is; the clock stands still while validation data are judged."""
         now = self._clock()
         seconds = max(now - (training.began if self._last is None else self._last), 1e-9)
-        self._round = (1 - _NEW) * self._round + _NEW * seconds if self._round else seconds
+        old = math.exp(-seconds / _MEAN)
+        self._rounds, self._seconds = old * self._rounds + 1, old * self._seconds + seconds
         self._spent += seconds
         fresh = self._due(training) and self._judge(training)
         self._last = self._clock()
@@ -77,8 +79,8 @@ class Pace:
         left = training.config.iterations - training.iteration
         return Told(
             training.iteration,
-            samples / self._round,
-            left * self._round,
+            samples * self._rounds / self._seconds,
+            left * self._seconds / self._rounds,
             _lowest(training.record.rows["loss"]),
             training.record.best_fitness,
             self._validation,

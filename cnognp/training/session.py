@@ -205,7 +205,7 @@ class Training:
     def _go(self, after: Callable[["Training", Info], bool], breakable: Breakable) -> None:
         """Rounds; one that is broken off is the last, and has changed nothing."""
         stream = self.problem.stream(self.method, self._seed, self.iteration)
-        generator = torch.Generator(device="cpu").manual_seed(self._seed)
+        generator = self.generator()
         begun = self._begun() if self.state is None else self.state
         rounds = run(
             self._mover, stream, begun.position, generator, state=begun, start=self.iteration
@@ -339,6 +339,10 @@ class Training:
     def objective(self, number: int) -> Any:
         """What the round after so many is a step on."""
         return next(self.problem.stream(self.method, self._seed, number))
+
+    def generator(self) -> torch.Generator:
+        """What the draws of every round are derived from."""
+        return torch.Generator(device="cpu").manual_seed(self._seed)
 
     @property
     def _mover(self) -> Method:

@@ -9,6 +9,8 @@ import pytest
 import runs
 import torch
 
+from cnognp import METHODS, workers
+from cnognp.homes import apart
 from cnognp.training import crew
 from cnognp.training.config import Config, RunFolder
 from cnognp.training.session import INTERRUPTED, train
@@ -21,6 +23,8 @@ RUNS = {
     "sgd": {"method": "sgd", "method_options": {"momentum": 0.9, "batch_size": 48}},
     "pso": {"method": "pso"},
 }
+# Those whose members learn nothing from each other.
+ALONE = [name for name, m in METHODS.items() if apart(m()) and not hasattr(m(), "leader")]
 
 
 @pytest.fixture
@@ -84,6 +88,41 @@ def test_a_run_goes_on_with_another_number_of_workers(trained):
         runs.assert_same_run(folder, alone)
 
 
+@pytest.mark.parametrize("name", ["sgd", "nim", pytest.param("all", marks=pytest.mark.slow)])
+def test_several_rounds_in_one_unit_give_the_same_run(trained, monkeypatch, name):
+    asked = []
+    monkeypatch.setattr(crew, "_next", lambda *told: asked.append(told) or 3)
+    for method in ALONE if name == "all" else [name]:
+        config = replace(SMALL, method=method, iterations=9)
+        alone, _ = trained(config, None, f"{method} alone")
+        with ThreadPoolExecutor(2) as threads:
+            shared, _ = trained(config, threads, method)
+            runs.assert_same_run(shared, alone)
+            # Nine rounds: one, and then three and three, and those that are left.
+            assert [rounds for rounds, _, _ in asked] == [1, 3, 3, 2]
+            cut, _ = trained(config, threads, f"{method} cut", leave=after(3))
+            assert runs.final(cut).iteration == 3
+        trained(config, None, f"{method} cut", resume=True)
+        runs.assert_same_run(cut, alone)
+        asked.clear()
+
+
+def test_members_that_follow_each_other_meet_after_every_round(trained, monkeypatch):
+    monkeypatch.setattr(crew, "_next", lambda *told: 3)
+    sent = []
+    monkeypatch.setattr(crew, "in_order", lambda *a: sent.append(a) or workers.in_order(*a))
+    with ThreadPoolExecutor(2) as threads:
+        trained(SMALL, threads, "swarm")
+    # The starts, and four rounds.
+    assert len(sent) == 1 + 4
+
+
+def test_rounds_of_a_unit_take_a_second_and_have_room():
+    assert crew._next(1, 0.01, 1000) == 2 and crew._next(64, 0.64, 1000) == 100
+    assert crew._next(10, 5.0, 1000) == 2 and crew._next(1, 60.0, 1000) == 1
+    assert crew._next(8, 0.1, 2**24) == 4 and crew._next(8, 0.1, 2**40) == 1
+
+
 def test_a_run_that_has_begun_alone_keeps_its_threads(trained):
     config = replace(SMALL, threads=2, **RUNS["sgd"])
     folder, _ = trained(config, None, "run", leave=after(2))
@@ -107,8 +146,10 @@ def test_workers_that_are_killed_change_nothing(trained, kills):
     runs.assert_same_run(shared, alone)
 
 
-def test_a_diverging_run_ends_where_it_does_alone(trained):
-    config = replace(SMALL, method="sgd", method_options={"lr": 1e18, "batch_size": 48})
+@pytest.mark.parametrize("lr", [1e18, 30.0])
+def test_a_diverging_run_ends_where_it_does_alone(trained, monkeypatch, lr):
+    monkeypatch.setattr(crew, "_next", lambda *told: 4)
+    config = replace(SMALL, method="sgd", iterations=9, method_options={"lr": lr, "batch_size": 48})
     alone, _ = trained(config, None, "alone")
     shared, _ = trained(config, crews.pool(2), "shared")
     assert runs.final(alone).meta["status"] == "diverged"

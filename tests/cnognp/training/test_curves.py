@@ -169,6 +169,20 @@ def test_pace_and_time_left_are_those_of_a_clock(tmp_path):
     assert set(told[-1].validation) == {"loss", "accuracy", "macro_f1"}
 
 
+def test_pace_of_rounds_that_come_by_tens_is_their_mean(tmp_path):
+    clock, told = Clock(), []
+    pace = Pace(clock=clock)
+
+    def progress(training, info):
+        training.began = 0.0
+        clock.now += 1.0 if training.iteration % 10 == 1 else 0.0
+        told.append(pace.told(training, info).seconds / (201 - training.iteration))
+
+    train(Config("wine", "sgd", members=1, iterations=200), RunFolder(tmp_path / "run"),
+          progress=progress)  # fmt: skip
+    assert all(0.05 < seconds < 0.2 for seconds in told[40:-1])
+
+
 def test_a_line_says_all_and_numbers_leave_out_what_is_not_known():
     told = Told(3, 12345.6, 3725.0, 0.123456, 0.1, {"loss": 1.0, "accuracy": 0.9876}, False)
     said = "12346 images/s, 1:02:05 left, loss 0.1235, validation accuracy 0.9876"
