@@ -19,6 +19,7 @@ from cnognp.workers import in_order, put, taken
 from landscape.randomness import derive, from_member
 
 _SECONDS = 1.0  # that rounds of one unit take: so long nothing is told, and a run is not left
+_MORE = 8  # times the rounds before, at most
 _ROOM = 1 << 26  # bytes of all members' states after each of these rounds
 
 
@@ -88,11 +89,11 @@ def _next(rounds: int, seconds: float, size: int) -> int:
     """How many rounds go into the next units, after some that took so long.
 
     Args:
-        rounds: that were done; the next may be twice as many.
+        rounds: that were done.
         seconds: that they took.
         size: bytes of the states after one of them.
     """
-    return max(1, min(2 * rounds, int(_SECONDS * rounds / seconds), _ROOM // max(size, 1)))
+    return max(1, min(_MORE * rounds, int(_SECONDS * rounds / seconds), _ROOM // max(size, 1)))
 
 
 def _recipe(config: Config) -> str:

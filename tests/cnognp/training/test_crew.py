@@ -118,7 +118,7 @@ def test_members_that_follow_each_other_meet_after_every_round(trained, monkeypa
 
 
 def test_rounds_of_a_unit_take_a_second_and_have_room():
-    assert crew._next(1, 0.01, 1000) == 2 and crew._next(64, 0.64, 1000) == 100
+    assert crew._next(1, 0.01, 1000) == 8 and crew._next(64, 0.64, 1000) == 100
     assert crew._next(10, 5.0, 1000) == 2 and crew._next(1, 60.0, 1000) == 1
     assert crew._next(8, 0.1, 2**24) == 4 and crew._next(8, 0.1, 2**40) == 1
 
