@@ -46,6 +46,9 @@ _LADDER = (1e-3, 1e-3, 1e-2, 1e-2, 2e-2)
 # A tiny step must move what is rounded to float32 inside, if only now and then.
 _WIDE = _Scale((1e-9, 1e-6, 1e-4, 1e-3, 1e-2), _LADDER, _LADDER, 1e-8, 1e-4)
 _NARROW = _Scale((3e-4, 1e-3, 1e-2), (2e-2, 2e-2, 3e-2), (2e-2, 2e-2, 2e-2), 1e-6, 3e-2)
+# Steps, and what may differ, for a large network that bends within those above: a word's own row of
+# an embedding is short beside all of it. Rounding must leave enough to see.
+_NEAR, _NEAR_CLOSE = (1e-5, 3e-5), 2e-2
 
 
 class Base(NamedTuple):
@@ -99,6 +102,9 @@ class Quotient:
                 return v, product
         if self._scale is _NARROW and misses.startswith("gradients") and not self._steady(v):
             self.remark = "; products not compared, since kinks or rounding bend the gradients"
+            return v, product
+        if self._scale is _NARROW and self._agrees_nearby(v, product):
+            self._check_idle()
             return v, product
         raise RuntimeError(misses + _blame(self._base.risk) + SKIP)
 
@@ -175,16 +181,43 @@ class Quotient:
                 f"torch.is_grad_enabled(){SKIP}"
             )
 
+    def _agrees_nearby(self, v: Tensor, product: Tensor | None) -> bool:
+        """Whether all agree at two very small steps at which rounding leaves enough to see."""
+        eps, expected = torch.finfo(self._w.dtype).eps, abs(float(self._gradient @ v))
+        floor = 200 * eps * abs(self._value) / (_NEAR[0] * self._length)
+        if not floor <= _NEAR_CLOSE * expected:
+            return False
+        steps = (step * self._length for step in _NEAR)
+        return not any(self._missed_at(v, product, s, _NEAR_CLOSE, _NEAR_CLOSE) for s in steps)
+
     def _missed(self, v: Tensor, product: Tensor | None, rung: int) -> str:
-        """What disagrees at a step, in words."""
-        step, close = self._scale.steps[rung] * self._length, self._scale.close[rung]
+        """What disagrees at a step of the scale, in words."""
+        scale = self._scale
+        # So small a step bends nothing: the point itself will do as the other end.
+        central = bool(rung) or scale is _NARROW
+        step = scale.steps[rung] * self._length
+        return self._missed_at(v, product, step, scale.close[rung], scale.product[rung], central)
+
+    def _missed_at(
+        self, v: Tensor, product: Tensor | None, step: float, close: float, likewise: float,
+        central: bool = True,
+    ) -> str:  # fmt: skip
+        """What disagrees at a step, in words.
+
+        Args:
+            v: the direction.
+            product: the Hessian times v, if it is compared.
+            step: along v.
+            close: what values may differ by, relative.
+            likewise: what products may.
+            central: whether the other end is on the other side, and not the point itself.
+        """
         eps = torch.finfo(self._w.dtype).eps
         if product is None:
             return self._missed_by_values(v, step, close)
         (ahead, rise), width = self._at(torch.add(self._w, v, alpha=step)), step
-        # So small a step bends nothing: the point itself will do as the other end.
         behind, fall = self._value, self._gradient
-        if rung or self._scale is _NARROW:
+        if central:
             (behind, fall), width = self._at(torch.add(self._w, v, alpha=-step)), 2 * step
         slope, expected = (ahead - behind) / width, float(self._gradient @ v)
         floor = 100 * eps * (abs(self._value) + abs(ahead)) / step
@@ -199,7 +232,7 @@ class Quotient:
         sizes = [float(torch.linalg.vector_norm(x)) for x in (bent, product)]
         off = float(torch.linalg.vector_norm(bent.sub_(product)))
         floor = 100 * eps * self._norm / step
-        if not off <= self._scale.product[rung] * max(sizes) + floor:
+        if not off <= likewise * max(sizes) + floor:
             self._off = off
             return (
                 "gradients and Hessian-vector products belong to different functions: they differ "

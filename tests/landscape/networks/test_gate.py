@@ -618,6 +618,36 @@ def test_a_tensor_that_is_detached_on_its_way_is_found_in_a_wide_network(width):
         trace(risk, risk.point())
 
 
+class Words(nn.Module):
+    """A few rows of a large table, which float32 must do: it bends within a step for all of it."""
+
+    def __init__(self, between=torch.tanh):
+        super().__init__()
+        self.table, self.out, self.between = nn.Embedding(100_000, 8), nn.Linear(8, 3), between
+
+    def forward(self, words):
+        return self.out(self.between(4 * self.table(words))).float()
+
+
+WORDS = torch.arange(6, device="cpu") * 11, torch.arange(6, device="cpu") % 3
+
+
+def test_a_large_table_of_which_few_rows_are_read_is_judged_at_steps_short_beside_them():
+    risk = EmpiricalRisk(built(Words, dtype=torch.float32), WORDS, CE)
+    found = trace(risk, risk.point(), "hutchinson", probes=2).provenance["judged"]
+    assert found["derivatives"].startswith("values, gradients and products agree")
+
+
+@pytest.mark.parametrize(
+    "name", ["reversal", "straight through", "detached in part", "second derivative left out"]
+)
+def test_what_is_wrong_with_a_large_table_is_found_at_such_steps(name):
+    between, _ = SURROGATES[name]
+    risk = EmpiricalRisk(built(lambda: Words(between), dtype=torch.float32), WORDS, CE)
+    with pytest.raises(RuntimeError, match="belong to different functions"):
+        trace(risk, risk.point(), "hutchinson", probes=2)
+
+
 def test_a_kernel_for_float32_alone_is_judged_there():
     class Narrow(torch.autograd.Function):
         @staticmethod
