@@ -108,12 +108,23 @@ def _tested() -> tuple[Tested, ...]:
     return tuple(Tested(**{**row, "p": float(row["p"])}) for row in rows)  # type: ignore[arg-type]
 
 
+def _topography() -> dict[tuple[str, str], dict[str, float]]:
+    """Losses and standard deviations of weights by network and method."""
+    return {
+        (row.pop("network"), row.pop("method")): {name: float(text) for name, text in row.items()}
+        for row in _rows("topography.csv")
+    }
+
+
 P_VALUES: tuple[Tested, ...] = _tested()
 """Every cell of the published Tables 2, 3, 5 and 6."""
 
 MEDIANS: Mapping[tuple[str, str, str], tuple[float, float]] = MappingProxyType(_medians())
 """Every cell of the published Table 4, as shares of 1, by method, task and set; two of the standard
 deviations, 0.298 and 0.327, look like lost zeros."""
+
+TOPOGRAPHY: Mapping[tuple[str, str], Mapping[str, float]] = MappingProxyType(_topography())
+"""Losses and standard deviations of weights of Yu & Morozov (2026), by network and method."""
 
 PUBLISHED: Mapping[str, Mapping[str, tuple[float, ...]]] = MappingProxyType(_shares())
 """Every cell of the published table, in percent, by function and method."""

@@ -2,7 +2,7 @@
 
 import ast
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
@@ -100,6 +100,7 @@ def studied(name: str, config: Any, options: Namespace) -> "dict[str, Result]":
         units, joined = module.units(config), module.joined
     else:
         units, joined = [Unit(name, module.study, config)], _alone(name)
+    further = getattr(module, "further", None)
     # What is not there is said before anything is waited for.
     getattr(module, "check", lambda config: None)(config)
     with arguments.engine(options) as executor:
@@ -109,10 +110,18 @@ def studied(name: str, config: Any, options: Namespace) -> "dict[str, Result]":
             temporary.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
         if not options.resume:
             _set_aside(folder / "units")
-        with _progress(name, len(units)) as told:
-            found = results_of(
-                units, folder / "units", executor=executor, resume=options.resume, progress=told
-            )  # fmt: skip
+
+        def done(listed: Sequence[Unit]) -> "list[Result]":
+            with _progress(name, len(listed)) as told:
+                return results_of(
+                    listed, folder / "units", executor=executor, resume=options.resume,
+                    progress=told,
+                )  # fmt: skip
+
+        found = done(units)
+        if further is not None:
+            # Units of what the first ones have found.
+            found = done(further(config, found))
     results = joined(config, found)
     files = [folder / "analysis" / f"{each}.h5" for each in results]
     for file, result in zip(files, results.values(), strict=True):

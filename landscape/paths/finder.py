@@ -142,7 +142,7 @@ def _result(
             settings=asdict(finder),
             heights=f"the largest of {options.points} points at equal arc length, refined by "
             f"{options.refinement} rounds around the maximum: a lower bound of the maximum",
-            judged=judged(ground.objective, ground.a, curvature=False),
+            judged=judged(ground.objective, ground.tried, curvature=False),
         ),
         **more,
     )

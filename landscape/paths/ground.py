@@ -40,6 +40,7 @@ class Ground:
         evaluations: points at which the loss was evaluated alone.
         gradients: points at which it was evaluated with its gradient.
         losses: (2,), at the two ends.
+        tried: (p,), where it was seen that the objective may be measured.
 
     Raises:
         ValueError: if the ends are no two points of the objective, or its loss there is not finite.
@@ -67,7 +68,8 @@ class Ground:
         self.a, self.b = a.detach(), b.detach().to(a)
         room = max(1, _BYTES // (a.element_size() * objective.dim))
         self.chunk = chunk or offered(self.objective, "chunk") or room
-        check_deterministic(self.objective, self.a, curvature=False)
+        self.tried = self._between()
+        check_deterministic(self.objective, self.tried, curvature=False)
         self.evaluations, self.gradients = 2, 0
         self.losses = self.values(torch.stack([self.a, self.b]))
         for name, loss in zip("ab", self.losses.tolist(), strict=True):
@@ -76,6 +78,15 @@ class Ground:
                     f"the loss at the end {name} is {loss}: a path goes between two points where "
                     "it is finite"
                 )
+
+    def _between(self) -> Tensor:
+        """The middle of the line, or the first end where the loss is not finite there.
+
+        Of data that are fitted to the last bit, gradients at an end are nothing but rounding, and
+        say nothing of whether the loss is a function.
+        """
+        middle = (self.a + self.b) / 2
+        return middle if bool(value(self.objective, middle).isfinite()) else self.a
 
     @property
     def statistics(self) -> str:
