@@ -349,16 +349,14 @@ def _between(problem: Problem, config: Config, a: Tensor, b: Tensor) -> _Crossed
     )  # fmt: skip
 
 
-def _compared(
-    config: Config, network: str, lie: Spread, crossed: Sequence[Walls]
-) -> Topography:
+def _compared(config: Config, network: str, lie: Spread, crossed: Sequence[Walls]) -> Topography:
     value = np.stack([each.value for each in crossed], axis=1)
     apart = value[:, :, 0] - value[:, :, 1]
     shape = (len(QUANTITIES), len(config.stops), len(WAYS))
     limits = np.empty((3, *shape))
     for place in np.ndindex(shape):
         quantity, stop, way = place
-        limits[:, *place] = _interval(config, apart[quantity, :, stop, way])
+        limits[(slice(None), *place)] = _interval(config, apart[quantity, :, stop, way])
     difference, low, high = limits
     labels = np.tile([True, False], len(lie.loss))
     told = {BY[0]: lie.component[..., 0], BY[1]: lie.norm}

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 import analyses
-from analyses import false_positives, finetune, gcsam
+from analyses import false_positives, finetune, gcsam, topography
 from cnognp.cli import findings
 from landscape.results import load
 from landscape.sharpness import Options
@@ -71,3 +71,20 @@ def test_the_false_positives_of_tests_come_out_again():
     for name in ("rejected", "covered", "power", "predicted"):
         np.testing.assert_allclose(getattr(made, name), getattr(found, name), atol=1e-3)
     assert made.conclusion == found.conclusion
+
+
+@pytest.mark.parametrize("folder", sorted(KEPT.glob("topography-*")), ids=lambda each: each.name)
+def test_the_walls_are_those_of_their_pairs(folder):
+    tree = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    given = {k: tuple(v) if isinstance(v, list) else v for k, v in tree.items()}
+    config = topography.Config(**given)
+    (network,) = config.networks
+    names = ["spread", *(f"{i}-to-{j}" for i, j in config.pairs)]
+    made = topography.joined(
+        config, [load(folder / "units" / f"{network}-{name}.h5") for name in names]
+    )
+    found = load(folder / "analysis" / f"topography-{network}.h5")
+    for field, value in vars(made[f"topography-{network}"]).items():
+        if field != "provenance":
+            np.testing.assert_equal(getattr(found, field), value)
+    assert findings.summary(made) == (folder / "summary.md").read_text(encoding="utf-8")

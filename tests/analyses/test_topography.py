@@ -122,9 +122,7 @@ def test_the_difference_and_its_interval_are_those_of_the_jackknife(found):
     result = topography.joined(SMALL, found)["topography-fcp"]
     apart = result.value[:, :, 0] - result.value[:, :, 1]
     np.testing.assert_allclose(result.difference, apart.mean(1))
-    left = np.stack([
-        apart[:, [i not in pair for pair in SMALL.pairs]].mean(1) for i in range(4)
-    ])
+    left = np.stack([apart[:, [i not in pair for pair in SMALL.pairs]].mean(1) for i in range(4)])
     error = (3 / 4 * ((left - left.mean(0)) ** 2).sum(0)) ** 0.5
     np.testing.assert_allclose(result.high - result.low, 2 * 3.182446 * error, rtol=1e-5)
     assert result.published_loss[0, 0, 0] == TOPOGRAPHY["fcp", "sgd"]["train_loss"] == 6.21e-4
@@ -146,7 +144,7 @@ def test_the_conclusion_is_that_of_the_interval(found):
 
 def test_the_study_is_saved_drawn_and_resumed(tmp_path, units, found):
     options = Namespace(
-        out=str(tmp_path), resume=True, workers=1, engine="", threads=1, json=False
+        out=str(tmp_path), resume=True, workers=1, engine="pool", threads=1, json=False
     )  # fmt: skip
     (tmp_path / "units").mkdir()
     listed = [*topography.units(SMALL), *topography.further(SMALL, units)]
