@@ -70,7 +70,8 @@ class Ground:
         self.chunk = chunk or offered(self.objective, "chunk") or room
         self.tried = self._between()
         check_deterministic(self.objective, self.tried, curvature=False)
-        self.evaluations, self.gradients = 2, 0
+        # One to find a place, two to see that it is not random.
+        self.evaluations, self.gradients = 3, 0
         self.losses = self.values(torch.stack([self.a, self.b]))
         for name, loss in zip("ab", self.losses.tolist(), strict=True):
             if not abs(loss) < float("inf"):
