@@ -1,6 +1,6 @@
 """Curvature of GPT-2 with 124 million parameters in float32 on a CPU, inside 12 GiB.
 
-The network of `transformers` with random weights and tied embeddings, on 8 sequences of 128 tokens
+The network of `transformers` with random weights and tied embeddings, on 6 sequences of 128 tokens
 whose frequencies fall as those of words do. The largest eigenvalue comes from two passes of Lanczos
 that keep no basis, and again from one that keeps it; the density and the trace from a few probes.
 Each in a fresh process, with what it took. ``--size small`` is a network of the same kind with
@@ -24,7 +24,7 @@ from landscape.risk import ModelRisk
 from landscape.spectrum import density, top_eigenpairs
 from landscape.trace import trace
 
-SEQUENCES, TOKENS, TOGETHER = 8, 128, 4
+SEQUENCES, TOKENS, TOGETHER = 6, 128, 3
 SIZES: dict[str, dict[str, int]] = {
     "small": {"n_layer": 2, "n_embd": 64, "n_head": 2, "vocab_size": 1000, "n_positions": 128},
     "gpt2": {},
@@ -37,7 +37,7 @@ LIMIT_GIB = 12.0
 
 
 def risk_of(size: str) -> ModelRisk:
-    """The mean loss of the next token, over sequences in batches of four."""
+    """The mean loss of the next token, over sequences in batches of three."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = GPT2Config(attn_implementation="eager", use_cache=False, **SIZES[size])

@@ -3,10 +3,12 @@
 import os
 import secrets
 import signal
+import socket
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, InvalidStateError
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -17,6 +19,9 @@ from cnognp.workers.units import threaded
 
 RETRIES = 5
 """So often a unit is run again whose worker or node is lost."""
+_ASKED, _SILENT = 5.0, 3
+"""Seconds between two looks at the head, and how many in a row find that it is gone. Ray itself
+ends this process after a minute."""
 
 
 class ClusterError(RuntimeError):
@@ -61,12 +66,25 @@ class Cluster(Executor):
         options = {"num_cpus": threads, "num_gpus": gpus, "max_retries": RETRIES}
         self._task = self._ray.remote(**options)(_run)
         self.ahead = max(64, 4 * int(self._ray.cluster_resources().get("CPU", 1)) // threads)
+        self._pending: weakref.WeakSet[_Explained] = weakref.WeakSet()
+        self._gone, self._left = threading.Event(), threading.Event()
+        if not address.startswith("ray://"):
+            head = self._ray.get_runtime_context().gcs_address
+            threading.Thread(target=self._watch, args=(head,), daemon=True).start()
 
     def submit(self, work: Callable[..., Any], /, *given: Any, **named: Any) -> Future:
-        """A future of what the call returns."""
+        """A future of what the call returns.
+
+        Raises:
+            ClusterError: if the head is gone.
+        """
+        if self._gone.is_set():
+            raise ClusterError(_HEADLESS)
         with _explained(self._ray):
             reference = self._task.remote(self.threads, work, given, named)
-        return _Explained(self._ray, reference)
+        future = _Explained(self._ray, reference)
+        self._pending.add(future)
+        return future
 
     def put(self, array: np.ndarray) -> Any:
         """The array as several calls are given it; a large one is in the object store once."""
@@ -77,8 +95,21 @@ class Cluster(Executor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Leaves the cluster; one on this machine that was started here ends."""
+        self._left.set()
         if self._owns:
             self._ray.shutdown()
+
+    def _watch(self, head: str) -> None:
+        """Nothing; what is waited for fails once the head is gone."""
+        silent = 0
+        while silent < _SILENT:
+            if self._left.wait(_ASKED):
+                return
+            silent = 0 if _answers(head) else silent + 1
+        self._gone.set()
+        for future in list(self._pending):
+            with suppress(InvalidStateError):
+                future.set_exception(ClusterError(_HEADLESS))
 
 
 class _Explained(Future):
@@ -93,11 +124,12 @@ class _Explained(Future):
     def _over(self, future: Future) -> None:
         try:
             with _explained(self._ray):
-                found = future.result()
-        except BaseException as error:
-            self.set_exception(error)
-        else:
-            self.set_result(found)
+                found, error = future.result(), None
+        except BaseException as raised:
+            found, error = None, raised
+        # Unless the head was gone before.
+        with suppress(InvalidStateError):
+            self.set_result(found) if error is None else self.set_exception(error)
 
     def cancel(self) -> bool:
         if self.done():
@@ -115,12 +147,16 @@ def _run(threads: int, work: Callable[..., Any], given: Any, named: Any) -> Any:
 
 
 def _imported(guarded: bool) -> Any:
-    """Ray, with tokens where it is ours to say; it reads that once, when it is imported.
+    """Ray, with tokens and on the loopback interface alone, where it is ours to say.
+
+    It reads that once, when it is imported.
 
     Raises:
         ClusterError: if it is not installed.
     """
     if guarded and "ray" not in sys.modules:
+        # What has one machine need not be heard on others, whatever the name of the setting says.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         # Nobody else on this machine may send work to what is started here.
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
@@ -140,10 +176,15 @@ def _connect(ray: Any, address: str, processors: int) -> None:
         ClusterError: if it cannot be.
     """
     said: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+    named = address.removeprefix("ray://")
+    if ":" in named and not _answers(named):
+        # Ray would ask again for minutes.
+        raise ClusterError(_advice(address, "nobody listens there"))
     if address:
         said["address"] = address
     else:
-        said |= {"num_cpus": processors, "include_dashboard": False}
+        # One that others have started here is not ours to take.
+        said |= {"address": "local", "num_cpus": processors, "include_dashboard": False}
     here = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGTERM)
     try:
@@ -176,13 +217,14 @@ def _explained(ray: Any, address: str = "") -> Iterator[None]:
     except errors.RayError as error:
         raise ClusterError(
             f"the cluster has lost a unit {RETRIES + 1} times, or its head "
-            f"({type(error).__name__}: {_first(error)}); what was saved before stays: start it "
-            "anew and go on with --resume"
+            f"({type(error).__name__}: {_first(error)}); {_GO_ON}"
         ) from None
     except (ConnectionError, TimeoutError, RuntimeError, ValueError, ImportError) as error:
         raise ClusterError(_advice(address, _first(error))) from None
 
 
+_GO_ON = "what was saved before stays: start it anew and go on with --resume"
+_HEADLESS = f"the head of the cluster is gone; {_GO_ON}"
 _FULL = (
     "the object store of the cluster is full; give it more (ray start --object-store-memory) or "
     "take fewer workers"
@@ -197,5 +239,17 @@ def _advice(address: str, said: str) -> str:
 
 
 def _first(error: BaseException) -> str:
-    """The first line of what an error says."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    """The first line of what an error says, and the last where the first announces it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    announced = lines[-1:] if lines[1:] and lines[0].endswith(":") else []
+    return " ".join(lines[:1] + announced)
+
+
+def _answers(address: str) -> bool:
+    """Whether somebody listens there."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _ASKED).close()
+    except OSError:
+        return False
+    return True

@@ -27,6 +27,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+# Nodes of one machine need the loopback interface alone.
+HERE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", **TOKEN}
 NODE = {"num_cpus": 1, "num_gpus": 1, "object_store_memory": 100 << 20}
 
 
@@ -54,7 +56,7 @@ def refusing(number):
 def machines():
     """A head without processors, and what adds nodes to it."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in TOKEN.items():
+        for name, value in HERE.items():
             patch.setenv(name, value)
         patch.setenv(
             "PYTHONPATH", os.pathsep.join([str(runs.ROOT), str(runs.ROOT / "tests/tables")])
@@ -95,7 +97,7 @@ def killing(cluster, kills):
             listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True)
             busy = [
                 int(line.split()[0]) for line in listed.stdout.splitlines()
-                if "ray::" in line and "IDLE" not in line
+                if "ray::_run" in line
             ]  # fmt: skip
             if busy:
                 try:
@@ -237,11 +239,77 @@ def run_here(script, **environment):
     )  # fmt: skip
 
 
-def test_a_cluster_that_is_not_there_or_needs_a_token_is_one_line(machines):
+def test_a_cluster_that_is_not_there_is_one_line():
     script = "from cnognp.cli.main import main; raise SystemExit(main({}))"
     words = ["train", "wine", "--iterations", "1", "--engine", "ray"]
-    gone = run_here(script.format(words), RAY_ADDRESS="127.0.0.1:9", **TOKEN)
-    assert gone.returncode == 1 and "no cluster of Ray can be used at 127.0.0.1:9" in gone.stderr
-    other = {**TOKEN, "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    refused = run_here(script.format(words), RAY_ADDRESS=machines.address, **other)
-    assert refused.returncode == 1 and "token" in refused.stderr
+    for address in ("127.0.0.1:9", "ray://127.0.0.1:9"):
+        gone = run_here(script.format(words), RAY_ADDRESS=address, **TOKEN)
+        (line,) = gone.stderr.splitlines()
+        assert gone.returncode == 1 and f"no cluster of Ray can be used at {address}" in line
+
+
+PORTS = """
+import glob, os
+from cnognp.workers.cluster import Cluster
+
+def inodes(process):
+    for path in glob.glob(f"/proc/{process}/fd/*"):
+        try:
+            yield os.readlink(path)
+        except OSError:
+            pass
+
+if __name__ == "__main__":
+    BEFORE = set(os.listdir("/proc"))
+    with Cluster("", 2) as cluster:
+        cluster.submit(abs, -1).result()
+        processes, ours = {entry for entry in os.listdir("/proc") if entry.isdigit()}, set()
+        for process in processes - BEFORE:
+            ours |= set(inodes(process))
+        ours |= set(inodes("self"))
+        for table in ("tcp", "tcp6"):
+            with open(f"/proc/net/{table}") as file:
+                for line in list(file)[1:]:
+                    _, local, _, state, *rest = line.split()
+                    if state == "0A" and f"socket:[{rest[5]}]" in ours:
+                        print(local.partition(":")[0])
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="ports are read from Linux's /proc")
+def test_a_cluster_that_is_started_here_listens_on_the_loopback_interface_alone():
+    done = run_here(PORTS, RAY_ADDRESS="")
+    assert done.returncode == 0, done.stderr
+    heard = done.stdout.split()
+    assert len(heard) > 4 and {address[-8:] for address in heard} == {"0100007F"}
+
+
+def test_a_head_that_goes_away_is_one_line_and_other_workers_go_on(machines, trained):
+    from ray.cluster_utils import Cluster as Machines
+
+    from cnognp.cli.main import main
+
+    alone, words = (
+        runs.train(name, "--together", "2", members=6, iterations=300, every=20)
+        for name in ("alone", "cut")
+    )
+    assert main(alone) == 0
+    lone = Machines(initialize_head=True, head_node_args=NODE)
+    command = subprocess.Popen(
+        [sys.executable, "-m", "cnognp", *words, "--engine", "ray", "--quiet"], text=True,
+        env={**runs.ENVIRONMENT, **os.environ, "RAY_ADDRESS": lone.address},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        while command.poll() is None and not list(Path("cut/checkpoints").glob("*.sha256")):
+            time.sleep(0.05)
+        lone.remove_node(lone.head_node, False)
+        error = command.communicate(timeout=120)[1]
+    finally:
+        command.kill()
+    assert command.returncode == 1
+    (line,) = [said for said in error.splitlines() if said.startswith("cnognp train: ")]
+    assert "head" in line and line.endswith("start it anew and go on with --resume")
+    assert 0 < runs.final("cut").iteration < 300
+    assert main([*words, "--workers", "2", "--resume"]) == 0
+    runs.assert_same_run("cut", "alone")
