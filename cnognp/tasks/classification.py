@@ -28,9 +28,13 @@ class MacroF1:
 
         Args:
             output: (..., classes), the largest predicts; or logits (n, 1) and (n,) of two classes,
-                of which positive ones predict class 1.
-            target: (...), the classes as numbers from 0.
+                of which positive ones predict class 1; or (n, classes) beside a target of that
+                shape, of which each positive one predicts its class.
+            target: (...), the classes as numbers from 0; or (n, classes), 1 for those it has.
         """
+        if output.ndim > 1 and output.shape == target.shape:
+            has, predicted = target > 0.5, output > 0
+            return torch.stack([has, predicted, has & predicted]).flatten(1, -2).sum(1)
         two = output.shape[-1:] == (1,) or (output.ndim == 1 and target.ndim == 1)
         classes = 2 if two else output.shape[-1]
         said = (output.reshape(target.shape) > 0).long() if two else output.argmax(-1)
@@ -48,9 +52,16 @@ class MacroF1:
         return each.sum() / seen.sum().clamp_min(1)
 
 
+def exact_accuracy(output: Tensor, target: Tensor) -> Tensor:
+    """The share of samples whose logits (n, classes) are positive for their labels alone."""
+    return ((output > 0) == (target > 0.5)).all(-1).to(output.dtype).mean()
+
+
 macro_f1 = MacroF1()
 
 SCORES: Mapping[str, Any] = MappingProxyType({"accuracy": accuracy, "macro_f1": macro_f1})
 """What classifications of several outputs report beside the loss."""
 BINARY: Mapping[str, Any] = MappingProxyType({"accuracy": binary_accuracy, "macro_f1": macro_f1})
 """The same of one logit."""
+MULTILABEL: Mapping[str, Any] = MappingProxyType({"accuracy": exact_accuracy, "macro_f1": macro_f1})
+"""The same where a sample has several labels."""

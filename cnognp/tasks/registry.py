@@ -29,9 +29,11 @@ _PLACES: Mapping[str, str] = {
     "cifar10": "cifar:cifar10",
     "cifar100": "cifar:cifar100",
     "digits": "images:digits",
+    "goemotions": "text:goemotions",
     "imagenet": "imagenet:imagenet",
     "mnist": "mnist:mnist",
     "pneumoniamnist": "medical:pneumoniamnist",
+    "tweeteval": "text:tweeteval",
     "wine": "tabular:wine",
 }
 

@@ -21,6 +21,7 @@ from cnognp.tasks.networks import mlp
 from cnognp.tasks.starts import beside, file_of
 from cnognp.tasks.task import Task, binary_cross_entropy
 from cnognp.tasks.weights import load
+from landscape.networks.batches import mapped
 from landscape.randomness import derived_seed
 
 
@@ -97,30 +98,36 @@ def held_out(
     return np.sort(kept), np.sort(drawn)
 
 
-def few(task: Task, images: int, seed: int) -> Task:
+def few(
+    task: Task, count: int, seed: int, classes: np.ndarray | None = None, name: str = "images"
+) -> Task:
     """The task with so many of its training samples, as many of each class; with all where 0.
 
     Args:
-        task: its training split is a pair of tensors, inputs and classes.
-        images: how many.
+        task: its training split is a pair, inputs and target.
+        count: how many.
         seed: any integer.
+        classes: (n,), of the samples; the target where None.
+        name: what the samples are called.
 
     Raises:
         ValueError: if there are too few or too many for every class to be among those that stay
             and among those that go.
     """
     inputs, target = task.train
-    if not images or images == len(target):
+    classes = target.numpy() if classes is None else classes
+    if not count or count == len(target):
         return task
-    least = len(target.unique())
+    least = len(np.unique(classes))
     most = len(target) - least
-    if not least <= images <= most:
+    if not least <= count <= most:
         raise ValueError(
-            f"images must be 0 or {len(target)} for all training images, or from {least} to {most} "
-            f"of them, so that every class is there, got {images}"
+            f"{name} must be 0 or {len(target)} for all of training, or from {least} to {most} "
+            f"of them, so that every class is there, got {count}"
         )
-    rows = held_out(np.arange(len(target)), target.numpy(), images, seed, "images")[1]
-    return replace(task, train=(inputs[rows], target[rows]))
+    rows = held_out(np.arange(len(target)), classes, count, seed, name)[1]
+    kept = mapped((inputs, target), lambda tensor: tensor[rows])
+    return replace(task, train=kept)
 
 
 def tensors(splits: Splits) -> Splits:

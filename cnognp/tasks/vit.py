@@ -3,10 +3,11 @@
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.utils import skip_init
 
-_SIZE, _PATCH, _EPSILON = 32, 4, 1e-6
+from cnognp.tasks.transformer import Block, check_sizes, empty, fill, fill_linear, linear, norm
+
+_SIZE, _PATCH = 32, 4
 
 
 def vit(
@@ -35,22 +36,15 @@ def vit(
     >>> sum(p.numel() for p in vit(192, 3).parameters())
     5362762
     """
-    if min(width, heads, num_classes, depth) < 1 or width % heads:
-        raise ValueError(
-            "width must be a multiple of heads, and all numbers at least 1, got width "
-            f"{width}, {heads} heads, depth {depth} and {num_classes} classes"
-        )
+    check_sizes(width, heads, depth, num_classes)
     source = torch.Generator(device="cpu").manual_seed(0) if generator is None else generator
     model = VisionTransformer(width, heads, depth, num_classes)
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.trunc_normal_(module.weight, std=0.02, generator=source)
-            nn.init.zeros_(module.bias)
+    fill_linear(model, source)
     patches = model.patch_embed.proj
     fan_in = patches.weight[0].numel()
     nn.init.trunc_normal_(patches.weight, std=fan_in**-0.5, a=-1, b=1, generator=source)
     nn.init.zeros_(patches.bias)  # type: ignore[arg-type]
-    nn.init.trunc_normal_(model.pos_embed, std=0.02, generator=source)
+    fill(model.pos_embed, source)
     nn.init.normal_(model.cls_token, std=1e-6, generator=source)
     return model
 
@@ -64,12 +58,12 @@ class VisionTransformer(nn.Module):
     def __init__(self, width: int, heads: int, depth: int, num_classes: int):
         super().__init__()
         tokens = (_SIZE // _PATCH) ** 2 + 1
-        self.cls_token = nn.Parameter(_empty(1, 1, width))
-        self.pos_embed = nn.Parameter(_empty(1, tokens, width))
+        self.cls_token = nn.Parameter(empty(1, 1, width))
+        self.pos_embed = nn.Parameter(empty(1, tokens, width))
         self.patch_embed = Patches(width)
         self.blocks = nn.Sequential(*(Block(width, heads) for _ in range(depth)))
-        self.norm = _norm(width)
-        self.head = _linear(width, num_classes)
+        self.norm = norm(width)
+        self.head = linear(width, num_classes)
 
     def forward(self, x: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch classes"]:
         x = self.patch_embed(x)
@@ -89,61 +83,3 @@ class Patches(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch tokens width"]:
         return self.proj(x).flatten(2).transpose(1, 2)
-
-
-class Block(nn.Module):
-    """Attention and a perceptron, each behind a LayerNorm and beside a shortcut."""
-
-    def __init__(self, width: int, heads: int):
-        super().__init__()
-        self.norm1, self.attn = _norm(width), Attention(width, heads)
-        self.norm2, self.mlp = _norm(width), Perceptron(width)
-
-    def forward(
-        self, x: Float[Tensor, "batch tokens width"]
-    ) -> Float[Tensor, "batch tokens width"]:
-        x = x + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
-
-
-class Attention(nn.Module):
-    """Every token looks at all of them, with several heads."""
-
-    def __init__(self, width: int, heads: int):
-        super().__init__()
-        self.heads = heads
-        self.qkv = _linear(width, 3 * width)
-        self.proj = _linear(width, width)
-
-    def forward(
-        self, x: Float[Tensor, "batch tokens width"]
-    ) -> Float[Tensor, "batch tokens width"]:
-        parts = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        found = F.scaled_dot_product_attention(parts[0], parts[1], parts[2])
-        return self.proj(found.transpose(1, 2).flatten(2))
-
-
-class Perceptron(nn.Module):
-    """One hidden layer of four times the width."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.fc1 = _linear(width, 4 * width)
-        self.fc2 = _linear(4 * width, width)
-
-    def forward(
-        self, x: Float[Tensor, "batch tokens width"]
-    ) -> Float[Tensor, "batch tokens width"]:
-        return self.fc2(F.gelu(self.fc1(x)))
-
-
-def _linear(width_in: int, width_out: int) -> nn.Linear:
-    return skip_init(nn.Linear, width_in, width_out, device="cpu", dtype=torch.float32)
-
-
-def _norm(width: int) -> nn.LayerNorm:
-    return nn.LayerNorm(width, eps=_EPSILON, device="cpu", dtype=torch.float32)
-
-
-def _empty(*shape: int) -> Tensor:
-    return torch.empty(shape, device="cpu", dtype=torch.float32)
