@@ -176,7 +176,7 @@ def _check_classes(path: Path, target: np.ndarray, classes: tuple[str, ...]) -> 
     Raises:
         UnfitFile: if one has none.
     """
-    if empty := [name for name, some in zip(classes, target.any(0), strict=True) if not some]:
+    if empty := [name for name, some in zip(classes, target.T, strict=True) if not some.any()]:
         raise UnfitFile(
             path, f"no text is of {', '.join(empty)}", "Every class needs a text to be trained on"
         )

@@ -98,7 +98,7 @@ def trained(texts: Iterable[str], size: int) -> Vocabulary:
         raise ValueError(f"a vocabulary must have more than {_SPECIAL} numbers, got {size}")
     counts = Counter(word for text in texts for word in words(text))
     cuts = [([w[:_HEAD], *w[_HEAD:]], count) for w, count in sorted(counts.items())]
-    letters = Counter()
+    letters: Counter[str] = Counter()
     for cut, count in cuts:
         for letter in cut:
             letters[letter] += count

@@ -468,7 +468,7 @@ def test_listing_tasks_and_their_keywords_needs_neither_torch_nor_scikit_learn()
     in_fresh_interpreter("""
 import inspect, sys
 from cnognp.tasks import TASKS, describe
-assert len(describe()) == len(TASKS) == 10
+assert len(describe()) == len(TASKS) == 12
 assert inspect.signature(TASKS["digits"]).parameters["network"].default == "mlp"
 heavy = {"torch", "sklearn", "scipy", "numpy", "landscape"} & set(sys.modules)
 assert not heavy, heavy
