@@ -155,7 +155,7 @@ def units(config: Config) -> list[Unit]:
     found = minima(config)
     plain = replace(config, runs=(), members="all", pairs="all", gamma=0.0,
                     confidence=Config.confidence)  # fmt: skip
-    digests = [_digest(z) for z in found.points]
+    digests = [digest(z) for z in found.points]
     return [
         Unit(
             f"{found.words[i]} to {found.words[j]}", path_of,
@@ -187,7 +187,7 @@ def joined(config: Config, found: Sequence[Any]) -> dict[str, Any]:
     edges = np.array(_pairs(config, own.points))
     loss = np.full(count, np.nan)
     table = {name: np.full((count, count), np.nan) for name in _FIELDS}
-    distance = _distances(own.points)
+    distance = distances(own.points)
     for (i, j), path in zip(edges, found, strict=True):
         loss[i], loss[j] = path.loss[0], path.loss[-1]
         for name in _FIELDS:
@@ -294,18 +294,19 @@ def _pairs(config: Config, points: Sequence[Tensor]) -> list[tuple[int, int]]:
     """The pairs that are joined, as indices in ascending order."""
     if config.pairs == "all":
         return list(combinations(range(len(points)), 2))
-    distance = _distances(points)
+    distance = distances(points)
     # What has no length is no edge there.
     tree = minimum_spanning_tree(np.maximum(distance, np.finfo(float).tiny)).tocoo()
     edges = zip(tree.row.tolist(), tree.col.tolist(), strict=True)
     return sorted((min(edge), max(edge)) for edge in edges)
 
 
-def _distances(points: Sequence[Tensor]) -> np.ndarray:
+def distances(points: Sequence[Tensor]) -> np.ndarray:
     """The distances (m, m)."""
     rows = [z.double() for z in points]
     return np.array([[float((a - b).norm()) for b in rows] for a in rows])
 
 
-def _digest(z: Tensor) -> str:
+def digest(z: Tensor) -> str:
+    """SHA-256 of the bytes of a point."""
     return sha256(z.cpu().contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
