@@ -35,14 +35,15 @@ class Said(NamedTuple):
         return (self.log_p.argmax(-1) == self.target).mean(-1)
 
     def scores(self) -> list[float]:
-        """The `SCORES`; the macro-F1 of several labels is NaN."""
+        """The `SCORES`; with several labels a class of macro-F1 is a label."""
         p = np.exp(self.log_p)
         hit = self.log_p.argmax(-1) == self.target
         squares = ((p - np.eye(p.shape[-1])[self.target]) ** 2).sum(-1).mean()
-        f1 = np.nan
-        if self.target.shape[1] == 1:
-            output = torch.as_tensor(self.log_p[:, 0], device="cpu")
-            f1 = float(macro_f1(output, torch.as_tensor(self.target[:, 0], device="cpu")))
+        # Several labels of two classes each, or one of any number.
+        several = self.target.shape[1] > 1
+        said = self.log_p[..., 1] - self.log_p[..., 0] if several else self.log_p[:, 0]
+        target = self.target if several else self.target[:, 0]
+        f1 = float(macro_f1(*(torch.as_tensor(each, device="cpu") for each in (said, target))))
         error = calibration_error(p.max(-1).ravel(), hit.ravel())
         return [float(self.losses().mean()), float(hit.mean()), f1, error, float(squares)]
 

@@ -34,6 +34,9 @@ def scores(result: Ensembles, score: str, ax: Axes) -> dict[str, Any]:
     for name, value, (color, marker) in zip(
         result.models[count + 1 :], result.score[-1, count + 1 :, k], looks, strict=False
     ):
+        if name == "greedy soup, in order":
+            # How many of them it holds is not known.
+            continue
         at = len(result.chosen) if name == "greedy soup" else count
         artists["soups"] += ax.plot(
             [at], [value], marker=marker, color=color, linestyle="none", label=name

@@ -1,5 +1,7 @@
 """Ensembles and soups: scores by closed forms and by others' code, identities, and refusals."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -12,8 +14,9 @@ from analyses.ensembles import Config, study
 from analyses.predictions import Said, averaged, calibration_error, divergence, said
 from cnognp.cli.main import main
 from cnognp.measuring import paths, subjects
+from cnognp.tasks import TASKS
 from cnognp.tasks.problem import Problem
-from cnognp.tasks.task import Task
+from cnognp.tasks.task import Task, initial_population
 from cnognp.training.config import RunFolder
 from figures import ensembles as drawn
 from figures import style
@@ -45,6 +48,44 @@ def test_scores_are_those_of_sklearn_and_of_the_formula():
             expected += inside.mean() * abs(hit - sure[inside].mean())
     assert ece == pytest.approx(expected)
     assert calibration_error(np.ones(4), np.array([1, 0, 1, 0])) == 0.5
+
+
+def test_scores_of_several_labels_are_those_of_sklearn():
+    source = np.random.default_rng(1)
+    logit, target = source.normal(size=(80, 4)), source.integers(2, size=(80, 4))
+    log_p = np.stack([-np.logaddexp(0, logit), -np.logaddexp(0, -logit)], -1)
+    loss, accuracy, f1, _, _ = Said(log_p, target).scores()
+    assert loss == pytest.approx(np.mean([
+        log_loss(target[:, k], np.exp(log_p[:, k, 1])) for k in range(4)
+    ]))  # fmt: skip
+    assert accuracy == ((logit > 0) == target).mean()
+    assert f1 == pytest.approx(f1_score(target, logit > 0, average="macro"))
+
+
+def test_a_soup_of_networks_with_batchnorm_has_statistics_of_its_own():
+    """Those of torch: a pass over the training data in one batch, with momentum 1."""
+    task = TASKS["digits"](network="conv")
+    problem = Problem(task, torch.device("cpu"), data_seed=0, noise_seed=0)
+    points = initial_population(task, problem.training.layout, 3, 0)
+    soup = ensembles.uniform_soup(list(points))
+    model = copy.deepcopy(task.model)
+    with torch.no_grad():
+        for name, tensor in problem.training.layout.unflatten(points.mean(0)).items():
+            model.get_parameter(name).copy_(tensor)
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = 1.0
+        # torch keeps the unbiased variance, the project that of the data as they are normalised.
+        model.train()(task.train[0])
+        output = model.eval()(task.test[0])
+    own = torch.nn.functional.cross_entropy(output, task.test[1])
+    found = said(problem, soup, "test").losses().mean()
+    assert found == pytest.approx(float(own), rel=1e-3)
+    with torch.no_grad():
+        kept = torch.nn.functional.cross_entropy(
+            copy.deepcopy(task.model).eval()(task.test[0]), task.test[1]
+        )
+    assert abs(float(kept) - float(own)) > 0.05
 
 
 def test_the_gap_is_never_negative_and_divergence_is_a_difference_of_entropies():
@@ -80,7 +121,7 @@ def test_several_logits_are_labels_and_other_losses_are_refused():
     target = torch.randint(2, (8, 3), generator=torch.Generator().manual_seed(0)).float()
     problem = linear(torch.nn.functional.binary_cross_entropy_with_logits, target, 3)
     found = said(problem, torch.ones(3), "test")
-    assert found.log_p.shape == (8, 3, 2) and np.isnan(found.scores()[2])
+    assert found.log_p.shape == (8, 3, 2)
     with pytest.raises(ValueError, match="needs a loss that is the mean cross-entropy"):
         said(linear(torch.nn.functional.mse_loss, target, 3), torch.ones(3), "test")
 
