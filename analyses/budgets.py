@@ -13,6 +13,7 @@ from cnognp.methods.composition import unevaluated
 from cnognp.run import run
 from cnognp.tasks.problem import Problem
 from cnognp.tasks.task import Task, initial_population
+from landscape.networks.batches import mapped
 from landscape.randomness import derived_seed
 
 _FEW = 4  # samples on which a method is asked what a round of it costs
@@ -31,7 +32,7 @@ class Moment(NamedTuple):
 
 
 def moments(
-    problem: Problem, method: Method, members: int, passes: int, seed: int
+    problem: Problem, method: Method, members: int, passes: int, seed: int, first: int = 0
 ) -> Iterator[Moment]:
     """The training after every round that the budget pays for.
 
@@ -43,7 +44,9 @@ def moments(
         method: how; a round is an epoch of mini-batches.
         members: of a method that couples them.
         passes: over the training data, all members together.
-        seed: of the starts and of what the method draws.
+        seed: of the starts and of what the method draws; of this alone where ``first`` is not 0.
+        first: the number of the first start; 0 is the task's model. Starts of a number are the
+            same whatever the seed.
 
     Raises:
         ValueError: if the budget does not pay for one round.
@@ -52,8 +55,8 @@ def moments(
     count = members if traits_of(method).couples else 1
     rounds = affordable(problem.task, method, count, passes)
     z = initial_population(
-        problem.task, problem.training.layout, count, seed, problem.device,
-        problem.training.point_dtype,
+        problem.task, problem.training.layout, count, 0 if first else seed, problem.device,
+        problem.training.point_dtype, first,
     )  # fmt: skip
     used = 0.0
     for state, info in islice(_steps(problem, method, z, seed), rounds):
@@ -67,9 +70,10 @@ def affordable(task: Task, method: Method, members: int, passes: int) -> int:
     Raises:
         ValueError: if it pays for none.
     """
-    inputs, target = task.train
     problem = Problem(
-        replace(task, train=(inputs[:_FEW], target[:_FEW]), validation=None, test=None),
+        replace(
+            task, train=mapped(task.train, lambda part: part[:_FEW]), validation=None, test=None
+        ),
         torch.device("cpu"), check=False,
     )  # fmt: skip
     z = problem.training.point().expand(members, -1)

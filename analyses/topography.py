@@ -183,7 +183,8 @@ def study(config: Config, progress: Callable[[str], None] | None = None) -> dict
         progress: called with the name of a unit when it is done.
     """
     found = results_of(units(config), progress=progress)
-    return joined(config, results_of(further(config, found), progress=progress))
+    more = results_of(further(config, found), progress=progress)
+    return joined(config, [*found, *more])
 
 
 def units(config: Config) -> list[Unit]:
@@ -304,8 +305,14 @@ def walls(given: Points) -> Walls:
 
 
 def joined(config: Config, found: Sequence[Any]) -> dict[str, Topography]:
-    """The walls by network, and how those of the methods differ."""
+    """The walls by network, and how those of the methods differ.
+
+    Args:
+        config: what was run.
+        found: of `units`, then of `further`.
+    """
     each = 1 + len(config.pairs)
+    found = found[-each * len(config.networks) :]
     shares = [found[k * each : (k + 1) * each] for k in range(len(config.networks))]
     return {
         f"topography-{network}": _compared(config, network, share[0], share[1:])

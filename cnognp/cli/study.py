@@ -121,7 +121,7 @@ def studied(name: str, config: Any, options: Namespace) -> "dict[str, Result]":
         found = done(units)
         if further is not None:
             # Units of what the first ones have found.
-            found = done(further(config, found))
+            found = [*found, *done(further(config, found))]
     results = joined(config, found)
     files = [folder / "analysis" / f"{each}.h5" for each in results]
     for file, result in zip(files, results.values(), strict=True):

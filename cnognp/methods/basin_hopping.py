@@ -11,6 +11,7 @@ from cnognp.method import Info, Traits, norms, require
 from cnognp.methods.descent import DescentState
 from cnognp.methods.hyperparameters import Rate, descended, require_not_negative, require_positive
 from cnognp.methods.noise import uniform_ball
+from cnognp.methods.stochastic_hopping import StochasticHopping
 from landscape.objective import Objective, value_and_grad
 from landscape.randomness import derive, draw_rows
 
@@ -103,7 +104,7 @@ class BasinHopping:
     ball, the descent starts at :math:`w - \eta (\nabla f(w) + \zeta)`, or at :math:`w + \zeta`.
 
     Loss and gradient at w are evaluated again in every hop that needs them, for the objective may
-    have changed.
+    have changed. On mini-batches it is `StochasticHopping`.
 
     Args:
         lr: step length of the descent, and of the perturbed step before it; not negative.
@@ -156,6 +157,18 @@ class BasinHopping:
         if temperature:
             keys |= {"acceptance": "metropolis", "temperature": temperature}
         return cls(**keys)
+
+    def on_minibatches(self) -> StochasticHopping:
+        """The hopping whose descents take a mini-batch for every step.
+
+        Raises:
+            ValueError: if it compares the ends of descents, which takes the whole data.
+        """
+        require(self.acceptance == "always", "acceptance", "'always' on mini-batches",
+                self.acceptance)  # fmt: skip
+        return StochasticHopping(
+            self.lr, self.rho, self.eps, self.tau, self.perturbation, self.per_tensor
+        )
 
     def init(self, objective: Objective, z: Tensor) -> HoppingState:
         used = torch.zeros(len(z), dtype=torch.int64, device=z.device)

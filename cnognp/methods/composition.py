@@ -217,7 +217,8 @@ class Data:
         """The method on mini-batches, an epoch of which is one iteration."""
         if not self.batch_size:
             return method
-        inside = unevaluated(method)
+        stepwise = getattr(method, "on_minibatches", None)
+        inside = unevaluated(method if stepwise is None else stepwise())
         return class_of("descent:Epoch")(inside, self.batch_size, parts=self.accumulation)
 
 

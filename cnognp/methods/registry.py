@@ -35,6 +35,7 @@ _BASED = (Base, DecayOf, Clip, Data, Schedule, Average)
 _SEARCHING = (Search, DecayOf, Clip, Data, Schedule)
 _PULLS = "inertia cognitive social randomness"
 _keywords_of = partial(keywords_of, "methods")
+_WHOLE = {"batch_size": 0}
 _SOFT = {"cognitive": 0.1, "social": 0.1, "batch_size": None}
 
 
@@ -227,12 +228,14 @@ TABLE: Mapping[str, Named] = {
     "adam": Named("adaptive:Adam", _TRAINED, keys="lr beta1 beta2 eps weight_decay"),
     "adamw": Named("adaptive:AdamW", _TRAINED, keys="lr beta1 beta2 eps weight_decay"),
     "lion": Named("lion:Lion", _TRAINED),
-    "nig": Named("noise:NiG", (Schedule,)),
-    "nim": Named("noise:NiM", (Schedule,)),
+    "nig": Named("noise:NiG", (Data, Schedule), defaults=_WHOLE),
+    "nim": Named("noise:NiM", (Data, Schedule), defaults=_WHOLE),
     **{
         f"{noise}-{hops}": Named(
             "basin_hopping:BasinHopping",
+            (Data,) if hops == "bh" else (),
             keys="lr rho eps tau" + (" temperature" if hops == "mbh" else "") + " per_tensor",
+            defaults=_WHOLE if hops == "bh" else {},
             fixed={"perturbation": part, "acceptance": "always" if hops == "bh" else "monotone"},
             says=line.format(part),
         )

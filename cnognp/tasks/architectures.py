@@ -23,6 +23,7 @@ _PER_GROUP = 8
 
 _KNOWN: Mapping[str, Callable[..., nn.Module]] = MappingProxyType({
     **{f"resnet{depth}": partial(resnet, depth=depth) for depth in (20, 32, 44, 56, 110)},
+    "resnet8-w8": partial(resnet, depth=8, channels=8),
     "wrn16-4": partial(wide_resnet, depth=16, width=4),
     "vgg11": partial(vgg, depth=11),
     "vgg16": partial(vgg, depth=16),

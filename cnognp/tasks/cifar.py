@@ -70,8 +70,9 @@ def cifar10(
     Args:
         seed: of the validation split and of the starting weights.
         data: folder that holds ``cifar-10-batches-py``, as torchvision makes it.
-        network: resnet20, resnet32, resnet44, resnet56, resnet110, wrn16-4, vgg11, vgg16, vit-t,
-            vit-s, or torchvision:NAME for a classifier of torchvision.
+        network: resnet20, resnet32, resnet44, resnet56, resnet110, resnet8-w8 (of 8 channels),
+            wrn16-4, vgg11, vgg16, vit-t, vit-s, or torchvision:NAME for a classifier of
+            torchvision.
         norm: ``"group"`` puts GroupNorm in the place of BatchNorm.
         weights: at which the first member starts, instead of fresh ones: a file, a run's folder for
             its best member, or one of torchvision's names, such as IMAGENET1K_V1.
@@ -119,8 +120,9 @@ def cifar100(
     Args:
         seed: of the validation split and of the starting weights.
         data: folder that holds ``cifar-100-python``, as torchvision makes it.
-        network: resnet20, resnet32, resnet44, resnet56, resnet110, wrn16-4, vgg11, vgg16, vit-t,
-            vit-s, or torchvision:NAME for a classifier of torchvision.
+        network: resnet20, resnet32, resnet44, resnet56, resnet110, resnet8-w8 (of 8 channels),
+            wrn16-4, vgg11, vgg16, vit-t, vit-s, or torchvision:NAME for a classifier of
+            torchvision.
         norm: ``"group"`` puts GroupNorm in the place of BatchNorm.
         weights: at which the first member starts, instead of fresh ones: a file, a run's folder for
             its best member, or one of torchvision's names, such as IMAGENET1K_V1.

@@ -121,23 +121,29 @@ def resnet32(num_classes: int = 10, generator: torch.Generator | None = None) ->
     return resnet(32, num_classes, generator)
 
 
-def resnet(depth: int, num_classes: int = 10, generator: torch.Generator | None = None) -> "ResNet":
+def resnet(
+    depth: int,
+    num_classes: int = 10,
+    generator: torch.Generator | None = None,
+    channels: int = 16,
+) -> "ResNet":
     """The ResNet of CIFAR with ``depth`` layers, 6 n + 2: 20, 32, 44, 56 or 110 in the paper.
 
     Args:
         depth: number of layers.
         num_classes: number of outputs.
         generator: as in `mlp`.
+        channels: of the first stage, an even number, 16 in the paper.
 
     Raises:
-        ValueError: if there is no such depth, or ``num_classes`` is below 1.
+        ValueError: if there is no such depth, ``num_classes`` is below 1, or channels are odd.
 
     >>> sum(p.numel() for p in resnet(56).parameters())
     853018
     """
     if depth < 8 or depth % 6 != 2:
         raise ValueError(f"depth must be 6 n + 2, for instance 20, 32, 44, 56 or 110, got {depth}")
-    return _he_normal(ResNet(depth // 6, num_classes), _source(generator))
+    return _he_normal(ResNet(depth // 6, num_classes, channels), _source(generator))
 
 
 class ResNet(nn.Module):
@@ -148,21 +154,25 @@ class ResNet(nn.Module):
     are left uninitialised: `resnet20` and `resnet32` fill them.
 
     Raises:
-        ValueError: if ``blocks`` or ``num_classes`` is below 1.
+        ValueError: if ``blocks`` or ``num_classes`` is below 1, or ``channels`` no even number.
     """
 
-    def __init__(self, blocks: int, num_classes: int):
+    def __init__(self, blocks: int, num_classes: int, channels: int = 16):
         super().__init__()
+        if channels < 2 or channels % 2:
+            raise ValueError(f"channels must be an even number, at least 2, got {channels}")
         if min(blocks, num_classes) < 1:
             raise ValueError(
                 f"blocks and num_classes must be at least 1, got {blocks} and {num_classes}"
             )
-        self.conv1 = _conv(3, 16)
-        self.bn1 = _norm(16)
-        self.layer1 = _stage(blocks, 16, 16)
-        self.layer2 = _stage(blocks, 16, 32)
-        self.layer3 = _stage(blocks, 32, 64)
-        self.linear = skip_init(nn.Linear, 64, num_classes, device="cpu", dtype=torch.float32)
+        self.conv1 = _conv(3, channels)
+        self.bn1 = _norm(channels)
+        self.layer1 = _stage(blocks, channels, channels)
+        self.layer2 = _stage(blocks, channels, 2 * channels)
+        self.layer3 = _stage(blocks, 2 * channels, 4 * channels)
+        self.linear = skip_init(
+            nn.Linear, 4 * channels, num_classes, device="cpu", dtype=torch.float32
+        )
 
     def forward(self, x: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch classes"]:
         x = F.relu(self.bn1(self.conv1(x)))

@@ -98,36 +98,41 @@ def held_out(
     return np.sort(kept), np.sort(drawn)
 
 
-def few(
-    task: Task, count: int, seed: int, classes: np.ndarray | None = None, name: str = "images"
-) -> Task:
-    """The task with so many of its training samples, as many of each class; with all where 0.
+def few(task: Task, count: int, seed: int, name: str = "images", split: str = "train") -> Task:
+    """The task with so many samples of a split, as many of each class; with all where 0.
 
     Args:
-        task: its training split is a pair, inputs and target.
+        task: the split is a pair, inputs and target; of several labels the rarest is a class.
         count: how many.
         seed: any integer.
-        classes: (n,), of the samples; the target where None.
         name: what the samples are called.
+        split: ``"train"``, ``"validation"`` or ``"test"``.
 
     Raises:
         ValueError: if there are too few or too many for every class to be among those that stay
             and among those that go.
     """
-    inputs, target = task.train
-    classes = target.numpy() if classes is None else classes
+    inputs, target = getattr(task, split)
     if not count or count == len(target):
         return task
+    classes = _rarest(target.numpy()) if target.ndim > 1 else target.numpy()
     least = len(np.unique(classes))
     most = len(target) - least
     if not least <= count <= most:
         raise ValueError(
-            f"{name} must be 0 or {len(target)} for all of training, or from {least} to {most} "
+            f"{name} must be 0 or {len(target)} for all of {split}, or from {least} to {most} "
             f"of them, so that every class is there, got {count}"
         )
-    rows = held_out(np.arange(len(target)), classes, count, seed, name)[1]
-    kept = mapped((inputs, target), lambda tensor: tensor[rows])
-    return replace(task, train=kept)
+    purpose = name if split == "train" else f"{name} of {split}"
+    rows = held_out(np.arange(len(target)), classes, count, seed, purpose)[1]
+    kept: dict[str, Any] = {split: mapped((inputs, target), lambda tensor: tensor[rows])}
+    return replace(task, **kept)
+
+
+def _rarest(labels: np.ndarray) -> np.ndarray:
+    """Of every row (n, classes) of 0 and 1 the label that the fewest rows have; (n,)."""
+    order = labels.sum(0).argsort(kind="stable")
+    return order[labels[:, order].argmax(1)]
 
 
 def tensors(splits: Splits) -> Splits:

@@ -63,7 +63,7 @@ def tweeteval(
         **_read(found, seed, vocabulary, length, (width, heads, depth), weights, spread),
         loss=F.cross_entropy, metrics=SCORES, name=f"tweeteval {subset}", prepare=cut,
     )  # fmt: skip
-    return few(task, samples, seed, name="samples")
+    return few(task, samples, seed, "samples")
 
 
 def goemotions(
@@ -110,7 +110,7 @@ def goemotions(
         loss=F.binary_cross_entropy_with_logits, metrics=MULTILABEL, name="goemotions",
         prepare=cut,
     )  # fmt: skip
-    return few(task, samples, seed, _rarest(found.labels.train), "samples")
+    return few(task, samples, seed, "samples")
 
 
 def check_data(name: str, folder: Path) -> None:
@@ -150,9 +150,3 @@ def _read(
         for texts, labels in zip(found.texts, found.labels, strict=True)
     ))  # fmt: skip
     return {**starts(build, seed, weights, spread), **splits._asdict()}
-
-
-def _rarest(labels: np.ndarray) -> np.ndarray:
-    """Of every row (n, classes) of 0 and 1 the label that the fewest rows have; (n,)."""
-    order = labels.sum(0).argsort(kind="stable")
-    return order[labels[:, order].argmax(1)]

@@ -13,11 +13,14 @@ from populations import annotations_unchecked, seeded, start
 from cnognp import METHODS
 from cnognp.method import norms
 from cnognp.methods.basin_hopping import BasinHopping, LocalSearch
-from cnognp.methods.descent import GradientDescent
+from cnognp.methods.descent import DescentState, Epoch, GradientDescent
+from cnognp.methods.noise import uniform_ball
+from cnognp.methods.stochastic_hopping import StochasticHopping
 from cnognp.methods.swarm import Swarm
 from cnognp.run import run
 from landscape.functions import f2, himmelblau, six_hump_camel
 from landscape.objective import Analytic, value, value_and_grad
+from landscape.randomness import derive
 
 HOPS = {
     f"{kind}-{rule}": BasinHopping(
@@ -326,3 +329,68 @@ def test_keywords_of_the_named_methods_arrive_where_they_belong(name):
         assert METHODS[name](**how, temperature=0.7) == BasinHopping(
             **how, perturbation=kind, acceptance="metropolis", temperature=0.7
         )
+
+
+def hops(perturbation, rho=0.05, eps=0.0, tau=3):
+    return StochasticHopping(0.01, rho, eps, tau, perturbation)
+
+
+def test_a_hop_on_mini_batches_is_descent_with_noise_after_every_tau_steps():
+    """A loop of its own, of one member, with the same draws of the noise."""
+    objective = himmelblau
+    for perturbation, period in (("model", 3), ("gradient", 4)):
+        method = hops(perturbation)
+        state = method.init(objective, start(objective))
+        z = state.position.clone()
+        for k in range(13):
+            generator = seeded(k)
+            noise = torch.zeros_like(z)
+            # NiG's perturbed step comes between two descents; NiM's is the first of a descent.
+            if k >= 3 and (k - 3) % period == 0:
+                noise = uniform_ball(objective, z, 0.05, derive(seeded(k), "noise"))
+            if perturbation == "model":
+                z = z + noise
+                z = z - 0.01 * value_and_grad(objective, z)[1]
+            else:
+                z = z - 0.01 * (value_and_grad(objective, z)[1] + noise)
+            state, info = method.step(objective, state, generator)
+            assert info.evaluations == 1
+            torch.testing.assert_close(state.position, z, rtol=1e-12, atol=0)
+
+
+def test_a_descent_on_mini_batches_ends_where_the_gradient_is_small():
+    method = hops("model", rho=1.0, eps=1e3, tau=1000)
+    state = method.init(himmelblau, start(himmelblau))
+    still, _ = method.step(himmelblau, state, seeded(0))
+    assert (still.taken == -1).all()
+    plain = LocalSearch(0.01, 0.0, 1).step(himmelblau, DescentState(start(himmelblau)), seeded(0))
+    assert torch.equal(still.position, plain[0].position)
+    moved, _ = method.step(himmelblau, still, seeded(1))
+    assert (norms(moved.position - still.position) > 0.1).all()
+
+
+def test_basin_hopping_by_name_takes_mini_batches_and_a_hop_that_compares_does_not():
+    made = METHODS["nim-bh"](lr=0.2, rho=0.1, eps=0.5, tau=7, batch_size=8)
+    assert made == Epoch(StochasticHopping(0.2, 0.1, 0.5, 7, "model", False), 8)
+    assert METHODS["nig-bh"](batch_size=4).method.perturbation == "gradient"
+    assert isinstance(METHODS["nig-bh"](), BasinHopping)
+    with pytest.raises(TypeError, match="batch_size"):
+        METHODS["nim-mbh"](batch_size=8)
+    with pytest.raises(ValueError, match="acceptance must be 'always' on mini-batches"):
+        BasinHopping(acceptance="monotone").on_minibatches()
+    for kind, more in (("nig", {}), ("nim", {"eps": 1.0})):
+        epoch = METHODS[kind](lr=0.1, batch_size=16, **more)
+        assert isinstance(epoch, Epoch) and epoch.size == 16
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"lr": -1.0}, "lr must be at least 0"), ({"rho": math.nan}, "rho must be at least 0"),
+        ({"tau": 0}, "tau must be at least 1"), ({"eps": -1.0}, "eps must be at least 0"),
+        ({"perturbation": "loss"}, "perturbation must be one of"),
+    ],
+)  # fmt: skip
+def test_a_hop_on_mini_batches_refuses_what_is_out_of_range(given, said):
+    with pytest.raises(ValueError, match=said):
+        StochasticHopping(**given)
