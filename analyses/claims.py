@@ -80,7 +80,8 @@ def told(
     groups = list(runs.values())
     # The epochs that all methods have of a task.
     common = [
-        [min(run.epoch.max() for own in task for run in own) for task in group] for group in groups
+        [float(min(run.epoch.max() for own in task for run in own)) for task in group]
+        for group in groups
     ]
     whole = [[np.inf] * len(group) for group in groups]
     limits = dict(zip(VIEWS, (whole, common), strict=True))
