@@ -43,7 +43,8 @@ from landscape.results.populations import Populations, Trajectory
 class Known(NamedTuple):
     """A task: its name for the package, the folder of its data, its score, its options.
 
-    ``published`` is the column of the published tables that it stands for.
+    ``published`` is the column of the published tables that it stands for, ``scale`` what step
+    lengths are multiplied by.
     """
 
     name: str
@@ -51,15 +52,18 @@ class Known(NamedTuple):
     score: str
     options: Mapping[str, Any]
     published: str = ""
+    scale: float = 1.0
 
 
 TASKS: Mapping[str, Known] = MappingProxyType({
     "digits": Known("digits", "", "accuracy", {}),
     "cifar10": Known("cifar10", ".", "accuracy", {"augment": False}, "cifar10-resnet50"),
     "cifar100": Known("cifar100", ".", "accuracy", {"augment": False}, "cifar100-resnet50"),
-    "goemotions": Known("goemotions", "goemotions", "macro_f1", {}, "goemotions-bert"),
-    "emotion": Known("tweeteval", "tweeteval", "macro_f1", {"subset": "emotion"}, "tweeteval-bert"),
-    "irony": Known("tweeteval", "tweeteval", "macro_f1", {"subset": "irony"}),
+    "goemotions": Known("goemotions", "goemotions", "macro_f1", {}, "goemotions-bert", 100.0),
+    "emotion": Known(
+        "tweeteval", "tweeteval", "macro_f1", {"subset": "emotion"}, "tweeteval-bert", 5.0
+    ),
+    "irony": Known("tweeteval", "tweeteval", "macro_f1", {"subset": "irony"}, "", 5.0),
 })
 IMAGES = ("cifar10", "cifar100")
 BASE, TUNED = "base", "tuned"
@@ -103,7 +107,7 @@ class Config:
         samples: of the training split, drawn by seed; 0 for all.
         held: samples of the validation and of the test split, at most; 0 for all.
         batch: samples in a mini-batch.
-        rate: step length.
+        rate: step length; five times that of emotion and irony, a hundred times of goemotions.
         noise: radius of noise, relative to each tensor's norm.
         rho: radius of sam and gcsam.
         eps: norm of a mini-batch's gradient below which nim-sgd, nig-bh and nim-bh add noise.
@@ -161,19 +165,19 @@ class Config:
         if not 0.5 < self.confidence < 1:
             raise ValueError(f"confidence must lie between 0.5 and 1, got {self.confidence}")
 
-    def settings(self, method: str) -> "Settings":
+    def settings(self, task: str, method: str) -> "Settings":
         """The base settings of a method."""
         radius = PARTS[method].radius
-        return Settings(self.rate, getattr(self, radius) if radius else np.nan)
+        return Settings(self.rate * TASKS[task].scale, getattr(self, radius) if radius else np.nan)
 
-    def tried(self, method: str, trial: int) -> "Settings":
+    def tried(self, task: str, method: str, trial: int) -> "Settings":
         """The settings of a trial: those of one number scale those of all methods alike.
 
         Step lengths from a tenth of the base to thrice, radii from a tenth of it to ten times,
         both uniform in the logarithm.
         """
         drawn = np.random.default_rng(derived_seed(trial, "populations", "trial")).uniform(size=2)
-        base = self.settings(method)
+        base = self.settings(task, method)
         return Settings(
             float(base.rate * 10 ** (-1 + 1.477 * drawn[0])),
             float(base.radius * 10 ** (-1 + 2 * drawn[1])),
@@ -242,10 +246,10 @@ def units(config: Config) -> list[Unit]:
         for task in config.tasks
         for method in config.methods
         for unit in (
-            *(_unit(plain, task, method, number, config.settings(method), BASE)
+            *(_unit(plain, task, method, number, config.settings(task, method), BASE)
               for number in range(config.trajectories)),
             # One start of their own, that no trajectory has.
-            *(_unit(tried, task, method, -1, config.tried(method, trial), f"trial {trial}")
+            *(_unit(tried, task, method, -1, config.tried(task, method, trial), f"trial {trial}")
               for trial in range(config.trials)),
         )
     ]  # fmt: skip
@@ -375,7 +379,7 @@ def _chosen(config: Config, found: Sequence[Trajectory]) -> dict[tuple[str, str]
         for method, k in zip(config.methods, _places(config, t, each), strict=True):
             trials = found[k + config.trajectories : k + each]
             best = int(np.argmax([_best(trial) for trial in trials]))
-            chosen[task, method] = config.tried(method, best)
+            chosen[task, method] = config.tried(task, method, best)
     return chosen
 
 

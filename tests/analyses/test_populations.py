@@ -177,12 +177,12 @@ def test_trajectories_of_a_number_have_start_and_mini_batches_in_common(small):
     runs = [
         populations.trained(populations.Training(config, "digits", method, 1, given))
         for method in ("sgd", "nim-bh", "nim-sgd")
-        for given in (config.settings(method),)
+        for given in (config.settings("digits", method),)
     ]
     np.testing.assert_array_equal(runs[0].value, runs[1].value)
     np.testing.assert_array_equal(runs[0].value, runs[2].value)
     other = populations.trained(
-        populations.Training(config, "digits", "sgd", 0, config.settings("sgd"))
+        populations.Training(config, "digits", "sgd", 0, config.settings("digits", "sgd"))
     )
     assert (other.value != runs[0].value).any()
 
