@@ -232,9 +232,9 @@ def study(config: Config, progress: Callable[[str], None] | None = None) -> Popu
         config: what is run.
         progress: called with the name of a trajectory when it is done.
     """
-    found = results_of(units(config), progress=progress)
-    more = results_of(further(config, found), progress=progress)
-    return joined(config, [*found, *more])["populations"]
+    found: list[Any] = results_of(units(config), progress=progress)
+    found += results_of(further(config, found), progress=progress)
+    return joined(config, found)["populations"]
 
 
 def units(config: Config) -> list[Unit]:
