@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 import analyses
-from analyses import false_positives, finetune, gcsam, topography
+from analyses import false_positives, finetune, gcsam, mountain_passes, topography
 from cnognp.cli import findings
 from landscape.results import load
 from landscape.sharpness import Options
@@ -71,6 +71,20 @@ def test_the_false_positives_of_tests_come_out_again():
     for name in ("rejected", "covered", "power", "predicted"):
         np.testing.assert_allclose(getattr(made, name), getattr(found, name), atol=1e-3)
     assert made.conclusion == found.conclusion
+
+
+def test_the_passes_are_those_of_their_functions():
+    folder = KEPT / "mountain-passes"
+    config = mountain_passes.Config()
+    made = mountain_passes.joined(
+        config, [load(folder / "units" / f"{name}.h5") for name in config.functions]
+    )
+    for name, result in made.items():
+        found = load(folder / "analysis" / f"{name}.h5")
+        for field, value in vars(result).items():
+            if field != "provenance":
+                np.testing.assert_equal(getattr(found, field), value)
+    assert findings.summary(made) == (folder / "summary.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("folder", sorted(KEPT.glob("topography-*")), ids=lambda each: each.name)
