@@ -1,6 +1,7 @@
 """A cluster of Ray as an executor: units as tasks, which are run again where a node is lost."""
 
 import os
+import re
 import secrets
 import signal
 import socket
@@ -52,8 +53,8 @@ class Cluster(Executor):
         gpus: of each unit.
 
     Raises:
-        ClusterError: if Ray is not installed, or there is no such cluster, or it is of another
-            version.
+        ClusterError: if Ray is not installed, or there is no such cluster, or it has another
+            version or token.
     """
 
     def __init__(self, address: str = "", workers: int = 1, threads: int = 1, gpus: int = 0):
@@ -189,11 +190,27 @@ def _connect(ray: Any, address: str, processors: int) -> None:
     handler = signal.getsignal(signal.SIGTERM)
     try:
         with _explained(ray, address):
+            if address and address == named:
+                _ask(address)
             ray.init(**said)
     finally:
         # Ray would end this process where we heed the signal.
         if here:
             signal.signal(signal.SIGTERM, handler)
+
+
+def _ask(address: str) -> None:
+    """Nothing; the head there has answered a question.
+
+    ``ray.init`` itself would ask for minutes, without a word, where its token is wrong.
+
+    Raises:
+        RayError: if the head does not know the token, or nothing there speaks as a head does.
+    """
+    from ray._private.services import canonicalize_bootstrap_address_or_die
+    from ray._raylet import GcsClient
+
+    GcsClient(address=canonicalize_bootstrap_address_or_die(address))
 
 
 @contextmanager
@@ -214,13 +231,20 @@ def _explained(ray: Any, address: str = "") -> Iterator[None]:
         raise ClusterError(f"{_FULL}: {_first(error)}") from None
     except errors.ObjectStoreFullError as error:
         raise ClusterError(f"{_FULL}: {_first(error)}") from None
+    except errors.AuthenticationError:
+        raise ClusterError(
+            f"the cluster at {address or 'work'} has another token, or none was given: set "
+            "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) as its head has them"
+        ) from None
+    except errors.RpcError as error:
+        raise ClusterError(_advice(address, _first(error))) from None
     except errors.RayError as error:
         raise ClusterError(
             f"the cluster has lost a unit {RETRIES + 1} times, or its head "
             f"({type(error).__name__}: {_first(error)}); {_GO_ON}"
         ) from None
     except (ConnectionError, TimeoutError, RuntimeError, ValueError, ImportError) as error:
-        raise ClusterError(_advice(address, _first(error))) from None
+        raise ClusterError(_versions(error) or _advice(address, _first(error))) from None
 
 
 _GO_ON = "what was saved before stays: start it anew and go on with --resume"
@@ -231,9 +255,19 @@ _FULL = (
 )
 
 
+def _versions(error: BaseException) -> str:
+    """What to do where Ray says that the versions of two sides differ, and nothing elsewhere."""
+    found = [re.findall(rf"^ *{name}: (\S+)$", str(error), re.M) for name in ("Ray", "Python")]
+    if [len(versions) for versions in found] != [2, 2]:
+        return ""
+    (ray, our_ray), (python, our_python) = found
+    return (
+        f"the cluster has Ray {ray} and Python {python}, this process Ray {our_ray} and Python "
+        f"{our_python}: start this command with Python {python} and pip install 'ray=={ray}'"
+    )
+
+
 def _advice(address: str, said: str) -> str:
-    if "ersion" in said:
-        return f"Ray or Python has another version there than here: {said}"
     where = address or "on this machine"
     return f"no cluster of Ray can be used at {where} ({said}): is ray start running there?"
 

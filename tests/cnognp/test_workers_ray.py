@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from concurrent.futures import Executor
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -86,33 +86,44 @@ def cluster(machines):
         yield made
 
 
-@contextmanager
-def killing(cluster, kills):
-    """Inside, so many processes that run units are killed."""
-    draw, over, done = random.Random(0), threading.Event(), []
+def perishing(losses, work, given):
+    """What a call returns, once it has been lost at the moments that are left to it, in seconds.
 
-    def kill():
-        while len(done) < kills and not over.is_set():
-            time.sleep(draw.uniform(0.05, 0.3))
-            listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True)
-            busy = [
-                int(line.split()[0]) for line in listed.stdout.splitlines()
-                if "ray::_run" in line
-            ]  # fmt: skip
-            if busy:
-                try:
-                    os.kill(draw.choice(busy), signal.SIGKILL)
-                except ProcessLookupError:
-                    continue
-                done.append(1)
+    Each is a file, which is away before the process is killed: in its work, at the end of it or
+    between that and the answer.
+    """
+    for loss in sorted(losses.iterdir()):
+        seconds = float(loss.read_text())
+        loss.unlink()
+        threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
+        work(*given)
+        time.sleep(60)
+    return work(*given)
 
-    thread = threading.Thread(target=kill)
-    thread.start()
-    try:
-        yield done
-    finally:
-        over.set()
-        thread.join()
+
+class Perishing(Executor):
+    """An executor whose first calls are lost, each as often as it is told."""
+
+    def __init__(self, executor, folder, often):
+        self.executor, self.folder, self.calls = executor, folder, 0
+        draw = random.Random(0)
+        for call, times in enumerate(often):
+            (folder / str(call)).mkdir(parents=True)
+            for number in range(times):
+                (folder / f"{call}/{number}").write_text(str(draw.uniform(0, 0.3)))
+
+    def __getattr__(self, name):
+        return getattr(self.executor, name)
+
+    def submit(self, work, *given):
+        losses = self.folder / str(self.calls)
+        self.calls += 1
+        if not losses.exists():
+            return self.executor.submit(work, *given)
+        return self.executor.submit(perishing, losses, work, given)
+
+    def left(self):
+        return list(self.folder.glob("*/*"))
 
 
 @pytest.fixture
@@ -157,15 +168,28 @@ def test_a_run_a_plane_and_a_study_are_those_of_one_process(cluster, trained, tm
         assert a.position.tobytes() == b.position.tobytes()
 
 
-def test_twenty_workers_that_are_killed_change_nothing(cluster, trained):
-    trained("alone", None, iterations=400, checkpoint_every=200)
-    with killing(cluster, 20) as killed:
-        shared = trained("shared", cluster, iterations=400, checkpoint_every=200)
-    assert len(killed) == 20
+def test_twenty_workers_that_are_killed_change_nothing(cluster, trained, tmp_path):
+    trained("alone", None, iterations=60, checkpoint_every=30)
+    # A unit may be lost five times.
+    perishing = Perishing(cluster, tmp_path / "losses", (1, 2, 1, 3, 1, 2, 1, 5, 1, 3))
+    assert len(perishing.left()) == 20
+    shared = trained("shared", perishing, iterations=60, checkpoint_every=30)
+    assert perishing.left() == []
     runs.assert_same_run(shared, "alone")
 
 
-def test_a_node_that_is_removed_in_mid_run_changes_nothing(machines, cluster, trained):
+def test_a_unit_that_is_lost_six_times_is_an_error(cluster, tmp_path):
+    from cnognp.workers.cluster import ClusterError
+
+    perishing = Perishing(cluster, tmp_path / "losses", (6,))
+    with pytest.raises(ClusterError, match="has lost a unit 6 times.*--resume$"):
+        perishing.submit(abs, -1).result()
+    assert perishing.left() == []
+
+
+def test_a_node_that_is_removed_in_mid_run_changes_nothing(machines, cluster, trained, capsys):
+    from cnognp.cli.console import only_objects
+
     trained("alone", None, iterations=60)
     node = next(iter(machines.worker_nodes))
     seen, over = [], threading.Event()
@@ -180,13 +204,17 @@ def test_a_node_that_is_removed_in_mid_run_changes_nothing(machines, cluster, tr
     removal = threading.Thread(target=remove)
     removal.start()
     try:
-        shared = trained("shared", cluster, iterations=60)
+        # Ray says what the node logged last.
+        with only_objects():
+            shared = trained("shared", cluster, iterations=60)
     finally:
         over.set()
         removal.join()
         machines.add_node(**NODE)
         machines.wait_for_nodes()
     assert 0 < len(seen) < 20
+    said = capsys.readouterr()
+    assert said.out == "" and "node" in said.err
     runs.assert_same_run(shared, "alone")
 
 
@@ -224,7 +252,8 @@ def test_what_ray_raises_itself_is_one_line_with_what_to_do(cluster):
         (ray.exceptions.OutOfDiskError("no room"), "object store of the cluster is full"),
         (ray.exceptions.WorkerCrashedError(), "--resume"),
         (ray.exceptions.OwnerDiedError("ab", None, "here"), "or its head"),
-        (RuntimeError("Version mismatch: 2.1"), "another version"),
+        (ray.exceptions.RpcError("Timed out"), "no cluster of Ray can be used .* \\(Timed out\\)"),
+        (RuntimeError("no version of it"), "no cluster of Ray can be used .* \\(no version of it"),
     ):
         with pytest.raises(ClusterError, match=said) as raised, _explained(ray):
             raise error
@@ -246,6 +275,50 @@ def test_a_cluster_that_is_not_there_is_one_line():
         gone = run_here(script.format(words), RAY_ADDRESS=address, **TOKEN)
         (line,) = gone.stderr.splitlines()
         assert gone.returncode == 1 and f"no cluster of Ray can be used at {address}" in line
+
+
+ENTERS = """
+import sys
+import ray
+from cnognp.workers.cluster import Cluster, ClusterError
+
+{}
+try:
+    Cluster()
+except ClusterError as error:
+    print(error)
+"""
+
+
+def refused(change="", **environment):
+    """The line that a process says which may not enter the cluster, and its seconds."""
+    began = time.monotonic()
+    said = run_here(ENTERS.format(change), **environment).stdout
+    assert said.endswith("\n") and said.count("\n") == 1
+    return said, time.monotonic() - began
+
+
+def test_a_wrong_token_is_one_line_at_once(machines):
+    here = {"RAY_ADDRESS": machines.address, **HERE}
+    for wrong in ({"RAY_AUTH_TOKEN": "0" * 64}, {"RAY_AUTH_MODE": "disabled"}):
+        said, seconds = refused(**{**here, **wrong})
+        assert seconds < 30
+        assert f"the cluster at {machines.address} has another token" in said
+        assert "RAY_AUTH_TOKEN_PATH" in said
+
+
+def test_another_version_of_ray_or_python_is_one_line_that_says_both(machines):
+    import ray
+
+    python = ".".join(map(str, sys.version_info[:3]))
+    there = f"the cluster has Ray {ray.__version__} and Python {python}, this process "
+    for change, here in (
+        ("ray.__version__ = '2.1.0'", f"Ray 2.1.0 and Python {python}: "),
+        ("sys.version_info = (3, 9, 4)", f"Ray {ray.__version__} and Python 3.9.4: "),
+    ):
+        said, _ = refused(change, RAY_ADDRESS=machines.address, **HERE)
+        assert said.startswith(there + here)
+        assert said.endswith(f"with Python {python} and pip install 'ray=={ray.__version__}'\n")
 
 
 PORTS = """
