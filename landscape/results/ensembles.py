@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from landscape.results.record import Result, Said, Table, axes
+from landscape.results.wording import number
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -74,7 +75,7 @@ class Ensembles(Result):
                 word for name in self.compared for word in (f"{name} less best", level)
             ))  # fmt: skip
             rows: list[Sequence[Any]] = [
-                (name, *map(_number, self.score[k, i]), *(
+                (name, *(number(each, ".4g") for each in self.score[k, i]), *(
                     word for j in range(len(self.compared)) for word in self._interval(k, i, j)
                 ))
                 for i, name in enumerate(self.models)
@@ -82,17 +83,20 @@ class Ensembles(Result):
             found.append((split, columns, rows))
         pairs = np.triu_indices(self.members, 1)
         rows = [
-            (f"disagreement, {split}", _number(self.disagreement[k][pairs].mean()))
+            (f"disagreement, {split}", number(self.disagreement[k][pairs].mean(), ".4g"))
             for k, split in enumerate(self.splits)
         ]
         for name, column in (("divergence", self.divergence), ("gap of the loss", self.gap)):
             rows += [
-                (f"{name}, {split}", _number(column[k])) for k, split in enumerate(self.splits)
+                (f"{name}, {split}", number(column[k], ".4g"))
+                for k, split in enumerate(self.splits)
             ]
-        rows += [("distance", _number(self.distance[pairs].mean()))]
+        rows += [("distance", number(self.distance[pairs].mean(), ".4g"))]
         if self.aligned_distance is not None:
-            rows += [("distance, units in order", _number(self.aligned_distance[pairs].mean()))]
-        rows += [("cosine", _number(self.cosine[pairs].mean()))]
+            rows += [
+                ("distance, units in order", number(self.aligned_distance[pairs].mean(), ".4g"))
+            ]
+        rows += [("cosine", number(self.cosine[pairs].mean(), ".4g"))]
         found.append(("Diversity, means over members or pairs", ("quantity", "value"), rows))
         return found
 
@@ -102,7 +106,3 @@ class Ensembles(Result):
         ends = (column[k, i, j] for column in (self.low, self.high))
         low, high = (f"{end:+.3g}" for end in ends)
         return f"{self.difference[k, i, j]:+.3g}", f"{low} to {high}"
-
-
-def _number(value: float) -> str:
-    return f"{value:.4g}" if value == value else "-"

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from landscape.results.record import Result, Said, Table, axes
+from landscape.results.wording import interval, number
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -175,22 +176,14 @@ class Finetuning(Result):
                 name,
                 _spread(self.mean[k, i], self.deviation[k, i]),
                 _spread(self.published[k, i], self.published_deviation[k, i]),
-                _number(self.difference[k, i], "+.2f"),
-                _range(self.low[k, i], self.high[k, i]),
-                _number(self.p_holm[k, i], ".2g"),
-                _number(self.p_same[k, i], ".2g"),
+                number(self.difference[k, i], "+.2f"),
+                interval(self.low[k, i], self.high[k, i], "+.2f"),
+                number(self.p_holm[k, i], ".2g"),
+                number(self.p_same[k, i], ".2g"),
             )
             for i, name in enumerate(self.methods)
         ]
 
 
-def _number(value: float, how: str) -> str:
-    return format(value, how) if value == value else "-"
-
-
 def _spread(mean: float, deviation: float) -> str:
-    return f"{mean:.2f} ± {_number(deviation, '.2f')}" if mean == mean else "-"
-
-
-def _range(low: float, high: float) -> str:
-    return f"{low:+.2f} to {high:+.2f}" if low == low else "-"
+    return f"{mean:.2f} ± {number(deviation, '.2f')}" if mean == mean else "-"

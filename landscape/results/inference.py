@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from landscape.results.record import Result, Said, Table, axes
+from landscape.results.wording import interval, number
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -185,14 +186,14 @@ class Inference(Result):
         for k, name in enumerate(self.comparisons):
             effects.append((
                 name, ", ".join(f"{n:.0f}" for n in self.count[k]), f"{self.difference[k]:+.4g}",
-                _range(self.low[k], self.high[k]), _number(self.delta[k], "+.2f"),
-                _range(self.delta_low[k], self.delta_high[k], "+.2f"),
-                _number(self.p_same[k]), self.verdict(k),
+                interval(self.low[k], self.high[k], "+.4g"), number(self.delta[k], "+.2f"),
+                interval(self.delta_low[k], self.delta_high[k], "+.2f"),
+                number(self.p_same[k]), self.verdict(k),
             ))  # fmt: skip
             pairs = zip(self.p_value[k], self.p_holm[k], strict=True)
-            tests.append((name, *(f"{_number(p)} ({_number(h)})" for p, h in pairs)))
+            tests.append((name, *(f"{number(p)} ({number(h)})" for p, h in pairs)))
             powers.append((
-                name, _number(self.least[k]), _number(self.power[k]), _number(self.needed[k], ".0f")
+                name, number(self.least[k]), number(self.power[k]), number(self.needed[k], ".0f")
             ))  # fmt: skip
         beyond = f"p (beyond {self.margin:g})"
         columns = (
@@ -212,11 +213,3 @@ class Inference(Result):
             (f"What so many trajectories can tell of a difference of {self.effect:g}",
              ("comparison", "least p, exact", "power of t", "needed for 80 %"), powers),
         ]  # fmt: skip
-
-
-def _number(value: float, how: str = ".2g") -> str:
-    return format(value, how) if value == value else "-"
-
-
-def _range(low: float, high: float, how: str = "+.4g") -> str:
-    return f"{low:{how}} to {high:{how}}" if low == low and high == high else "-"

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from landscape.results.record import Result, Said, Table, axes
+from landscape.results.wording import interval, number
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -135,8 +136,8 @@ class Populations(Result):
         for s, setting in enumerate(self.settings):
             rows: list[Sequence[Any]] = [
                 (task, method, *(f"{self.epochs[v, s, t, m]:.0f}" for v in range(len(self.views))),
-                 f"{self.passes[s, t, m]:.1f}", _number(self.rate[s, t, m]),
-                 _number(self.radius[s, t, m]), f"{self.seconds[s, t, m]:.0f}")
+                 f"{self.passes[s, t, m]:.1f}", number(self.rate[s, t, m]),
+                 number(self.radius[s, t, m]), f"{self.seconds[s, t, m]:.0f}")
                 for t, task in enumerate(self.tasks)
                 for m, method in enumerate(self.methods)
             ]  # fmt: skip
@@ -170,11 +171,11 @@ class Populations(Result):
         for name in dict.fromkeys(self.table):
             at = [k for k, each in enumerate(self.table) if each == name]
             rows: list[Sequence[Any]] = [
-                (self.row_task[k], self.row_compared[k], _number(self.published[k]),
-                 _number(self.pooled[0, k]), _number(self.exact[0, k]), _number(self.least[0, k]),
-                 _number(self.holm[0, k]), _number(self.difference[0, k], "+.3g"),
-                 _range(self.low[0, k], self.high[0, k]), _number(self.p_same[0, k]),
-                 *map(_number, self.exact[1:, k]))
+                (self.row_task[k], self.row_compared[k], number(self.published[k]),
+                 number(self.pooled[0, k]), number(self.exact[0, k]), number(self.least[0, k]),
+                 number(self.holm[0, k]), number(self.difference[0, k], "+.3g"),
+                 interval(self.low[0, k], self.high[0, k]), number(self.p_same[0, k]),
+                 *map(number, self.exact[1:, k]))
                 for k in at
             ]  # fmt: skip
             setting, test = self.row_setting[at[0]], self.row_test[at[0]]
@@ -183,7 +184,7 @@ class Populations(Result):
     def _trials(self) -> Iterator[Table]:
         """The search for settings."""
         rows: list[Sequence[Any]] = [
-            (task, method, *(_number(number, ".3g") for number in trial))
+            (task, method, *(number(each, ".3g") for each in trial))
             for t, task in enumerate(self.tasks)
             for m, method in enumerate(self.methods)
             for trial in self.trials[t, m]
@@ -191,14 +192,6 @@ class Populations(Result):
         if rows:
             columns = ("task", "method", "rate", "radius", "validation score")
             yield "Trials of the search", columns, rows
-
-
-def _number(value: float, how: str = ".2g") -> str:
-    return format(value, how) if value == value else "-"
-
-
-def _range(low: float, high: float) -> str:
-    return f"{low:+.3g} to {high:+.3g}" if low == low and high == high else "-"
 
 
 def _pair(value: float, deviation: float) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from landscape.results.record import Result, Said, Table, axes
+from landscape.results.wording import interval, number
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -193,9 +194,11 @@ class Topography(Result):
                 told = self.published_loss[i, k]
                 losses = zip(self.loss[:, i, k].mean(0), told, strict=True)
                 rows.append((
-                    stop, method, *(_number(each) for pair in losses for each in pair),
-                    _number(self.sigma[:, i, k].mean()), _number(self.published_sigma[i, k]),
-                    _number(self.radius[:, i, k].mean()), f"{np.median(self.round[:, i, k]):g}",
+                    stop, method, *(number(each, ".3g") for pair in losses for each in pair),
+                    *(number(each, ".3g") for each in (
+                        self.sigma[:, i, k].mean(), self.published_sigma[i, k],
+                        self.radius[:, i, k].mean(),
+                    )), f"{np.median(self.round[:, i, k]):g}",
                 ))  # fmt: skip
         return f"{self.network}, means over {len(self.loss)} starts", columns, rows
 
@@ -205,19 +208,11 @@ class Topography(Result):
         )  # fmt: skip
         rows: list[Sequence[Any]] = [
             (
-                stop, way, *(_number(each) for each in self.mean[k, :, i, j]),
-                f"{self.difference[k, i, j]:+.3g}", _range(self.low[k, i, j], self.high[k, i, j]),
+                stop, way, *(number(each, ".3g") for each in self.mean[k, :, i, j]),
+                f"{self.difference[k, i, j]:+.3g}", interval(self.low[k, i, j], self.high[k, i, j]),
             )
             for i, stop in enumerate(self.stops)
             for j, way in enumerate(self.ways)
         ]  # fmt: skip
         title = f"{self.network}, {self.quantities[k]}, means over {len(self.ends)} pairs"
         return title, columns, rows
-
-
-def _number(value: float) -> str:
-    return f"{value:.3g}" if value == value else "-"
-
-
-def _range(low: float, high: float) -> str:
-    return f"{low:+.3g} to {high:+.3g}" if low == low else "-"

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 import analyses
-from analyses import false_positives, finetune, gcsam, mountain_passes, topography
+from analyses import false_positives, finetune, gcsam, mountain_passes, populations, topography
 from cnognp.cli import findings
 from landscape.results import load
 from landscape.sharpness import Options
@@ -84,6 +84,26 @@ def test_the_passes_are_those_of_their_functions():
         for field, value in vars(result).items():
             if field != "provenance":
                 np.testing.assert_equal(getattr(found, field), value)
+    assert findings.summary(made) == (folder / "summary.md").read_text(encoding="utf-8")
+
+
+def test_the_populations_are_those_of_their_trajectories():
+    folder = KEPT / "populations"
+    tree = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    given = {k: tuple(v) if isinstance(v, list) else v for k, v in tree.items()}
+    config = populations.Config(**given)
+    listed = populations.units(config)
+    files = [folder / "units" / f"{unit.name.replace(' ', '-')}.h5" for unit in listed]
+    first = [load(file) for file in files]
+    assert all(
+        each.provenance["unit"] == repr(unit.argument)
+        for each, unit in zip(first, listed, strict=True)
+    )
+    made = populations.joined(config, first)
+    found = load(folder / "analysis" / "populations.h5")
+    for field, value in vars(made["populations"]).items():
+        if field != "provenance":
+            np.testing.assert_equal(getattr(found, field), value)
     assert findings.summary(made) == (folder / "summary.md").read_text(encoding="utf-8")
 
 
