@@ -268,8 +268,12 @@ def _versions(error: BaseException) -> str:
 
 
 def _advice(address: str, said: str) -> str:
-    where = address or "on this machine"
-    return f"no cluster of Ray can be used at {where} ({said}): is ray start running there?"
+    if not address:
+        return f"no cluster of Ray can be used on this machine ({said}): is one running?"
+    return (
+        f"no cluster of Ray can be used at {address} ({said}): is ray start running there, with "
+        "the token that is set here?"
+    )
 
 
 def _first(error: BaseException) -> str:

@@ -4,6 +4,7 @@ import os
 import random
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -386,3 +387,31 @@ def test_a_head_that_goes_away_is_one_line_and_other_workers_go_on(machines, tra
     assert 0 < runs.final("cut").iteration < 300
     assert main([*words, "--workers", "2", "--resume"]) == 0
     runs.assert_same_run("cut", "alone")
+
+
+def test_a_run_through_the_client_server_is_that_of_one_process(machines, trained, monkeypatch):
+    from ray.cluster_utils import Cluster as Machines
+
+    from cnognp.cli.main import main
+    from cnognp.workers.cluster import _answers
+
+    alone, through = (runs.train(name, "--together", "2") for name in ("alone", "through"))
+    assert main(alone) == 0
+    # The server forks among threads of gRPC, which heed it by default, and the child hangs.
+    monkeypatch.setenv("GRPC_ENABLE_FORK_SUPPORT", "0")
+    monkeypatch.delenv("RAY_ADDRESS")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    port = {"ray_client_server_port": int(address.rpartition(":")[2])}
+    lone = Machines(initialize_head=True, head_node_args=NODE | port)
+    try:
+        while not _answers(address):
+            time.sleep(0.1)
+        done = subprocess.run(
+            [sys.executable, "-m", "cnognp", *through, "--engine", f"ray://{address}"], text=True,
+            env={**runs.ENVIRONMENT, **os.environ}, capture_output=True, timeout=120,
+        )  # fmt: skip
+    finally:
+        lone.remove_node(lone.head_node, False)
+    assert done.returncode == 0, done.stderr
+    runs.assert_same_run("through", "alone")
