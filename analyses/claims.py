@@ -17,6 +17,7 @@ VIEWS = ("equal gradients", "equal epochs")
 QUANTITIES = ("train loss", "test score", "test loss")
 _PAIRS = (("sgd", "sam"), ("sgd", "nim-bh"), ("sam", "nim-bh"), ("sgd", "nig-sgd"),
           ("sgd", "nim-sgd"), ("sgd", "nig-bh"), ("sgd", "gcsam"), ("sgd", "cnognp"))  # fmt: skip
+_TWINS = ("2a", "3a")  # the same at base settings are tables of their own
 _MANN_WHITNEY, _T = "mannwhitneyu", "ttest_ind"
 _POOLED = {_MANN_WHITNEY: 0, _T: 1}
 
@@ -170,11 +171,12 @@ def _medians(
 
 
 def _rows(settings: Sequence[str], tasks: int, methods: Sequence[str]) -> Iterator[Row]:
-    """Every comparison; those of tuned settings at base ones where nothing was tuned."""
-    known = dict.fromkeys(
-        family._replace(setting=family.setting if family.setting in settings else settings[0])
+    """Every comparison; where nothing was tuned, at base settings, and each once."""
+    known = [
+        family if family.setting in settings else family._replace(setting=settings[0])
         for family in FAMILIES
-    )
+        if family.setting in settings or family.key not in _TWINS
+    ]
     place = {name: k for k, name in enumerate(methods)}
     for family in known:
         pairs = [(place[a], place[b]) for a, b in _PAIRS if {a, b} <= set(place)]
@@ -269,8 +271,9 @@ def _claims(fields: Mapping[str, Any], margin: float, confidence: float) -> Iter
         ("6", "no method has a better test score than another"),
     )
     for key, claim in said:
-        at = np.array([name.startswith(f"Table {key}") for name in fields["table"]])
-        if not at.any():
+        (first, *_) = [each for each in fields["table"] if each.startswith(f"Table {key}")] or [""]
+        at = np.array([name == first for name in fields["table"]])
+        if not first:
             continue
         naive, holm_, same, least_ = (
             fields[name][0, at] for name in ("pooled", "holm", "p_same", "least")

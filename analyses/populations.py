@@ -16,7 +16,7 @@ again to measure every epoch; trials come on top.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -343,10 +343,28 @@ def joined(config: Config, found: Sequence[Trajectory]) -> dict[str, Any]:
     fields = told(runs, config.methods, published, config.points, config.margin, config.confidence)
     result = Populations(
         tasks=config.tasks, settings=tuple(runs), methods=config.methods, trials=trials,
-        **fields, margin=config.margin, confidence=config.confidence, notes=NOTES,
+        **fields, margin=config.margin, confidence=config.confidence,
+        notes=(*NOTES, *_twins(config, runs)),
         provenance=provenance(configuration=asdict(config)),
     )  # fmt: skip
     return {"populations": result}
+
+
+def _twins(config: Config, runs: Mapping[str, Any]) -> Iterator[str]:
+    """A note for each method whose trajectories are those of an earlier one, number for number."""
+    for setting, tasks in runs.items():
+        for task, methods in zip(config.tasks, tasks, strict=True):
+            for k, one in enumerate(methods):
+                for name, other in zip(config.methods[:k], methods[:k], strict=True):
+                    if all(
+                        np.array_equal(a.value, b.value, equal_nan=True)
+                        for a, b in zip(one, other, strict=True)
+                    ):
+                        yield (
+                            f"{config.methods[k]} took the steps of {name} on {task} at {setting} "
+                            "settings: nothing of its own ever came into play."
+                        )
+                        break
 
 
 def _places(config: Config, task: int, each: int) -> range:

@@ -235,6 +235,21 @@ def test_without_trials_all_tables_are_of_base_settings():
     assert set(result.row_setting) == {"base"} and result.trials.shape == (1, 1, 0, 3)
 
 
+def test_each_table_is_there_once_where_nothing_was_tuned():
+    fields = told(drawn(7))
+    names = dict.fromkeys(name.partition(":")[0] for name in fields["table"])
+    assert list(names) == ["Table 2b", "Table 3b", "Table 5a", "Table 5b", "Table 6"]
+    (text,) = [each for each in fields["claims"] if "same test score" in each]
+    assert "Of 2 comparisons" in text
+
+
+def test_a_method_whose_noise_never_came_is_said_to_be_another():
+    config = replace(SMALL, trials=0, methods=("sgd", "nim-sgd", "sam"), eps=0.0, passes=4)
+    result = populations.joined(config, results_of(populations.units(config)))["populations"]
+    (note,) = set(result.notes) - set(populations.NOTES)
+    assert note.startswith("nim-sgd took the steps of sgd on digits at base settings")
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
