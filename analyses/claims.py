@@ -282,9 +282,17 @@ def _claims(fields: Mapping[str, Any], margin: float, confidence: float) -> Iter
         yield (
             f"Claim: {claim}. Of {count} comparisons the pooled test as published rejects "
             f"{int((naive < level).sum())}; exact tests of trajectories after Holm's correction "
-            f"reject {int((holm_ < level).sum())}, and {int((same < level).sum())} are the same to "
-            f"within {margin:g}" + _power(least_, count, level)
+            f"reject {int((holm_ < level).sum())}"
+            + _sameness(same, margin, level)
+            + _power(least_, count, level)
         )
+
+
+def _sameness(same: np.ndarray, margin: float, level: float) -> str:
+    """How many are shown to be the same; nothing where that was not asked."""
+    if np.isnan(same).all():
+        return ""
+    return f", and {int((same < level).sum())} are the same to within {margin:g}"
 
 
 def _power(least_: np.ndarray, count: int, level: float) -> str:
