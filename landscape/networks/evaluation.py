@@ -49,7 +49,10 @@ class Together:
         """The term of a batch at points (n, p)."""
         if weights.idle(share):
             return rows.new_zeros(len(rows))
-        if self.way == "sequential" or (self.way != "stacked" and len(rows) == 1):
+        if len(rows) == 1 and self.way != "stacked":
+            # A view of all has a gradient without a copy; that of a row begins as zeros.
+            return weights.term(rows.reshape(-1), batch, share).reshape(1)
+        if self.way == "sequential":
             return torch.stack([weights.term(row, batch, share) for row in rows])
         if self.way == "vmap":
             with unchecked():

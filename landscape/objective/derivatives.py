@@ -104,9 +104,16 @@ def slopes_by_term(
 ) -> Iterator[tuple[Float[Tensor, " n"], Float[Tensor, "n p"]]]:
     """The values and the gradients of one term after the other."""
     for term in batched_terms(objective):
-        pieces = [differentiated(term, piece) for piece in _pieces(objective, rows, chunk)]
-        values, grads = map(_joined, zip(*pieces, strict=True))
-        yield values, grads
+        pieces = _pieces(objective, rows, chunk)
+        if len(pieces) == 1:
+            yield differentiated(term, pieces[0])
+            continue
+        values, grads, start = [], torch.empty_like(rows), 0
+        for piece in pieces:
+            own, grads[start : start + len(piece)] = differentiated(term, piece)
+            values.append(own)
+            start += len(piece)
+        yield torch.cat(values), grads
 
 
 def hvp(
