@@ -10,7 +10,7 @@ from analyses.inference import BASE, TESTS, evidence, pooled
 from analyses.power import least
 from analyses.published import MEDIANS, P_VALUES
 from analyses.rank_correlation import holm
-from landscape.results.populations import Trajectory
+from landscape.results.populations import Course
 
 SETS = ("SetA", "SetB", "SetB as published")
 VIEWS = ("equal gradients", "equal epochs")
@@ -21,7 +21,7 @@ _TWINS = ("2a", "3a")  # the same at base settings are tables of their own
 _MANN_WHITNEY, _T = "mannwhitneyu", "ttest_ind"
 _POOLED = {_MANN_WHITNEY: 0, _T: 1}
 
-Runs = Mapping[str, Sequence[Sequence[Sequence[Trajectory]]]]
+Runs = Mapping[str, Sequence[Sequence[Sequence[Course]]]]
 """Trajectories by setting, task and method."""
 
 
@@ -123,7 +123,7 @@ def _values(
     ]
 
 
-def _sets(run: Trajectory, most: float, points: int) -> np.ndarray:
+def _sets(run: Course, most: float, points: int) -> np.ndarray:
     """The quantities (set, point, quantity) of the best points up to an epoch; NaN where none."""
     train, validation, test = (run.splits.index(s) for s in ("train", "validation", "test"))
     finite = np.isfinite(run.value).all((1, 2)) & (run.epoch <= most)

@@ -37,7 +37,7 @@ from cnognp.tasks.task import Task
 from cnognp.workers import Unit, results_of
 from landscape.randomness import derived_seed
 from landscape.results import provenance
-from landscape.results.populations import Populations, Trajectory
+from landscape.results.populations import Course, Populations
 
 
 class Known(NamedTuple):
@@ -255,7 +255,7 @@ def units(config: Config) -> list[Unit]:
     ]  # fmt: skip
 
 
-def further(config: Config, found: Sequence[Trajectory]) -> list[Unit]:
+def further(config: Config, found: Sequence[Course]) -> list[Unit]:
     """Every trajectory at the settings that were best on validation; none without trials.
 
     Args:
@@ -271,7 +271,7 @@ def further(config: Config, found: Sequence[Trajectory]) -> list[Unit]:
     ]
 
 
-def trained(given: Training) -> Trajectory:
+def trained(given: Training) -> Course:
     """One trajectory, measured after every epoch."""
     config, known = given.config, TASKS[given.task]
     problem = Problem(_task(config, given.task), choose_device(config.device), data_seed=0,
@@ -288,7 +288,7 @@ def trained(given: Training) -> Trajectory:
                 continue
             rows.append((epoch, stand.passes, _measured(problem, z, ("loss", known.score))))
         last = stand.points
-    return Trajectory(
+    return Course(
         task=given.task, method=given.method, number=given.number, splits=SPLITS,
         measures=("loss", known.score), epoch=np.array([row[0] for row in rows]),
         passes=np.array([row[1] for row in rows]), value=np.array([row[2] for row in rows]),
@@ -310,7 +310,7 @@ def built(config: Config, name: str, settings: Settings) -> Method:
     return METHODS[parts.name](**keys)
 
 
-def joined(config: Config, found: Sequence[Trajectory]) -> dict[str, Any]:
+def joined(config: Config, found: Sequence[Course]) -> dict[str, Any]:
     """The tables by name.
 
     Args:
@@ -387,7 +387,7 @@ def _unit(
     return Unit(name, trained, Training(config, task, method, number, settings))
 
 
-def _chosen(config: Config, found: Sequence[Trajectory]) -> dict[tuple[str, str], Settings]:
+def _chosen(config: Config, found: Sequence[Course]) -> dict[tuple[str, str], Settings]:
     """The settings of the best trial by task and method."""
     if not config.trials:
         return {}
@@ -401,7 +401,7 @@ def _chosen(config: Config, found: Sequence[Trajectory]) -> dict[tuple[str, str]
     return chosen
 
 
-def _best(run: Trajectory) -> float:
+def _best(run: Course) -> float:
     """The best score on validation of a trajectory; minus infinity where it has none."""
     scores = run.value[:, run.splits.index("validation"), 1]
     known = scores[np.isfinite(scores)]

@@ -35,7 +35,7 @@ def encoder(
         ValueError: if a number is below 1, or the heads cannot share the width.
 
     >>> sum(p.numel() for p in encoder(4000, 64, 4).parameters())
-    310596
+    310532
     """
     check_sizes(width, heads, depth, num_classes)
     source = torch.Generator(device="cpu").manual_seed(0) if generator is None else generator

@@ -11,7 +11,7 @@ from landscape.results.wording import interval, number
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Trajectory(Result):
+class Course(Result):
     """What one training went through: all of its points, and no choice among them.
 
     Attributes:

@@ -11,7 +11,7 @@ from analyses import claims, populations
 from analyses.published import MEDIANS
 from cnognp.workers import results_of
 from landscape.results import load, save
-from landscape.results.populations import Populations, Trajectory
+from landscape.results.populations import Course, Populations
 
 SMALL = populations.Config(
     methods=("sgd", "sam", "nim-bh", "cnognp"), trajectories=2, points=3, passes=8, trials=2,
@@ -24,7 +24,7 @@ def trajectory(method, number, value, rate=0.1, epoch=None, seconds=1.0):
     """One with given numbers (point, split, measure)."""
     value = np.asarray(value, float)
     epoch = np.arange(1, len(value) + 1) if epoch is None else np.asarray(epoch)
-    return Trajectory(
+    return Course(
         task="cifar10", method=method, number=number, splits=SPLITS, measures=("loss", "accuracy"),
         epoch=epoch, passes=epoch * (2.0 if method == "sam" else 1.0), value=value,
         seconds=seconds, rate=rate, radius=np.nan,

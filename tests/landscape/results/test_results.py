@@ -1,7 +1,9 @@
 """Results: what they refuse at construction, and that a file gives back what went into it."""
 
 import dataclasses
+import importlib
 import json
+import pkgutil
 import sys
 from dataclasses import dataclass
 
@@ -316,3 +318,15 @@ def test_provenance_names_the_versions_and_the_time_and_knows_torch_only_if_it_i
 def test_the_module_offers_every_kind():
     assert {kind.__name__ for kind in KINDS} < set(results.__all__)
     assert results.load is load
+
+
+def test_no_two_kinds_have_one_name():
+    """A file names its kind by its class alone."""
+    found = []
+    for module in pkgutil.iter_modules(results.__path__, "landscape.results."):
+        own = vars(importlib.import_module(module.name)).values()
+        found += [
+            cls.__name__ for cls in own
+            if isinstance(cls, type) and issubclass(cls, Result) and cls.__module__ == module.name
+        ]  # fmt: skip
+    assert len(found) > 30 and len(set(found)) == len(found)
